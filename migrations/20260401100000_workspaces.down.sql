@@ -1,0 +1,2 @@
+DROP TABLE workspace_tokens;
+DROP TABLE workspaces;

@@ -1,0 +1,2 @@
+DROP TABLE pending_upload_chunks;
+DROP TABLE pending_uploads;
