@@ -1,0 +1,124 @@
+package embeddedpg
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// The oldest PostgreSQL that the platform runs on.
+const minMajor = 14
+
+// places say where to look for binaries.
+type places struct {
+	path    string   // in the form of $PATH
+	folders []string // glob patterns
+}
+
+func usualPlaces() places {
+	return places{path: os.Getenv("PATH"), folders: []string{
+		"/usr/lib/postgresql/*/bin", // Debian, Ubuntu
+		"/usr/pgsql-*/bin",          // Red Hat, from PostgreSQL's repository
+		"/usr/local/pgsql/bin",      // built from source
+		"/opt/homebrew/opt/postgresql*/bin",
+		"/usr/local/opt/postgresql*/bin",
+		"/Applications/Postgres.app/Contents/Versions/*/bin",
+	}}
+}
+
+// binaries are the programs of one installation.
+type binaries struct {
+	dir              string
+	postgres, initdb string
+	major            int
+}
+
+// find returns the installation to use: the one whose major version is dataMajor, that of
+// existing data; or, if dataMajor is 0, the first on the path, else the newest.
+func (p places) find(ctx context.Context, dataMajor int) (binaries, error) {
+	installed := p.installed(ctx)
+	if err := ctx.Err(); err != nil { // the binaries were not asked, or not all
+		return binaries{}, fmt.Errorf("look for PostgreSQL: %w", err)
+	}
+	if len(installed) == 0 {
+		return binaries{}, ErrNoBinaries
+	}
+	if dataMajor == 0 {
+		return installed[0], nil
+	}
+	for _, b := range installed {
+		if b.major == dataMajor {
+			return b, nil
+		}
+	}
+	return binaries{}, fmt.Errorf("%w: its data was made by PostgreSQL %d, but only version %d is installed: install version %[2]d, or choose another DATA_DIR",
+		ErrDataDir, dataMajor, installed[0].major)
+}
+
+func (p places) installed(ctx context.Context) []binaries {
+	var found []binaries
+	add := func(dirs []string) []binaries {
+		var added []binaries
+		for _, dir := range dirs {
+			b, ok := inspect(ctx, dir)
+			if ok && !slices.ContainsFunc(found, func(f binaries) bool { return f.postgres == b.postgres }) {
+				added = append(added, b)
+			}
+		}
+		return added
+	}
+	found = add(filepath.SplitList(p.path))
+
+	var usual []string
+	for _, pattern := range p.folders {
+		dirs, _ := filepath.Glob(pattern) // the patterns are constants, and well-formed
+		usual = append(usual, dirs...)
+	}
+	newest := add(usual)
+	slices.SortStableFunc(newest, func(a, b binaries) int { return cmp.Compare(b.major, a.major) })
+	return append(found, newest...)
+}
+
+// inspect looks for an installation in a folder that may hold links to it: on Debian the
+// links in /usr/local/bin, if any, do not include every program.
+func inspect(ctx context.Context, dir string) (binaries, bool) {
+	if !filepath.IsAbs(dir) {
+		return binaries{}, false // a relative entry of $PATH names whatever is there today
+	}
+	postgres, err := filepath.EvalSymlinks(filepath.Join(dir, "postgres"))
+	if err != nil {
+		return binaries{}, false
+	}
+	b := binaries{dir: filepath.Dir(postgres), postgres: postgres}
+	b.initdb, err = filepath.EvalSymlinks(filepath.Join(b.dir, "initdb"))
+	if err != nil {
+		return binaries{}, false
+	}
+	output, err := exec.CommandContext(ctx, b.postgres, "--version").Output()
+	if err != nil {
+		return binaries{}, false
+	}
+	b.major = majorVersion(string(output))
+	return b, b.major >= minMajor
+}
+
+var versionPattern = regexp.MustCompile(`^postgres \(PostgreSQL\) (\d+)`)
+
+// majorVersion reads the answer of "postgres --version", such as
+// "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)" or "postgres (PostgreSQL) 18beta1".
+// It returns 0 for anything else.
+func majorVersion(answer string) int {
+	match := versionPattern.FindStringSubmatch(strings.TrimSpace(answer))
+	if match == nil {
+		return 0
+	}
+	major, _ := strconv.Atoi(match[1])
+	return major
+}

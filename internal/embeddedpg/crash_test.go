@@ -1,0 +1,136 @@
+package embeddedpg
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// owner is another process that runs a server.
+type owner struct {
+	cmd                *exec.Cmd
+	postgres, watchdog int
+}
+
+func startOwner(t *testing.T, dir string) *owner {
+	t.Helper()
+	executable, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &owner{cmd: exec.Command(executable)}
+	o.cmd.Env = append(os.Environ(), ownerVariable+"="+dir)
+	o.cmd.Stderr = os.Stderr
+	stdin, err := o.cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := o.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stdin.Close()
+		_ = o.cmd.Wait()
+	})
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil && err != io.EOF {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscan(line, &o.postgres, &o.watchdog); err != nil {
+		t.Fatalf("the owner said %q: %v", line, err)
+	}
+	return o
+}
+
+func (o *owner) kill(t *testing.T) {
+	t.Helper()
+	if err := o.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = o.cmd.Wait()
+}
+
+func TestKill_OfTheOwnerEndsPostgreSQL(t *testing.T) {
+	t.Parallel()
+	o := startOwner(t, newDataDir(t))
+	if gone(o.postgres) || gone(o.watchdog) {
+		t.Fatal("nothing runs")
+	}
+	o.kill(t)
+	waitGone(t, 10*time.Second, o.postgres, o.watchdog)
+}
+
+func TestKill_OfTheOwnerAllowsTheNextStartAtOnce(t *testing.T) {
+	t.Parallel()
+	dir := newDataDir(t)
+	for range 2 {
+		o := startOwner(t, dir)
+		o.kill(t)
+		s := mustStart(t, dir)
+		if !gone(o.postgres) {
+			t.Error("two servers on one folder")
+		}
+		mustExec(t, open(t, s), "CREATE TABLE IF NOT EXISTS visits (id int)")
+		mustStop(t, s)
+	}
+}
+
+// With its watchdog dead as well, it is the next start that ends the old server.
+func TestKill_OfOwnerAndWatchdogLeavesTheServerToTheNextStart(t *testing.T) {
+	t.Parallel()
+	dir := newDataDir(t)
+	o := startOwner(t, dir)
+	watchdog, err := os.FindProcess(o.watchdog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := watchdog.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	o.kill(t)
+	if gone(o.postgres) {
+		t.Fatal("PostgreSQL has ended: this proves nothing")
+	}
+	s := mustStart(t, dir)
+	if !gone(o.postgres) {
+		t.Error("two servers on one folder")
+	}
+	if one := query[int](t, open(t, s), "SELECT 1"); one != 1 {
+		t.Error("no answer")
+	}
+}
+
+// socketFolderOf reads it from the arguments of a server.
+func socketFolderOf(t *testing.T, pid int) string {
+	t.Helper()
+	command, _ := commandLine(pid)
+	_, rest, _ := strings.Cut(command, "unix_socket_directories=")
+	path, _, found := strings.Cut(rest, " ")
+	if !found {
+		t.Fatalf("no socket folder in %q", command)
+	}
+	return path
+}
+
+func TestKill_RemovesTheTemporarySocketFolder(t *testing.T) {
+	t.Parallel()
+	o := startOwner(t, newDataDir(t)+"/a,b")
+	before := socketFolderOf(t, o.postgres)
+	if !exists(before) {
+		t.Fatalf("%s is not there", before)
+	}
+	o.kill(t)
+	waitGone(t, 10*time.Second, o.postgres, o.watchdog)
+	if exists(before) {
+		t.Errorf("%s is left", before)
+	}
+}

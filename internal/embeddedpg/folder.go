@@ -1,0 +1,149 @@
+package embeddedpg
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// folder is the data folder, locked.
+type folder struct {
+	path    string // absolute, without symbolic links
+	account account
+	lock    *os.File
+}
+
+// openFolder makes the folder if need be, checks that it is ours, and locks it.
+func openFolder(path string) (*folder, error) {
+	if path == "" {
+		return nil, fmt.Errorf("%w: no folder is named", ErrDataDir)
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDataDir, err)
+	}
+	account, err := chooseAccount(dataPath(path))
+	if err != nil {
+		return nil, err
+	}
+	if err := makeFolder(path, account); err != nil {
+		return nil, err
+	}
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDataDir, err)
+	}
+	owner, err := ownerOf(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDataDir, err)
+	}
+	if owner != os.Geteuid() && owner != account.uid {
+		return nil, fmt.Errorf("%w: %s belongs to user %s, not to %s: choose another DATA_DIR",
+			ErrDataDir, path, userNameOf(owner), userNameOf(os.Geteuid()))
+	}
+	f := &folder{path: path, account: account}
+	if f.lock, err = lockFile(filepath.Join(path, "lock")); err != nil {
+		if errors.Is(err, ErrInUse) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: %s is not writable: %w", ErrDataDir, path, err)
+	}
+	return f, nil
+}
+
+// makeFolder makes the folder for its owner alone. If PostgreSQL runs as another user, that
+// user's group may pass through, and not look around.
+func makeFolder(path string, account account) error {
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	if err == nil {
+		err = os.Mkdir(path, 0o700)
+	}
+	switch {
+	case errors.Is(err, os.ErrExist):
+		if info, err := os.Stat(path); err != nil || !info.IsDir() {
+			return fmt.Errorf("%w: %s is not a folder", ErrDataDir, path)
+		}
+		return nil
+	case err != nil:
+		return fmt.Errorf("%w: it cannot be made: %w", ErrDataDir, err)
+	}
+	if account.dropped {
+		if err := os.Chown(path, -1, account.gid); err != nil {
+			return fmt.Errorf("%w: %w", ErrDataDir, err)
+		}
+		if err := os.Chmod(path, 0o710); err != nil {
+			return fmt.Errorf("%w: %w", ErrDataDir, err)
+		}
+	}
+	return nil
+}
+
+// lockFile takes the lock that the kernel gives back when the process ends, however it ends.
+// The file stays: removing it would let two processes lock two files of one name.
+func lockFile(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		defer file.Close()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, err
+		}
+		holder, _ := io.ReadAll(io.LimitReader(file, 32))
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(holder))); err == nil {
+			return nil, fmt.Errorf("%w %s (process %d)", ErrInUse, filepath.Dir(path), pid)
+		}
+		return nil, fmt.Errorf("%w %s", ErrInUse, filepath.Dir(path))
+	}
+	// Who holds it, for the message above; without it the lock is as good.
+	_ = file.Truncate(0)
+	_, _ = file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	return file, nil
+}
+
+func (f *folder) unlock() {
+	if f.lock != nil {
+		_ = f.lock.Truncate(0)
+		f.lock.Close()
+		f.lock = nil
+	}
+}
+
+// dataVersion is the major version that made the data; 0 if there is none yet.
+func (f *folder) dataVersion() int {
+	content, err := os.ReadFile(filepath.Join(dataPath(f.path), "PG_VERSION"))
+	if err != nil {
+		return 0
+	}
+	major, _ := strconv.Atoi(strings.TrimSpace(string(content)))
+	return major
+}
+
+// own gives a folder that is to be PostgreSQL's to its account.
+func (f *folder) own(path string) error {
+	if !f.account.dropped {
+		return nil
+	}
+	return os.Lchown(path, f.account.uid, f.account.gid)
+}
+
+// checkOwned refuses a folder that PostgreSQL should own and does not.
+func (f *folder) checkOwned(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDataDir, err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%w: %s is not a folder", ErrDataDir, path)
+	}
+	if owner, err := ownerOf(path); err != nil || owner != f.account.uid {
+		return fmt.Errorf("%w: %s belongs to user %s, not to %s: choose another DATA_DIR",
+			ErrDataDir, path, userNameOf(owner), f.account.name)
+	}
+	return nil
+}

@@ -1,0 +1,175 @@
+package embeddedpg
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// ownerVariable makes the test binary a process that owns a server, to be killed by a test.
+const ownerVariable = "EMBEDDEDPG_TEST_OWNS"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(ownerVariable); dir != "" {
+		os.Exit(own(dir))
+	}
+	os.Exit(m.Run())
+}
+
+// own starts a server, prints its process id and its watchdog's, and lives until it is
+// killed, or its parent is gone.
+func own(dir string) int {
+	s, err := Start(context.Background(), testOptions(dir))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Println(s.Pid(), s.process.watchdog.Process.Pid)
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	_ = s.Stop(context.Background())
+	return 0
+}
+
+func testOptions(dir string) Options {
+	return Options{
+		DataDir:  dir,
+		Logger:   slog.New(slog.DiscardHandler),
+		Settings: map[string]string{"fsync": "off", "shared_buffers": "16MB", "max_connections": "10"},
+	}
+}
+
+// newDataDir names a folder that does not exist yet, below one that every user can enter, for
+// as root PostgreSQL runs as another one.
+func newDataDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "embeddedpg-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "data")
+}
+
+func mustStart(t *testing.T, dir string) *Server {
+	t.Helper()
+	s, err := Start(t.Context(), testOptions(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { mustStop(t, s) })
+	return s
+}
+
+func mustStop(t *testing.T, s *Server) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := s.Stop(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// mustFail starts a server, expects it to fail, and returns the error's text.
+func mustFail(t *testing.T, opts Options, want error) string {
+	t.Helper()
+	s, err := Start(t.Context(), opts)
+	if err == nil {
+		mustStop(t, s)
+		t.Fatal("Start succeeded")
+	}
+	if want != nil && !errors.Is(err, want) {
+		t.Fatalf("Start: %v, want an error that is %q", err, want)
+	}
+	return err.Error()
+}
+
+func open(t *testing.T, s *Server) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("postgres", s.DSN(DefaultDatabase))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+func mustExec(t *testing.T, db *sql.DB, query string) {
+	t.Helper()
+	if _, err := db.Exec(query); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+}
+
+func query[T any](t *testing.T, db *sql.DB, query string) T {
+	t.Helper()
+	var value T
+	if err := db.QueryRow(query).Scan(&value); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return value
+}
+
+// processes returns the server, its children and its watchdog.
+func processes(t *testing.T, s *Server, db *sql.DB) []int {
+	t.Helper()
+	pids := []int{s.Pid(), s.process.watchdog.Process.Pid}
+	rows, err := db.Query("SELECT pid FROM pg_stat_activity")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var pid int
+		if err := rows.Scan(&pid); err != nil {
+			t.Fatal(err)
+		}
+		pids = append(pids, pid)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return pids
+}
+
+// gone reports whether a process has ended; one that nobody has waited for yet has.
+func gone(pid int) bool {
+	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		return true
+	}
+	command, known := commandLine(pid)
+	return known && command == ""
+}
+
+// waitGone polls, for there is no signal of the end of somebody else's child.
+func waitGone(t *testing.T, limit time.Duration, pids ...int) {
+	t.Helper()
+	deadline := time.NewTimer(limit)
+	defer deadline.Stop()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for _, pid := range pids {
+		for !gone(pid) {
+			select {
+			case <-deadline.C:
+				command, _ := commandLine(pid)
+				t.Fatalf("after %s process %d is still there: %s", limit, pid, command)
+			case <-again.C:
+			}
+		}
+	}
+}
