@@ -1,0 +1,91 @@
+package activity
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/lib/pq"
+)
+
+// sqlAppend takes len(rows) numbers from the workspace's counter and writes the rows
+// with them, in one round trip, because it is run while the counter's lock is held.
+const sqlAppend = `
+WITH counter AS (
+    INSERT INTO activity_counters AS c (workspace_id, last_seq) VALUES ($1, $2)
+    ON CONFLICT (workspace_id) DO UPDATE SET last_seq = c.last_seq + excluded.last_seq
+    RETURNING last_seq
+)
+INSERT INTO activity_logs (workspace_id, seq, activity_type, source_id, target_id, method, summary,
+    request_body, response_body, body_bytes, duration_ms, status, error_detail)
+SELECT $1, counter.last_seq - $2 + r.n, r.activity_type, r.source_id, r.target_id, r.method, r.summary,
+    r.request_body, r.response_body, r.body_bytes, r.duration_ms, r.status, r.error_detail
+FROM counter, unnest($3::text[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::json[], $9::json[],
+    $10::integer[], $11::bigint[], $12::text[], $13::text[])
+    WITH ORDINALITY AS r (activity_type, source_id, target_id, method, summary, request_body, response_body,
+    body_bytes, duration_ms, status, error_detail, n)`
+
+// Inbox reads and writes the activity log. It is safe for concurrent use.
+type Inbox struct {
+	db *sql.DB
+}
+
+// New returns the inbox in db.
+func New(db *sql.DB) *Inbox { return &Inbox{db: db} }
+
+// Append writes the entries as rows of the workspace, in their order, as part of tx.
+//
+// It takes the lock on the workspace's counter, which is held until tx ends. So call it
+// last, with nothing but the commit after it: that keeps other writers of the workspace
+// waiting for as short as possible, and is what makes commit order cursor order.
+func (in *Inbox) Append(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, entries ...Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	n := len(entries)
+	var (
+		types               = make([]string, n)
+		sources, targets    = make([]uuid.NullUUID, n), make([]uuid.NullUUID, n)
+		methods, summaries  = make([]*string, n), make([]*string, n)
+		requests, responses = make([]*string, n), make([]*string, n)
+		sizes               = make([]int64, n)
+		durations           = make([]*int64, n)
+		statuses, errs      = make([]*string, n), make([]*string, n)
+	)
+	for i, e := range entries {
+		types[i], sources[i], targets[i] = e.Type, e.SourceID, e.TargetID
+		methods[i], summaries[i] = text(e.Method), text(e.Summary)
+		requests[i], responses[i] = body(e.RequestBody), body(e.ResponseBody)
+		sizes[i] = int64(len(e.RequestBody) + len(e.ResponseBody))
+		if e.Duration != nil {
+			ms := e.Duration.Milliseconds()
+			durations[i] = &ms
+		}
+		statuses[i], errs[i] = text(e.Status), text(e.ErrorDetail)
+	}
+	_, err := tx.ExecContext(ctx, sqlAppend, workspace, n, pq.Array(types), pq.Array(sources), pq.Array(targets),
+		pq.Array(methods), pq.Array(summaries), pq.Array(requests), pq.Array(responses), pq.Array(sizes),
+		pq.Array(durations), pq.Array(statuses), pq.Array(errs))
+	if err != nil {
+		return fmt.Errorf("activity: append %d rows for workspace %s: %w", n, workspace, err)
+	}
+	return nil
+}
+
+// Record appends one entry in a transaction of its own. When it returns nil the row is
+// on disk.
+func (in *Inbox) Record(ctx context.Context, workspace uuid.UUID, e Entry) error {
+	tx, err := in.db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("activity: begin: %w", err)
+	}
+	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	if err := in.Append(ctx, tx, workspace, e); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("activity: commit for workspace %s: %w", workspace, err)
+	}
+	return nil
+}

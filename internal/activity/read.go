@@ -1,0 +1,148 @@
+package activity
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Limits of a page. A page holds at most MaxLimit rows, and stops early, after at least
+// one row, once its bodies exceed PageBytes: rows may be a MiB each, and what one poll
+// costs in memory is not the sender's to choose. A reader who follows the cursor gets
+// the rest with its next call.
+const (
+	DefaultLimit = 100
+	MaxLimit     = 500
+	PageBytes    = 2 << 20
+)
+
+// Source says where a row comes from.
+type Source int
+
+// The sources a Query can select.
+const (
+	AnySource  Source = iota
+	FromCanvas        // source_id is null
+	FromAgent         // source_id is set
+)
+
+// A Query selects rows of one workspace. The zero value is the newest DefaultLimit rows.
+type Query struct {
+	Type   string        // activity type, or MethodChatUpload for the upload rows
+	Source Source        //
+	Peer   uuid.NullUUID // source or target of the row
+	Before time.Time     // only rows strictly older
+	Within time.Duration // only rows at most this old, by the database's clock
+	After  uuid.NullUUID // only rows after this one, oldest first
+	Oldest bool          // oldest first, without After
+	Limit  int           // 0 is DefaultLimit; more than MaxLimit is MaxLimit
+}
+
+const (
+	sqlSeqOf = `SELECT seq FROM activity_logs WHERE id = $1 AND workspace_id = $2`
+
+	rowColumns = `id, seq, workspace_id, activity_type, source_id, target_id, method, summary, ` +
+		`request_body, response_body, duration_ms, status, error_detail, created_at`
+
+	// sqlPage has two holes: the conditions, and the direction (twice). The inner query picks the
+	// rows, the window adds up the bytes of those before each, without reading a body.
+	sqlPage = `SELECT ` + rowColumns + ` FROM (
+    SELECT *, sum(body_bytes) OVER (ORDER BY seq %[2]s) - body_bytes AS bytes_before FROM (
+        SELECT * FROM activity_logs WHERE %[1]s ORDER BY seq %[2]s LIMIT $2
+    ) picked
+) page WHERE bytes_before <= $3 ORDER BY seq %[2]s`
+)
+
+// Read returns the rows of the workspace that q selects, never nil: oldest first if
+// q.After or q.Oldest is set, newest first otherwise. ErrCursorGone if there is no row
+// q.After in the workspace.
+func (in *Inbox) Read(ctx context.Context, workspace uuid.UUID, q Query) ([]Row, error) {
+	var after sql.NullInt64
+	if q.After.Valid {
+		err := in.db.QueryRowContext(ctx, sqlSeqOf, q.After.UUID, workspace).Scan(&after)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil, ErrCursorGone
+		}
+		if err != nil {
+			return nil, fmt.Errorf("activity: find cursor of workspace %s: %w", workspace, err)
+		}
+	}
+	query, args := q.page(workspace, after)
+	rows, err := in.db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("activity: read workspace %s: %w", workspace, err)
+	}
+	defer rows.Close()
+	page := []Row{}
+	for rows.Next() {
+		var r Row
+		var request, response *[]byte
+		if err := rows.Scan(&r.ID, &r.Seq, &r.WorkspaceID, &r.ActivityType, &r.SourceID, &r.TargetID, &r.Method,
+			&r.Summary, &request, &response, &r.DurationMS, &r.Status, &r.ErrorDetail, &r.CreatedAt); err != nil {
+			return nil, fmt.Errorf("activity: scan row of workspace %s: %w", workspace, err)
+		}
+		r.CreatedAt = r.CreatedAt.UTC()
+		if request != nil {
+			r.RequestBody = *request
+		}
+		if response != nil {
+			r.ResponseBody = *response
+		}
+		page = append(page, r)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("activity: read workspace %s: %w", workspace, err)
+	}
+	return page, nil
+}
+
+// page builds the statement for q. Only the presence of a condition depends on q; every
+// value is a parameter.
+func (q Query) page(workspace uuid.UUID, after sql.NullInt64) (string, []any) {
+	limit := q.Limit
+	if limit <= 0 {
+		limit = DefaultLimit
+	}
+	args := []any{workspace, min(limit, MaxLimit), PageBytes}
+	conditions := []string{"workspace_id = $1"}
+	where := func(condition string, value any) {
+		args = append(args, value)
+		conditions = append(conditions, fmt.Sprintf(condition, len(args)))
+	}
+	switch q.Type {
+	case "":
+	case MethodChatUpload:
+		where("activity_type = '"+TypeA2AReceive+"' AND method = $%d", q.Type)
+	default:
+		where("activity_type = $%d", q.Type)
+	}
+	switch q.Source {
+	case FromCanvas:
+		conditions = append(conditions, "source_id IS NULL")
+	case FromAgent:
+		conditions = append(conditions, "source_id IS NOT NULL")
+	}
+	if q.Peer.Valid {
+		where("$%[1]d IN (source_id, target_id)", q.Peer.UUID)
+	}
+	if !q.Before.IsZero() {
+		// In UTC: PostgreSQL refuses offsets of 16 hours and more, which RFC 3339 allows.
+		where("created_at < $%d", q.Before.UTC())
+	}
+	if q.Within > 0 {
+		where("created_at >= now() - $%d * interval '1 second'", q.Within.Seconds())
+	}
+	direction := "DESC"
+	if after.Valid {
+		where("seq > $%d", after.Int64)
+	}
+	if after.Valid || q.Oldest {
+		direction = "ASC"
+	}
+	return fmt.Sprintf(sqlPage, strings.Join(conditions, " AND "), direction), args
+}
