@@ -1,0 +1,198 @@
+// Package pendinguploads keeps the files that wait for a poll-mode workspace.
+//
+// A workspace that nobody can call cannot be handed a file when the canvas uploads it.
+// So the platform stages it here, announces it in the workspace's inbox, and serves it
+// when the workspace's poller comes. The life of a file:
+//
+//	staged   its bytes and its inbox row are on disk, committed together
+//	fetched  the workspace has read it to the end once
+//	acked    the workspace has it on its own disk and says so
+//	expired  its time is over without an ack; it can no longer be read
+//	swept    it is deleted: some time after it was acked, or when it has expired
+//
+// What every Storage promises, and storagetest checks:
+//
+//   - Stage is all or nothing: when it returns nil, every file of the batch and an inbox
+//     row for each are durable; otherwise there is no trace of any.
+//   - What Open reads is byte for byte what was staged, or an error; never less with a
+//     clean end of file.
+//   - A file is kept until it is acknowledged or its time is over.
+//   - Every call names the workspace. A file of another workspace is ErrNotFound, exactly
+//     as a file that never was; no caller can forget the check.
+//   - Memory is bounded: a file is a stream, whatever its size, and a slow reader holds
+//     neither a transaction nor a connection.
+//
+// The package knows no HTTP. It decides no quota, and it does not sweep by itself.
+package pendinguploads
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// The errors of a Storage. They are returned wrapped; test for them with errors.Is.
+var (
+	// ErrNotFound: the workspace has no such file, or it has expired, or has been swept.
+	ErrNotFound = errors.New("pendinguploads: no such file")
+
+	// ErrTooLarge: the file is longer than MaxFileBytes allows.
+	ErrTooLarge = errors.New("pendinguploads: file too large")
+
+	// ErrBatchTooLarge: the files of one upload are together longer than MaxBatchBytes.
+	ErrBatchTooLarge = errors.New("pendinguploads: files too large together")
+
+	// ErrInvalidFile: the description of a file to stage is not one a workspace would
+	// accept: its name is not sanitized, its type is not a plain type/subtype, or its content
+	// has another length than it says.
+	ErrInvalidFile = errors.New("pendinguploads: invalid file")
+
+	// ErrTruncated: the rest of a file vanished while it was being read, because it was
+	// swept. What was read up to here is right, but it is not all.
+	ErrTruncated = errors.New("pendinguploads: file vanished while it was read")
+)
+
+// Storage keeps staged files. Implementations are safe for concurrent use, by any number
+// of replicas.
+type Storage interface {
+	// Stage stores the files of one upload and announces each with an inbox row, in their
+	// order, all or none. The answer has the files in the same order. It reads each Content
+	// once, to its end, and closes nothing.
+	//
+	// ErrTooLarge, ErrBatchTooLarge or ErrInvalidFile if a file is not as it must be; nothing
+	// is staged then. An error of a Content comes back wrapped.
+	Stage(ctx context.Context, workspace uuid.UUID, files []NewFile) ([]File, error)
+
+	// Open returns a file for reading. The reader fetches as it goes; close it when done. ctx
+	// governs the reads too. ErrNotFound. Reads return ErrTruncated if the file is swept
+	// meanwhile.
+	Open(ctx context.Context, workspace, id uuid.UUID) (File, io.ReadSeekCloser, error)
+
+	// MarkFetched notes that the workspace has read the file to the end, and reports
+	// whether this call was the first to do so. If there is no such file, there is nothing
+	// to note: false and no error.
+	MarkFetched(ctx context.Context, workspace, id uuid.UUID) (first bool, err error)
+
+	// Ack marks the file delivered and reports whether this call was the first to do so.
+	// Acknowledging again succeeds and changes nothing. ErrNotFound, also if a sweep
+	// is quicker.
+	Ack(ctx context.Context, workspace, id uuid.UUID) (first bool, err error)
+
+	// Get returns what is known of a file without its bytes. ErrNotFound.
+	Get(ctx context.Context, workspace, id uuid.UUID) (File, error)
+
+	// List returns the workspace's files that can still be read, oldest first, never nil.
+	// ErrNotFound if the file q.After is not among them any more.
+	List(ctx context.Context, workspace uuid.UUID, q ListQuery) ([]File, error)
+}
+
+// NewFile is a file to stage. A Batch makes them, and sees to it that Size and SHA256
+// are those of Content.
+type NewFile struct {
+	Name     string    // as SanitizeFilename returns it
+	MIMEType string    // as CleanMIMEType returns it
+	Size     int64     // bytes
+	SHA256   [32]byte  // of the content
+	Content  io.Reader // exactly Size bytes
+}
+
+// File is a staged file.
+type File struct {
+	ID        uuid.UUID
+	Workspace uuid.UUID
+	Name      string
+	MIMEType  string
+	Size      int64
+	SHA256    [32]byte
+	CreatedAt time.Time
+	FetchedAt *time.Time // nil: not yet
+	AckedAt   *time.Time // nil: not yet
+	ExpiresAt time.Time  // unacked, it cannot be read from then on
+}
+
+// URI is how messages refer to the file until its workspace has it.
+func (f File) URI() string {
+	return "platform-pending:" + f.Workspace.String() + "/" + f.ID.String()
+}
+
+// State is where in its life a file is.
+type State string
+
+// The states of a file that can be read.
+const (
+	Staged  State = "staged"
+	Fetched State = "fetched"
+	Acked   State = "acked"
+)
+
+// State returns the state of the file.
+func (f File) State() State {
+	switch {
+	case f.AckedAt != nil:
+		return Acked
+	case f.FetchedAt != nil:
+		return Fetched
+	default:
+		return Staged
+	}
+}
+
+// Filter selects files by whether they are acknowledged.
+type Filter int
+
+// The filters of a ListQuery.
+const (
+	OnlyUnacked Filter = iota
+	OnlyAcked
+	All
+)
+
+// Limits of a list.
+const (
+	DefaultListLimit = 100
+	MaxListLimit     = 500
+)
+
+// ListQuery selects files of a workspace.
+type ListQuery struct {
+	Filter Filter
+	After  uuid.NullUUID // only files after this one
+	Limit  int           // 0 is DefaultListLimit; more than MaxListLimit is MaxListLimit
+}
+
+// Limits bound what a Storage accepts and how long it keeps it.
+type Limits struct {
+	MaxFileBytes  int64         // the longest file, in bytes
+	MaxBatchBytes int64         // the files of one upload together, in bytes
+	TTL           time.Duration // how long an unacknowledged file is kept
+}
+
+// check refuses what no workspace should be offered, before anything is written. Every
+// Storage calls it first.
+func (l Limits) check(files []NewFile) error {
+	var total int64
+	for _, f := range files {
+		total += f.Size
+		var err error
+		switch {
+		case f.Size < 0:
+			err = fmt.Errorf("%w: negative size", ErrInvalidFile)
+		case !ValidFilename(f.Name):
+			err = fmt.Errorf("%w: name is not sanitized", ErrInvalidFile)
+		case CleanMIMEType(f.MIMEType, "") != f.MIMEType:
+			err = fmt.Errorf("%w: type is not a plain type/subtype", ErrInvalidFile)
+		case f.Size > l.MaxFileBytes:
+			err = ErrTooLarge
+		case total > l.MaxBatchBytes:
+			err = ErrBatchTooLarge
+		}
+		if err != nil {
+			return fmt.Errorf("pendinguploads: stage %q: %w", f.Name, err)
+		}
+	}
+	return nil
+}
