@@ -1,0 +1,253 @@
+// Package wsauth says who a caller is: a workspace, by one of its tokens, or the operator,
+// by the platform's admin token.
+//
+// A token is 256 random bits behind a recognizable prefix. Only its SHA-256 is stored, so
+// whoever reads the database cannot use what is there, and a lookup by hash says nothing
+// about how close a guess was. There is no cache: a revoked token, and every token of a
+// removed workspace, stops working with the next request. Nothing fails open: if a
+// token cannot be looked up, the caller is not let in.
+//
+// The package owns workspace_tokens, and the gin middleware that guards the routes.
+package wsauth
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"database/sql"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// The errors of this package. They are returned wrapped; test for them with errors.Is.
+var (
+	// ErrUnauthorized: the token is missing, malformed, unknown, revoked, of another
+	// workspace, or of one that has been removed. Callers are not told which.
+	ErrUnauthorized = errors.New("wsauth: unauthorized")
+
+	// ErrUnavailable: the token could not be looked up.
+	ErrUnavailable = errors.New("wsauth: token lookup failed")
+
+	// ErrInvalidWorkspaceID: what stands in the path for a workspace is not a UUID.
+	ErrInvalidWorkspaceID = errors.New("wsauth: invalid workspace ID")
+
+	// ErrTokenNotFound: the workspace has no such token, or it is revoked already.
+	ErrTokenNotFound = errors.New("wsauth: no such token")
+)
+
+const (
+	// tokenPrefix lets people and secret scanners recognize a token.
+	tokenPrefix = "mol_ws_"
+
+	tokenBytes = 32
+
+	// shownChars is how much of a token a list shows: enough to tell tokens apart, with 220
+	// bits still secret.
+	shownChars = len(tokenPrefix) + 6
+
+	// touchQueue is how many uses may wait to be noted; more are dropped, since a note is
+	// worth less than a request.
+	touchQueue = 256
+
+	touchTimeout = 5 * time.Second
+)
+
+const (
+	sqlInsert = `INSERT INTO workspace_tokens (workspace_id, token_hash, prefix) VALUES ($1, $2, $3) ` +
+		`RETURNING id, created_at`
+
+	sqlAuthenticate = `SELECT t.id, t.last_used_at IS NULL OR t.last_used_at < now() - interval '1 minute' ` +
+		`FROM workspace_tokens t JOIN workspaces w ON w.id = t.workspace_id ` +
+		`WHERE t.token_hash = $1 AND t.workspace_id = $2 AND t.revoked_at IS NULL AND w.status <> 'removed'`
+
+	sqlTouch = `UPDATE workspace_tokens SET last_used_at = now() ` +
+		`WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')`
+
+	sqlHistory = `SELECT count(*) FILTER (WHERE revoked_at IS NULL), count(*) ` +
+		`FROM workspace_tokens WHERE workspace_id = $1`
+
+	sqlList = `SELECT id, prefix, created_at, last_used_at FROM workspace_tokens ` +
+		`WHERE workspace_id = $1 AND revoked_at IS NULL ORDER BY created_at, id`
+
+	sqlRevoke = `UPDATE workspace_tokens SET revoked_at = now() ` +
+		`WHERE id = $1 AND workspace_id = $2 AND revoked_at IS NULL`
+)
+
+// A Caller is who a request comes from: the operator, or the bearer of a workspace's token.
+type Caller struct {
+	Admin     bool
+	Workspace uuid.UUID // zero for the operator
+	TokenID   uuid.UUID // zero for the operator
+}
+
+// Token is what may be known of a token after it was issued.
+type Token struct {
+	ID         uuid.UUID  `json:"id"`
+	Prefix     string     `json:"prefix"`
+	CreatedAt  time.Time  `json:"created_at"`
+	LastUsedAt *time.Time `json:"last_used_at"`
+}
+
+// Tokens issues and checks tokens. It is safe for concurrent use.
+type Tokens struct {
+	db    *sql.DB
+	admin [sha256.Size]byte
+	used  chan uuid.UUID
+	log   *slog.Logger
+}
+
+// New returns the tokens in db. If adminToken is empty, nobody is the operator.
+func New(db *sql.DB, adminToken string, log *slog.Logger) *Tokens {
+	return &Tokens{db: db, admin: sha256.Sum256([]byte(adminToken)), used: make(chan uuid.UUID, touchQueue), log: log}
+}
+
+// IsAdmin reports whether the bearer token is the operator's. It takes the same time for
+// every wrong one. The empty one is never right, also if no admin token was set.
+func (t *Tokens) IsAdmin(bearer string) bool {
+	sum := sha256.Sum256([]byte(bearer))
+	return bearer != "" && subtle.ConstantTimeCompare(sum[:], t.admin[:]) == 1
+}
+
+// Authenticate returns who presents the bearer token to act on the workspace: its own
+// token, or the operator's. ErrUnauthorized for every other, ErrUnavailable if that
+// cannot be found out.
+func (t *Tokens) Authenticate(ctx context.Context, workspace uuid.UUID, bearer string) (Caller, error) {
+	return t.authenticate(ctx, t.db, workspace, bearer)
+}
+
+// AuthenticateIn is Authenticate as part of tx, for who holds a transaction already and
+// must not wait for another connection.
+func (t *Tokens) AuthenticateIn(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, bearer string) (Caller, error) {
+	return t.authenticate(ctx, tx, workspace, bearer)
+}
+
+type querier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+func (t *Tokens) authenticate(ctx context.Context, q querier, workspace uuid.UUID, bearer string) (Caller, error) {
+	if t.IsAdmin(bearer) {
+		return Caller{Admin: true}, nil
+	}
+	if !wellFormed(bearer) {
+		return Caller{}, ErrUnauthorized
+	}
+	caller := Caller{Workspace: workspace}
+	hash := sha256.Sum256([]byte(bearer))
+	var stale bool
+	err := q.QueryRowContext(ctx, sqlAuthenticate, hash[:], workspace).Scan(&caller.TokenID, &stale)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Caller{}, ErrUnauthorized
+	}
+	if err != nil {
+		return Caller{}, fmt.Errorf("%w: workspace %s: %w", ErrUnavailable, workspace, err)
+	}
+	if stale {
+		select {
+		case t.used <- caller.TokenID:
+		default:
+		}
+	}
+	return caller, nil
+}
+
+// Run notes when tokens were last used, until ctx is done. It is apart from the requests so
+// that none of them waits for it or fails with it.
+func (t *Tokens) Run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case id := <-t.used:
+			touch, cancel := context.WithTimeout(ctx, touchTimeout)
+			if _, err := t.db.ExecContext(touch, sqlTouch, id); err != nil && ctx.Err() == nil {
+				t.log.WarnContext(ctx, "token use not noted", "token_id", id, "error", err)
+			}
+			cancel()
+		}
+	}
+}
+
+// Issue makes a token for the workspace as part of tx and returns it. It is not stored in
+// the clear: this is the only time it can be shown.
+func (t *Tokens) Issue(ctx context.Context, tx *sql.Tx, workspace uuid.UUID) (string, Token, error) {
+	secret := make([]byte, tokenBytes)
+	rand.Read(secret) // never fails
+	bearer := tokenPrefix + base64.RawURLEncoding.EncodeToString(secret)
+	hash := sha256.Sum256([]byte(bearer))
+	token := Token{Prefix: bearer[:shownChars]}
+	if err := tx.QueryRowContext(ctx, sqlInsert, workspace, hash[:], token.Prefix).Scan(&token.ID, &token.CreatedAt); err != nil {
+		return "", Token{}, fmt.Errorf("wsauth: issue token for workspace %s: %w", workspace, err)
+	}
+	return bearer, token, nil
+}
+
+// History returns how many tokens of the workspace are live, and how many there ever were.
+// ErrUnavailable if that cannot be found out.
+func (t *Tokens) History(ctx context.Context, tx *sql.Tx, workspace uuid.UUID) (live, ever int, err error) {
+	if err := tx.QueryRowContext(ctx, sqlHistory, workspace).Scan(&live, &ever); err != nil {
+		return 0, 0, fmt.Errorf("%w: count tokens of workspace %s: %w", ErrUnavailable, workspace, err)
+	}
+	return live, ever, nil
+}
+
+// List returns the live tokens of the workspace, oldest first, never nil.
+func (t *Tokens) List(ctx context.Context, workspace uuid.UUID) ([]Token, error) {
+	rows, err := t.db.QueryContext(ctx, sqlList, workspace)
+	if err != nil {
+		return nil, fmt.Errorf("wsauth: list tokens of workspace %s: %w", workspace, err)
+	}
+	defer rows.Close()
+	tokens := []Token{}
+	for rows.Next() {
+		var token Token
+		if err := rows.Scan(&token.ID, &token.Prefix, &token.CreatedAt, &token.LastUsedAt); err != nil {
+			return nil, fmt.Errorf("wsauth: scan token of workspace %s: %w", workspace, err)
+		}
+		tokens = append(tokens, token)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("wsauth: list tokens of workspace %s: %w", workspace, err)
+	}
+	return tokens, nil
+}
+
+// Revoke ends a token of the workspace at once. ErrTokenNotFound.
+func (t *Tokens) Revoke(ctx context.Context, workspace, id uuid.UUID) error {
+	result, err := t.db.ExecContext(ctx, sqlRevoke, id, workspace)
+	if err != nil {
+		return fmt.Errorf("wsauth: revoke token %s: %w", id, err)
+	}
+	if n, _ := result.RowsAffected(); n == 0 {
+		return ErrTokenNotFound
+	}
+	return nil
+}
+
+// wellFormed reports whether bearer has the form of a token; others need no lookup.
+func wellFormed(bearer string) bool {
+	encoded, ok := strings.CutPrefix(bearer, tokenPrefix)
+	// The length, because the decoder skips line breaks.
+	if !ok || len(encoded) != base64.RawURLEncoding.EncodedLen(tokenBytes) {
+		return false
+	}
+	secret, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
+	return err == nil && len(secret) == tokenBytes
+}
+
+// Bearer returns the token of an Authorization header, or "" if it has none. The scheme
+// is not case-sensitive (RFC 9110 section 11.1).
+func Bearer(authorization string) string {
+	scheme, token, ok := strings.Cut(authorization, " ")
+	if !ok || !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
+}
