@@ -1,0 +1,236 @@
+// Package config turns flags and environment variables into one Config. Nothing else in
+// the platform reads the environment.
+//
+// Every setting is a flag and a variable of the same name, --max-files and MAX_FILES. Load
+// reports all that is wrong at once, each in a sentence that says what to write instead.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/lib/pq"
+)
+
+// Settings are the flags as they were given; kong fills them. They are all strings, so
+// that a bad one does not keep Load from looking at the others.
+type Settings struct {
+	Addr            string `group:"serving" env:"ADDR" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Address to serve on."`
+	DatabaseURL     string `group:"storing" env:"DATABASE_URL" placeholder:"URL" help:"PostgreSQL to use, migrated by 'platform migrate up'. Empty: a private PostgreSQL under the data folder, migrated on start."`
+	DataDir         string `group:"storing" env:"DATA_DIR" default:"data" placeholder:"DIR" help:"Folder of the private PostgreSQL and its admin token."`
+	SpoolDir        string `group:"storing" env:"SPOOL_DIR" placeholder:"DIR" help:"Folder for the temporary files of uploads in flight. Empty: the system's."`
+	AdminToken      string `group:"access" env:"ADMIN_TOKEN" placeholder:"TOKEN" help:"Token of the operator and the canvas. Required with a database URL; otherwise made on first start and kept in the data folder. Prefer the variable: flags show in process lists."`
+	Registration    string `group:"access" env:"REGISTRATION" placeholder:"open|closed" help:"Whether an unknown workspace may register without a token. Empty: open on the private PostgreSQL, closed otherwise."`
+	CORSOrigins     string `group:"access" name:"cors-origins" env:"CORS_ORIGINS" placeholder:"ORIGIN,..." help:"Origins from which browsers may call, such as https://canvas.example, or *."`
+	TrustedProxies  string `group:"access" env:"TRUSTED_PROXIES" placeholder:"CIDR,..." help:"Reverse proxies whose X-Forwarded-For is believed."`
+	PushAllowCIDRs  string `group:"access" name:"push-allow-cidrs" env:"PUSH_ALLOW_CIDRS" placeholder:"CIDR,..." help:"Networks that are not on the public internet, but in which push workspaces may be called."`
+	MaxFileBytes    string `group:"limits" env:"MAX_FILE_BYTES" default:"100MiB" placeholder:"SIZE" help:"Longest file."`
+	MaxRequestBytes string `group:"limits" env:"MAX_REQUEST_BYTES" default:"100MiB" placeholder:"SIZE" help:"All files of one upload together."`
+	MaxFiles        string `group:"limits" env:"MAX_FILES" default:"64" placeholder:"N" help:"Files in one upload."`
+	MaxUploads      string `group:"limits" env:"MAX_UPLOADS" default:"256" placeholder:"N" help:"Uploads in flight; more are asked to come back."`
+	MaxDownloads    string `group:"limits" env:"MAX_DOWNLOADS" default:"256" placeholder:"N" help:"Files being fetched; more are asked to come back."`
+	PendingTTL      string `group:"limits" name:"pending-ttl" env:"PENDING_TTL" default:"24h" placeholder:"TIME" help:"How long a file waits to be acknowledged."`
+	LogLevel        string `group:"serving" env:"LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"Least level to log: debug, info, warn or error."`
+	LogFormat       string `group:"serving" env:"LOG_FORMAT" default:"json" placeholder:"FORMAT" help:"Form of log lines: json or text."`
+}
+
+// Config is what the platform runs with.
+type Config struct {
+	Addr             string
+	DatabaseURL      string // "": a private PostgreSQL
+	DataDir          string
+	SpoolDir         string // "": the system's
+	AdminToken       string // "": made on first start
+	OpenRegistration bool
+	CORSOrigins      []string
+	TrustedProxies   []string
+	PushAllowCIDRs   []netip.Prefix
+	MaxFileBytes     int64
+	MaxRequestBytes  int64
+	MaxFiles         int
+	MaxUploads       int
+	MaxDownloads     int
+	PendingTTL       time.Duration
+	LogLevel         slog.Level
+	LogFormat        string // json or text
+}
+
+// The bounds of what can be set. They guard against slips, not against operators.
+const (
+	maxBytes    = 1 << 40
+	maxFiles    = 10_000
+	maxInFlight = 100_000
+	maxTTL      = 365 * 24 * time.Hour
+)
+
+// Embedded reports whether the platform brings its own PostgreSQL.
+func (c Config) Embedded() bool { return c.DatabaseURL == "" }
+
+// Load checks the settings. The error names every bad one, a line each.
+func (s Settings) Load() (Config, error) {
+	var l loader
+	c := Config{
+		Addr:            l.address("ADDR", s.Addr),
+		DatabaseURL:     l.database("DATABASE_URL", s.DatabaseURL),
+		DataDir:         l.required("DATA_DIR", s.DataDir),
+		SpoolDir:        s.SpoolDir,
+		AdminToken:      l.token("ADMIN_TOKEN", s.AdminToken),
+		CORSOrigins:     l.origins("CORS_ORIGINS", s.CORSOrigins),
+		PushAllowCIDRs:  l.prefixes("PUSH_ALLOW_CIDRS", s.PushAllowCIDRs),
+		MaxFileBytes:    l.size("MAX_FILE_BYTES", s.MaxFileBytes),
+		MaxRequestBytes: l.size("MAX_REQUEST_BYTES", s.MaxRequestBytes),
+		MaxFiles:        l.count("MAX_FILES", s.MaxFiles, maxFiles),
+		MaxUploads:      l.count("MAX_UPLOADS", s.MaxUploads, maxInFlight),
+		MaxDownloads:    l.count("MAX_DOWNLOADS", s.MaxDownloads, maxInFlight),
+		PendingTTL:      l.duration("PENDING_TTL", s.PendingTTL),
+		LogFormat:       l.oneOf("LOG_FORMAT", s.LogFormat, "json", "text"),
+	}
+	for _, p := range l.prefixes("TRUSTED_PROXIES", s.TrustedProxies) {
+		c.TrustedProxies = append(c.TrustedProxies, p.String())
+	}
+	if err := c.LogLevel.UnmarshalText([]byte(s.LogLevel)); err != nil {
+		l.bad("LOG_LEVEL", s.LogLevel, "debug, info, warn or error")
+	}
+	registration := s.Registration
+	if registration == "" {
+		registration = "closed"
+		if c.Embedded() {
+			registration = "open"
+		}
+	}
+	c.OpenRegistration = l.oneOf("REGISTRATION", registration, "open", "closed") == "open"
+	if s.DatabaseURL != "" && s.AdminToken == "" {
+		l.errs = append(l.errs, errors.New("ADMIN_TOKEN is empty; with DATABASE_URL set it is required: a long random string, for example from 'openssl rand -hex 32'"))
+	}
+	return c, errors.Join(l.errs...)
+}
+
+// LoadDatabase is Load for commands that only need the database.
+func (s Settings) LoadDatabase() (databaseURL, dataDir string, err error) {
+	var l loader
+	databaseURL, dataDir = l.database("DATABASE_URL", s.DatabaseURL), l.required("DATA_DIR", s.DataDir)
+	return databaseURL, dataDir, errors.Join(l.errs...)
+}
+
+// A loader parses values and collects what is wrong with them.
+type loader struct{ errs []error }
+
+func (l *loader) bad(name, value, want string) {
+	l.errs = append(l.errs, fmt.Errorf("%s is %q; write %s", name, value, want))
+}
+
+func (l *loader) required(name, value string) string {
+	if value == "" {
+		l.bad(name, value, "a folder")
+	}
+	return value
+}
+
+func (l *loader) address(name, value string) string {
+	_, port, err := net.SplitHostPort(value)
+	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n > 65535 {
+		l.bad(name, value, "host:port, such as 127.0.0.1:8080 or :8080")
+	}
+	return value
+}
+
+// database does not repeat the value: it may hold a password.
+func (l *loader) database(name, value string) string {
+	if value == "" {
+		return ""
+	}
+	if _, err := pq.NewConfig(value); err != nil {
+		l.errs = append(l.errs, fmt.Errorf("%s cannot be read; write postgres://user:password@host:5432/database?sslmode=require", name))
+	}
+	return value
+}
+
+// token does not repeat the value: it is a secret.
+func (l *loader) token(name, value string) string {
+	for _, r := range value {
+		if r <= ' ' || r > '~' {
+			l.errs = append(l.errs, fmt.Errorf("%s has characters that an HTTP header cannot carry; write visible ASCII without spaces", name))
+			break
+		}
+	}
+	return value
+}
+
+func (l *loader) origins(name, value string) []string {
+	origins := list(value)
+	for _, o := range origins {
+		u, err := url.Parse(o)
+		if o != "*" && (err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || o != u.Scheme+"://"+u.Host) {
+			l.bad(name, o, "origins such as https://canvas.example, without a path, separated by commas, or *")
+		}
+	}
+	return origins
+}
+
+func (l *loader) prefixes(name, value string) []netip.Prefix {
+	var prefixes []netip.Prefix
+	for _, s := range list(value) {
+		if a, err := netip.ParseAddr(s); err == nil {
+			prefixes = append(prefixes, netip.PrefixFrom(a, a.BitLen()))
+		} else if p, err := netip.ParsePrefix(s); err == nil {
+			prefixes = append(prefixes, p.Masked())
+		} else {
+			l.bad(name, s, "networks such as 10.1.0.0/16 or fd00::/8, separated by commas")
+		}
+	}
+	return prefixes
+}
+
+func (l *loader) size(name, value string) int64 {
+	n, err := humanize.ParseBytes(value)
+	if err != nil || n < 1 || n > maxBytes {
+		l.bad(name, value, "a size from 1 to 1TiB, such as 100MiB or 104857600")
+		return 0
+	}
+	return int64(n)
+}
+
+func (l *loader) count(name, value string, most int) int {
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 1 || n > most {
+		l.bad(name, value, fmt.Sprintf("a whole number from 1 to %d", most))
+	}
+	return n
+}
+
+func (l *loader) duration(name, value string) time.Duration {
+	d, err := time.ParseDuration(value)
+	if err != nil || d < time.Second || d > maxTTL {
+		l.bad(name, value, "a time from 1s to 8760h, such as 24h or 90m")
+	}
+	return d
+}
+
+func (l *loader) oneOf(name, value string, allowed ...string) string {
+	for _, a := range allowed {
+		if value == a {
+			return value
+		}
+	}
+	l.bad(name, value, strings.Join(allowed, " or "))
+	return value
+}
+
+// list splits at commas and drops what is empty.
+func list(value string) []string {
+	var items []string
+	for item := range strings.SplitSeq(value, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			items = append(items, item)
+		}
+	}
+	return items
+}
