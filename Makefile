@@ -1,0 +1,125 @@
+# The front door. `make help` lists what there is; CI runs `make test` and nothing else.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+# go.mod names the toolchain; an older Go from 1.21 on fetches it.
+export GOTOOLCHAIN := auto
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GO_FILES := $(shell git ls-files '*.go' go.mod go.sum 2>/dev/null)
+PYTHON := .venv/bin/python
+FUZZTIME ?= 20s
+ARGS ?= up
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: export LOG_FORMAT ?= text
+run: setup build ## Set up, build and serve on 127.0.0.1:8080 with a private PostgreSQL under ./data.
+	@exec bin/platform serve
+
+.PHONY: test
+test: setup-test lint test-go coverage test-python ## Everything that CI runs: set-up, lint, all tests, coverage.
+
+.PHONY: build
+build: setup-go ## Build bin/platform.
+	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/platform ./cmd/platform
+
+.PHONY: migrate
+migrate: build ## Migrate the database of DATABASE_URL; ARGS='up', 'down 1' or 'status'.
+	@bin/platform migrate $(ARGS)
+
+.PHONY: lint
+lint: setup-go .venv/ready ## Check form and sense of the Go and Python code.
+	@unformatted=$$(gofmt -l cmd internal migrations); \
+	if [ -n "$$unformatted" ]; then echo "gofmt these: $$unformatted"; exit 1; fi
+	go vet ./...
+	GOOS=darwin go vet ./internal/embeddedpg ./cmd/platform
+	go tool staticcheck ./...
+	$(PYTHON) -m ruff check workspace
+	$(PYTHON) -m ruff format --check workspace
+	cd workspace && ../$(PYTHON) -m mypy --strict .
+
+.PHONY: test-go
+test-go: setup-test ## The Go tests, on a real PostgreSQL that they start themselves.
+	go tool gotestsum --format pkgname-and-test-fails -- -race -timeout 12m -covermode atomic -coverprofile coverage.out ./...
+
+# The storage is the part that must not lose a file: there is no line of it that no test runs.
+.PHONY: coverage
+coverage: ## Check that the last test run covered every statement of internal/pendinguploads.
+	@awk '/internal\/pendinguploads\/[a-z_]+\.go:/ { all += $$(NF-1); if ($$NF == 0) { print "not covered:", $$1; missed += $$(NF-1) } } \
+	END { if (!all) { print "no coverage of internal/pendinguploads in coverage.out"; exit 1 } \
+	printf "coverage of internal/pendinguploads: %.1f%% of %d statements\n", 100 * (all - missed) / all, all; exit missed > 0 }' coverage.out
+
+.PHONY: test-python
+test-python: .venv/ready ## The Python tests.
+	cd workspace && ../$(PYTHON) -m pytest -q
+
+.PHONY: fuzz
+fuzz: setup-test ## Run every fuzz target for FUZZTIME (20s).
+	@grep -rlE '^func Fuzz' internal --include '*_test.go' | xargs -n1 dirname | sort -u | while read -r dir; do \
+		grep -hoE '^func Fuzz\w+' $$dir/*_test.go | sed 's/func //' | while read -r target; do \
+			echo "$$dir $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./$$dir; \
+		done; \
+	done
+
+# Set-up. What is there is left alone; what is missing is installed where the machine has apt,
+# and otherwise named in a sentence.
+
+INSTALL = sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	install() { \
+		if ! command -v apt-get >/dev/null; then echo "Please install $$1 and try again."; exit 1; fi; shift; \
+		echo "Installing $$*"; \
+		$$sudo apt-get -qq update; $$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$$@" >/dev/null; \
+	}
+
+.PHONY: setup
+setup: setup-go setup-postgres setup-curl ## Install what `make run` needs and is not there.
+
+.PHONY: setup-go
+setup-go:
+	@command -v go >/dev/null || { echo "Please install Go 1.21 or later (https://go.dev/dl) and try again."; exit 1; }
+	@go version >/dev/null || { echo "The Go toolchain that go.mod names cannot be fetched; install it, or allow go to download it."; exit 1; }
+
+# Debian's package would also make a database of its own and start it: nobody asked for one.
+.PHONY: setup-postgres
+setup-postgres:
+	@$(INSTALL); \
+	found=$$(command -v postgres || ls -d /usr/lib/postgresql/*/bin/postgres /usr/pgsql-*/bin/postgres /usr/local/pgsql/bin/postgres \
+		/opt/homebrew/opt/postgresql*/bin/postgres /usr/local/opt/postgresql*/bin/postgres \
+		/Applications/Postgres.app/Contents/Versions/*/bin/postgres 2>/dev/null | head -1 || true); \
+	if [ -z "$$found" ]; then \
+		if command -v apt-get >/dev/null && [ ! -e /etc/postgresql-common/createcluster.conf ]; then \
+			install PostgreSQL postgresql-common; \
+			echo 'create_main_cluster = false' | $$sudo tee -a /etc/postgresql-common/createcluster.conf >/dev/null; \
+		fi; \
+		install "the PostgreSQL server, 14 or later," postgresql; \
+	fi
+
+# What `make run` prints to paste is curl commands.
+.PHONY: setup-curl
+setup-curl:
+	@$(INSTALL); command -v curl >/dev/null || install curl curl ca-certificates
+
+# The race detector needs a C compiler.
+.PHONY: setup-test
+setup-test: setup .venv/ready
+	@$(INSTALL); \
+	echo 'int main(void) { return 0; }' | $$(go env CC) -x c -o /dev/null - 2>/dev/null || install "a C compiler" gcc libc6-dev
+
+.venv/ready: workspace/pyproject.toml
+	@$(INSTALL); \
+	command -v python3 >/dev/null || { echo "Please install Python 3.11 or later and try again."; exit 1; }; \
+	python3 -c 'import ensurepip, venv' 2>/dev/null || install "python3-venv" python3-venv
+	python3 -m venv --clear .venv
+	$(PYTHON) -m pip install -q --disable-pip-version-check -e 'workspace[dev]'
+	@touch $@
+
+.PHONY: clean
+clean: ## Remove what was built; the data folder stays.
+	rm -rf bin .venv coverage.out

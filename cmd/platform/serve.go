@@ -1,0 +1,86 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+
+	"github.com/molecule-ai/platform/internal/config"
+	"github.com/molecule-ai/platform/internal/server"
+)
+
+type serveCmd struct{}
+
+// Run serves until a signal comes.
+func (serveCmd) Run(env *environment, settings *config.Settings) error {
+	c, err := settings.Load()
+	if err != nil {
+		return fmt.Errorf("%w:\n%w", errConfig, err)
+	}
+	log := newLogger(c, env.stderr)
+	s, err := server.New(env.ctx, c, log)
+	if err != nil {
+		return err
+	}
+	greet(env.stdout, c, s)
+	return s.Run(env.ctx)
+}
+
+// greeting is what a newcomer pastes. It is shown only on the private PostgreSQL: an operator's
+// log needs no tutorial, and no path of a token.
+const greeting = `
+The platform serves on {base}. Try it; paste this into another terminal:
+
+  ADMIN="Authorization: Bearer $(cat {token})"
+
+  echo "-- create a workspace that polls"
+  CREATED=$(curl -s {base}/workspaces -H "$ADMIN" -d '{"name":"laptop","delivery_mode":"poll"}'); echo "$CREATED"
+  WORKSPACE=$(echo "$CREATED" | sed 's/.*"id":"\([^"]*\)".*/\1/')
+  TOKEN="Authorization: Bearer $(echo "$CREATED" | sed 's/.*"auth_token":"\([^"]*\)".*/\1/')"
+
+  echo "-- upload a file to it, as the canvas does"
+  echo "hello, laptop" > hello.txt
+  curl -s {base}/workspaces/$WORKSPACE/chat/uploads -H "$ADMIN" -F files=@hello.txt; echo
+
+  echo "-- read the inbox, as the workspace does"
+  INBOX=$(curl -s "{base}/workspaces/$WORKSPACE/activity?type=a2a_receive" -H "$TOKEN"); echo "$INBOX"
+  FILE=$(echo "$INBOX" | sed 's/.*"file_id":"\([^"]*\)".*/\1/')
+
+  echo "-- fetch the file and acknowledge it"
+  curl -s {base}/workspaces/$WORKSPACE/pending-uploads/$FILE/content -H "$TOKEN"
+  curl -s -X POST {base}/workspaces/$WORKSPACE/pending-uploads/$FILE/ack -H "$TOKEN"; echo
+
+Data and admin token are in {data}. Ctrl-C stops the platform and its PostgreSQL.
+
+`
+
+func greet(w io.Writer, c config.Config, s *server.Server) {
+	if !c.Embedded() {
+		return
+	}
+	data, err := filepath.Abs(c.DataDir)
+	if err != nil {
+		data = c.DataDir
+	}
+	token := filepath.Join(data, server.AdminTokenFile)
+	fmt.Fprint(w, strings.NewReplacer("{base}", "http://"+reachable(s.Addr()), "{token}", quote(token), "{data}", data).Replace(greeting))
+}
+
+// reachable is an address that a client on this machine can use for one that is served.
+func reachable(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return addr
+}
+
+// quote makes s one word for a shell.
+func quote(s string) string {
+	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,205 @@
+package handlers
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/forward"
+	"github.com/molecule-ai/platform/internal/workspaces"
+	"github.com/molecule-ai/platform/internal/wsauth"
+)
+
+const (
+	// messageTimeout bounds the wait for a push workspace to answer a message. Agents think.
+	messageTimeout = 5 * time.Minute
+
+	// recordTimeout bounds the inbox row of a message that was delivered already.
+	recordTimeout = 5 * time.Second
+
+	maxMethodBytes = 200
+)
+
+// A2AHandler takes messages for agents: a push workspace is called, a poll workspace finds
+// the message in its inbox.
+type A2AHandler struct {
+	workspaces *workspaces.Store
+	inbox      *activity.Inbox
+	push       *forward.Client
+	admission  *Admission
+}
+
+// NewA2AHandler returns the handler.
+func NewA2AHandler(store *workspaces.Store, inbox *activity.Inbox, push *forward.Client, admission *Admission) *A2AHandler {
+	return &A2AHandler{workspaces: store, inbox: inbox, push: push, admission: admission}
+}
+
+// Send takes one JSON-RPC message.
+func (h *A2AHandler) Send(c *gin.Context) error {
+	raw, err := readBody(c)
+	if err != nil {
+		return err
+	}
+	message, method, err := parseMessage(raw)
+	if err != nil {
+		return err
+	}
+	w, err := h.workspaces.Get(c.Request.Context(), wsauth.WorkspaceOf(c))
+	if err != nil {
+		return err
+	}
+	entry := activity.Entry{
+		Type: activity.TypeA2AReceive, Method: method, Summary: method, RequestBody: message, Status: activity.StatusOK,
+		TargetID: uuid.NullUUID{UUID: w.ID, Valid: true},
+	}
+	if caller := wsauth.CallerOf(c); !caller.Admin {
+		entry.SourceID = uuid.NullUUID{UUID: caller.Workspace, Valid: true}
+	}
+	if w.Mode == workspaces.Poll {
+		if err := h.inbox.Record(c.Request.Context(), w.ID, entry); err != nil {
+			return err
+		}
+		logger(c).InfoContext(c, "message queued", "method", method, "size", len(raw))
+		c.PureJSON(http.StatusOK, gin.H{"status": "queued", "delivery_mode": workspaces.Poll, "method": method})
+		return nil
+	}
+	return h.sendPush(c, w, raw, entry)
+}
+
+// sendPush calls the workspace and notes how that went.
+func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, raw []byte, entry activity.Entry) error {
+	if err := pushable(c, h.workspaces, w); err != nil {
+		return err
+	}
+	release, err := h.admission.Admit()
+	if err != nil {
+		return err
+	}
+	defer release()
+	start := time.Now()
+	answer, err := h.push.Post(c.Request.Context(), forward.Request{
+		URL: w.URL, ContentType: "application/json", ContentLength: int64(len(raw)), Body: bytes.NewReader(raw),
+		RequestID: c.GetString(requestIDKey), Timeout: messageTimeout,
+	})
+	took := time.Since(start)
+	entry.Duration = &took
+	if err != nil {
+		entry.Status, entry.ErrorDetail = activity.StatusError, "workspace unreachable"
+		h.record(c, w.ID, entry)
+		return err
+	}
+	entry.ResponseBody = asJSON(answer.Body)
+	if answer.Status >= http.StatusBadRequest {
+		entry.Status, entry.ErrorDetail = activity.StatusError, fmt.Sprintf("workspace answered %d", answer.Status)
+	}
+	h.record(c, w.ID, entry)
+	logger(c).InfoContext(c, "message forwarded", "method", entry.Method, "answer", answer.Status, "size", len(raw), "duration", took)
+	relay(c, answer)
+	return nil
+}
+
+// record notes a call that has been made. It has been made whether or not that succeeds, and
+// whether or not the caller still waits.
+func (h *A2AHandler) record(c *gin.Context, workspace uuid.UUID, entry activity.Entry) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), recordTimeout)
+	defer cancel()
+	if err := h.inbox.Record(ctx, workspace, entry); err != nil {
+		logger(c).ErrorContext(c, "call not recorded", "method", entry.Method, "error", err)
+	}
+}
+
+// parseMessage checks that raw is a JSON-RPC request, and returns it as it is stored and its
+// method.
+func parseMessage(raw []byte) (json.RawMessage, string, error) {
+	invalid := refuse(http.StatusBadRequest, "invalid_json", "request body must be a JSON-RPC object")
+	var envelope map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &envelope); err != nil || envelope == nil {
+		return nil, "", invalid.because(err)
+	}
+	var method string
+	if err := json.Unmarshal(envelope["method"], &method); err != nil || method == "" || len(method) > maxMethodBytes {
+		return nil, "", refuse(http.StatusBadRequest, "invalid_method", "method must be a string of 1 to 200 bytes").because(err)
+	}
+	message, err := modernize(raw, "params", "message", "parts")
+	if err != nil {
+		return nil, "", invalid.because(err)
+	}
+	return storable(message), method, nil
+}
+
+// modernize returns the JSON object raw with the elements of the array at path brought to
+// today's form: the key that says of what kind a part is was once "type". What is not on
+// the path, or has another shape, stays byte for byte as it is.
+func modernize(raw json.RawMessage, path ...string) (json.RawMessage, error) {
+	if len(path) == 0 {
+		return modernizeParts(raw)
+	}
+	var object map[string]json.RawMessage
+	if json.Unmarshal(raw, &object) != nil || object[path[0]] == nil {
+		return raw, nil
+	}
+	inner, err := modernize(object[path[0]], path[1:]...)
+	if err != nil || bytes.Equal(inner, object[path[0]]) {
+		return raw, err
+	}
+	object[path[0]] = inner
+	return marshal(object)
+}
+
+func modernizeParts(raw json.RawMessage) (json.RawMessage, error) {
+	var parts []json.RawMessage
+	if json.Unmarshal(raw, &parts) != nil {
+		return raw, nil
+	}
+	changed := false
+	for i, part := range parts {
+		var fields map[string]json.RawMessage
+		if json.Unmarshal(part, &fields) != nil || fields["type"] == nil || fields["kind"] != nil {
+			continue
+		}
+		fields["kind"] = fields["type"]
+		delete(fields, "type")
+		modern, err := marshal(fields)
+		if err != nil {
+			return nil, err
+		}
+		parts[i], changed = modern, true
+	}
+	if !changed {
+		return raw, nil
+	}
+	return marshal(parts)
+}
+
+// marshal is json.Marshal without the escapes for HTML, which this is not.
+func marshal(v any) (json.RawMessage, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+}
+
+// maxRecordedAnswer bounds how much of an answer is kept with the call.
+const maxRecordedAnswer = 1 << 20
+
+// asJSON returns a workspace's answer as something a JSON column takes: as it is, or as a
+// string if it is not JSON. A very long one is not kept.
+func asJSON(answer []byte) json.RawMessage {
+	switch {
+	case len(answer) == 0 || len(answer) > maxRecordedAnswer:
+		return nil
+	case json.Valid(answer):
+		return storable(answer)
+	default:
+		s, _ := marshal(string(answer)) // a string can always be marshalled
+		return s
+	}
+}

@@ -1,0 +1,146 @@
+package handlers
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/workspaces"
+	"github.com/molecule-ai/platform/internal/wsauth"
+)
+
+// maxSince is the longest that since_secs may look back.
+const maxSince = 30 * 24 * time.Hour
+
+// ActivityHandler is the inbox that pollers read.
+type ActivityHandler struct {
+	workspaces *workspaces.Store
+	inbox      *activity.Inbox
+}
+
+// NewActivityHandler returns the handler.
+func NewActivityHandler(store *workspaces.Store, inbox *activity.Inbox) *ActivityHandler {
+	return &ActivityHandler{workspaces: store, inbox: inbox}
+}
+
+// List answers with a page of the workspace's rows.
+func (h *ActivityHandler) List(c *gin.Context) error {
+	q, err := parseActivityQuery(c.Query)
+	if err != nil {
+		return err
+	}
+	if err := known(c, h.workspaces); err != nil {
+		return err
+	}
+	rows, err := h.inbox.Read(c.Request.Context(), wsauth.WorkspaceOf(c), q)
+	if err != nil {
+		return err
+	}
+	c.PureJSON(http.StatusOK, rows)
+	return nil
+}
+
+var activityType = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,100}$`)
+
+// parseActivityQuery reads the parameters of the feed; get returns "" for one that is
+// absent.
+func parseActivityQuery(get func(string) string) (activity.Query, error) {
+	p := params{get: get}
+	q := activity.Query{
+		Type:  p.text("type", activityType, "a type of activity, such as a2a_receive"),
+		Peer:  p.uuid("peer_id"),
+		After: p.uuid("since_id"),
+		Limit: p.positive("limit", "a whole number from 1; more than 500 is 500"),
+	}
+	switch source := p.oneOf("source", "canvas", "agent"); source {
+	case "canvas":
+		q.Source = activity.FromCanvas
+	case "agent":
+		q.Source = activity.FromAgent
+	}
+	order := p.oneOf("order", "asc", "desc")
+	q.Oldest = order == "asc"
+	if order == "desc" && q.After.Valid {
+		p.bad("order", "asc, or nothing, together with since_id")
+	}
+	if s := get("before_ts"); s != "" {
+		// A plus that was not escaped arrives as a space.
+		t, err := time.Parse(time.RFC3339Nano, strings.ReplaceAll(s, " ", "+"))
+		if err != nil {
+			p.bad("before_ts", "a time as in RFC 3339, such as 2026-01-31T12:00:00Z")
+		}
+		q.Before = t
+	}
+	seconds := p.positive("since_secs", "a whole number from 1 to 2592000, which is 30 days")
+	if q.Within = time.Duration(seconds) * time.Second; seconds > int(maxSince.Seconds()) {
+		p.bad("since_secs", "a whole number from 1 to 2592000, which is 30 days")
+	}
+	return q, p.err
+}
+
+// params reads query parameters and keeps the first that is wrong.
+type params struct {
+	get func(string) string
+	err error
+}
+
+func (p *params) bad(name, want string) {
+	if p.err == nil {
+		p.err = refuse(http.StatusBadRequest, "invalid_parameter", fmt.Sprintf("%s must be %s", name, want)).with("parameter", name)
+	}
+}
+
+func (p *params) text(name string, form *regexp.Regexp, want string) string {
+	s := p.get(name)
+	if s != "" && !form.MatchString(s) {
+		p.bad(name, want)
+	}
+	return s
+}
+
+func (p *params) uuid(name string) uuid.NullUUID {
+	s := p.get(name)
+	if s == "" {
+		return uuid.NullUUID{}
+	}
+	id, err := wsauth.ParseUUID(s)
+	if err != nil {
+		p.bad(name, "a UUID")
+	}
+	return uuid.NullUUID{UUID: id, Valid: true}
+}
+
+// positive returns 0 for an absent parameter. A number that is too large for an int is as
+// good as the largest.
+func (p *params) positive(name, want string) int {
+	s := p.get(name)
+	if s == "" {
+		return 0
+	}
+	n, err := strconv.ParseUint(s, 10, 31)
+	if err != nil && !errors.Is(err, strconv.ErrRange) || n == 0 {
+		p.bad(name, want)
+	}
+	return int(n)
+}
+
+func (p *params) oneOf(name string, allowed ...string) string {
+	s := p.get(name)
+	for _, a := range allowed {
+		if s == a {
+			return s
+		}
+	}
+	if s != "" {
+		p.bad(name, fmt.Sprintf("one of %q", allowed))
+	}
+	return ""
+}

@@ -1,0 +1,195 @@
+package handlers
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/molecule-ai/platform/internal/forward"
+	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/workspaces"
+	"github.com/molecule-ai/platform/internal/wsauth"
+)
+
+// UploadLimits bound one upload.
+type UploadLimits struct {
+	MaxFileBytes    int64
+	MaxRequestBytes int64 // all files together
+	MaxFiles        int
+	ExpiresAfter    time.Duration
+}
+
+const (
+	// bodyAllowance is what a body may have beside its files: boundaries, part headers and
+	// fields that are no files.
+	bodyAllowance = 1 << 20
+
+	// ingestTimeout bounds the wait for a push workspace that has the whole body.
+	ingestTimeout = 60 * time.Second
+
+	// remintSeconds is how long a workspace takes to learn of a new inbound secret: one
+	// heartbeat.
+	remintSeconds = 30
+
+	// saturatedSeconds is when a client that was sent away may come back.
+	saturatedSeconds = 5
+)
+
+// ChatFilesHandler takes the files that people attach to a chat, and sees that they reach
+// the workspace: a push workspace is handed the very request, for a poll workspace they
+// are staged.
+type ChatFilesHandler struct {
+	workspaces *workspaces.Store
+	push       *forward.Client
+	limits     UploadLimits
+	storage    pendinguploads.Storage // nil: staging is not wired
+	spoolDir   string
+	admission  *Admission
+}
+
+// NewChatFilesHandler returns a handler that serves push workspaces only, until
+// WithPendingUploads.
+func NewChatFilesHandler(store *workspaces.Store, push *forward.Client, limits UploadLimits, admission *Admission) *ChatFilesHandler {
+	return &ChatFilesHandler{workspaces: store, push: push, limits: limits, admission: admission}
+}
+
+// WithPendingUploads wires staging, and returns the handler. Temporary files of uploads go
+// to spoolDir, or the system's folder for them if it is "".
+func (h *ChatFilesHandler) WithPendingUploads(storage pendinguploads.Storage, spoolDir string) *ChatFilesHandler {
+	h.storage, h.spoolDir = storage, spoolDir
+	return h
+}
+
+// Limits tells clients what they may send. It needs no token: a client asks before it
+// has anything to send, and the answer is the same for all.
+func (h *ChatFilesHandler) Limits(c *gin.Context) error {
+	c.PureJSON(http.StatusOK, gin.H{
+		"per_file_bytes": h.limits.MaxFileBytes, "per_request_bytes": h.limits.MaxRequestBytes,
+		"max_files": h.limits.MaxFiles, "expires_after_seconds": int64(h.limits.ExpiresAfter.Seconds()),
+	})
+	return nil
+}
+
+// Upload takes one multipart upload.
+func (h *ChatFilesHandler) Upload(c *gin.Context) error {
+	w, err := h.workspaces.Get(c.Request.Context(), wsauth.WorkspaceOf(c))
+	if err != nil {
+		return err
+	}
+	if w.Mode == workspaces.Poll && h.storage == nil {
+		return errNoCallbackURL()
+	}
+	if w.Mode != workspaces.Poll {
+		if err := pushable(c, h.workspaces, w); err != nil {
+			return err
+		}
+	}
+	if c.Request.ContentLength > h.limits.MaxRequestBytes+bodyAllowance {
+		return tooLarge(h.limits.MaxRequestBytes)
+	}
+	release, err := h.admission.Admit()
+	if err != nil {
+		return err
+	}
+	defer release()
+	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, h.limits.MaxRequestBytes+bodyAllowance)
+	if w.Mode == workspaces.Poll {
+		return h.uploadPollMode(c, w)
+	}
+	return h.uploadPushMode(c, w)
+}
+
+// uploadPollMode stages the files of the request. They are taken off the wire first, so
+// that a slow client holds no transaction.
+func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace) error {
+	start := time.Now()
+	batch := pendinguploads.NewBatch(pendinguploads.Limits{
+		MaxFileBytes: h.limits.MaxFileBytes, MaxBatchBytes: h.limits.MaxRequestBytes,
+	}, h.spoolDir)
+	defer batch.Close()
+	if err := h.spool(c.Request, batch); err != nil {
+		// Let the client finish sending, within the limits and the minimum rate: one that
+		// is cut off while it sends seldom reads the answer.
+		_, _ = io.Copy(io.Discard, c.Request.Body)
+		return err
+	}
+	files, err := h.storage.Stage(c.Request.Context(), w.ID, batch.Files())
+	if err != nil {
+		return stageFailed(err)
+	}
+	views := make([]gin.H, len(files))
+	for i, f := range files {
+		views[i] = gin.H{
+			"uri": f.URI(), "name": f.Name, "mimeType": f.MIMEType, "size": f.Size,
+			"sha256": hex.EncodeToString(f.SHA256[:]), "expires_at": f.ExpiresAt.UTC(),
+		}
+		logger(c).InfoContext(c, "staged", "file_id", f.ID, "filename", f.Name, "size", f.Size, "duration", time.Since(start))
+	}
+	c.PureJSON(http.StatusOK, gin.H{"files": views})
+	return nil
+}
+
+// stageFailed is the answer when it is the platform that could not keep the files.
+func stageFailed(err error) *refusal {
+	return refuse(http.StatusInternalServerError, "stage_failed", "could not stage file").because(err)
+}
+
+// uploadPushMode hands the very request to the workspace.
+func (h *ChatFilesHandler) uploadPushMode(c *gin.Context, w workspaces.Workspace) error {
+	url, err := forward.IngestURL(w.URL)
+	if err != nil {
+		return fmt.Errorf("%w: stored url: %w", forward.ErrUnreachable, err)
+	}
+	start := time.Now()
+	answer, err := h.push.Post(c.Request.Context(), forward.Request{
+		URL: url, Secret: w.InboundSecret, ContentType: c.GetHeader("Content-Type"), ContentLength: c.Request.ContentLength,
+		Body: c.Request.Body, RequestID: c.GetString(requestIDKey), Timeout: ingestTimeout,
+	})
+	switch {
+	case errors.Is(err, forward.ErrUnreachable):
+		return err
+	case err != nil:
+		return bodyError(err, h.limits.MaxRequestBytes)
+	}
+	logger(c).InfoContext(c, "forwarded", "answer", answer.Status, "size", c.Request.ContentLength, "duration", time.Since(start))
+	relay(c, answer)
+	return nil
+}
+
+// relay passes on what a workspace answered. A stranger wrote it, so browsers must not run it.
+func relay(c *gin.Context, answer *forward.Answer) {
+	sandbox(c)
+	c.Data(answer.Status, answer.ContentType, answer.Body)
+}
+
+// pushable says why a workspace cannot be called, or nil. If it is only the secret that is
+// missing, it is made now.
+func pushable(c *gin.Context, store *workspaces.Store, w workspaces.Workspace) error {
+	switch {
+	case w.URL == "" && w.Mode == "":
+		return errNoCallbackURL()
+	case w.URL == "":
+		return refuse(http.StatusServiceUnavailable, "url_not_registered", "workspace url not registered yet").after(saturatedSeconds)
+	case w.InboundSecret == "":
+		if err := store.EnsureSecret(c.Request.Context(), w.ID); err != nil {
+			return err
+		}
+		logger(c).WarnContext(c, "inbound secret minted")
+		return refuse(http.StatusServiceUnavailable, "workspace_reregistering", "workspace re-registering — please retry in 30 seconds").
+			with("retry_after_seconds", remintSeconds).after(remintSeconds)
+	}
+	return nil
+}
+
+// errNoCallbackURL is the answer from before there was staging.
+func errNoCallbackURL() *refusal {
+	return refuse(http.StatusUnprocessableEntity, "no_callback_url",
+		"workspace has no callback URL — chat upload requires push-mode + public URL").
+		with("detail", "The workspace cannot be called, and this platform does not stage files for it. "+
+			"The operator can turn staging on with 'platform migrate up' and a restart; or register the workspace with delivery_mode push and a url.")
+}

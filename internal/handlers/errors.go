@@ -1,0 +1,148 @@
+package handlers
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/forward"
+	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/workspaces"
+	"github.com/molecule-ai/platform/internal/wsauth"
+)
+
+// problems is what each domain error is to a client. The first that matches counts; what
+// is not in it is a 500 with a text that says nothing.
+var problems = []struct {
+	err     error
+	status  int
+	code    string
+	message string
+}{
+	{wsauth.ErrUnauthorized, http.StatusUnauthorized, "unauthorized", "missing or invalid token for this workspace"},
+	{wsauth.ErrUnavailable, http.StatusServiceUnavailable, "platform_unavailable", "platform datastore unavailable — retry shortly"},
+	{wsauth.ErrInvalidWorkspaceID, http.StatusBadRequest, "invalid_workspace_id", "invalid workspace ID"},
+	{wsauth.ErrTokenNotFound, http.StatusNotFound, "token_not_found", "token not found or already revoked"},
+
+	{workspaces.ErrNotFound, http.StatusNotFound, "workspace_not_found", "workspace not found"},
+	{workspaces.ErrRemoved, http.StatusGone, "workspace_removed", "workspace was removed; register under a new id"},
+	{workspaces.ErrRegistrationClosed, http.StatusForbidden, "registration_closed",
+		"registration is closed; ask the operator to create the workspace and give you its token"},
+	{workspaces.ErrInvalidMode, http.StatusBadRequest, "invalid_delivery_mode", `delivery_mode must be "push" or "poll"`},
+	{workspaces.ErrURLRequired, http.StatusBadRequest, "url_required", `delivery_mode "push" needs a url; use "poll" if the workspace has none`},
+
+	{forward.ErrAnswerTooLarge, http.StatusBadGateway, "workspace_unreachable", "workspace unreachable"},
+	{forward.ErrUnreachable, http.StatusBadGateway, "workspace_unreachable", "workspace unreachable"},
+	// What was wrong with an address that could not be called is nothing to the caller; these
+	// two are for who registers it.
+	{forward.ErrBadURL, http.StatusBadRequest, "invalid_url", "url must be absolute, http or https, without user name or password"},
+	{forward.ErrDenied, http.StatusBadRequest, "url_not_allowed",
+		"url points to a private or reserved address, which this platform does not call"},
+
+	{activity.ErrCursorGone, http.StatusGone, "cursor_gone",
+		"since_id is unknown or was pruned; omit since_id to start again from the newest rows"},
+
+	{pendinguploads.ErrNotFound, http.StatusNotFound, "pending_upload_not_found", "pending upload not found, expired, or already acked"},
+	{pendinguploads.ErrTruncated, http.StatusNotFound, "pending_upload_not_found", "pending upload not found, expired, or already acked"},
+	{pendinguploads.ErrTooLarge, http.StatusRequestEntityTooLarge, "file_too_large", "file exceeds per-file cap"},
+	{pendinguploads.ErrBatchTooLarge, http.StatusRequestEntityTooLarge, "request_too_large", "request body exceeds limit"},
+	{pendinguploads.ErrSpool, http.StatusInternalServerError, "stage_failed", "could not stage file"},
+	{pendinguploads.ErrInvalidFile, http.StatusInternalServerError, "stage_failed", "could not stage file"},
+
+	{errSlowBody, http.StatusRequestTimeout, "body_too_slow", "request body arrived too slowly; try again on a better connection"},
+}
+
+// A refusal is an error that is made for the client: its status, code, sentence and
+// further fields, and the cause for the log.
+type refusal struct {
+	status     int
+	code       string
+	message    string
+	fields     map[string]any
+	retryAfter int // seconds; 0: no header
+	cause      error
+}
+
+func refuse(status int, code, message string) *refusal {
+	return &refusal{status: status, code: code, message: message}
+}
+
+func (r *refusal) with(field string, value any) *refusal {
+	if r.fields == nil {
+		r.fields = map[string]any{}
+	}
+	r.fields[field] = value
+	return r
+}
+
+func (r *refusal) because(err error) *refusal {
+	r.cause = err
+	return r
+}
+
+func (r *refusal) after(seconds int) *refusal {
+	r.retryAfter = seconds
+	return r
+}
+
+// Error implements error.
+func (r *refusal) Error() string {
+	if r.cause != nil {
+		return r.message + ": " + r.cause.Error()
+	}
+	return r.message
+}
+
+// Unwrap returns the cause.
+func (r *refusal) Unwrap() error { return r.cause }
+
+// refusalFor translates an error by the table.
+func refusalFor(err error) *refusal {
+	var r *refusal
+	if errors.As(err, &r) {
+		return r
+	}
+	for _, p := range problems {
+		if errors.Is(err, p.err) {
+			return refuse(p.status, p.code, p.message).because(err)
+		}
+	}
+	return refuse(http.StatusInternalServerError, "internal", "internal error; it has been logged").because(err)
+}
+
+// Render answers with err, unless the answer has begun already, and logs it: what the
+// platform could not do as an error, what it would not do as a refusal.
+func Render(c *gin.Context, err error) {
+	r := refusalFor(err)
+	log := logger(c).With("status", r.status, "code", r.code, "error", err.Error())
+	for field, value := range r.fields {
+		log = log.With(field, value)
+	}
+	switch {
+	// To net/http a read that fails for slowness is a client who has gone.
+	case errors.Is(c.Request.Context().Err(), context.Canceled) && !errors.Is(err, errSlowBody):
+		log.InfoContext(c, "request cut by the client")
+	case r.status >= http.StatusInternalServerError:
+		log.ErrorContext(c, "failed")
+	default:
+		log.InfoContext(c, "refused")
+	}
+	if c.Writer.Written() {
+		return
+	}
+	body := gin.H{"error": r.message, "code": r.code}
+	for field, value := range r.fields {
+		body[field] = value
+	}
+	if r.retryAfter > 0 {
+		c.Header("Retry-After", strconv.Itoa(r.retryAfter))
+	}
+	if r.status == http.StatusUnauthorized {
+		c.Header("WWW-Authenticate", "Bearer")
+	}
+	c.PureJSON(r.status, body)
+}

@@ -1,0 +1,139 @@
+package handlers
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"regexp"
+	"runtime/debug"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+)
+
+const (
+	loggerKey       = "handlers.logger"
+	requestIDKey    = "handlers.request_id"
+	requestIDHeader = "X-Request-ID"
+)
+
+// saneRequestID is what may go into a header and a log line as it is.
+var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9._:/+=@-]{1,128}$`)
+
+// Log gives every request an id and a logger that carries it, and writes one line when
+// the request is over. The id is the caller's if it is sane, else a new one.
+func Log(log *slog.Logger) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		id := c.GetHeader(requestIDHeader)
+		if !saneRequestID.MatchString(id) {
+			id = uuid.NewString()
+		}
+		c.Header(requestIDHeader, id)
+		c.Set(requestIDKey, id)
+		c.Set(loggerKey, log.With("request_id", id))
+		start := time.Now()
+		c.Next()
+		logger(c).InfoContext(c, "request", "method", c.Request.Method, "route", c.FullPath(), "status", c.Writer.Status(),
+			"bytes", max(c.Writer.Size(), 0), "duration", time.Since(start), "client_ip", c.ClientIP())
+	}
+}
+
+// Recover answers a panic with a 500 and logs it with its stack.
+func Recover() gin.HandlerFunc {
+	return func(c *gin.Context) {
+		defer func() {
+			switch p := recover(); p {
+			case nil:
+			case http.ErrAbortHandler: //nolint:errorlint // the very value is how net/http is told to hang up
+				panic(p)
+			default:
+				logger(c).ErrorContext(c, "panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				Render(c, fmt.Errorf("panic: %v", p))
+				c.Abort()
+			}
+		}()
+		c.Next()
+	}
+}
+
+// NotFound answers for paths that are not routes.
+func NotFound(*gin.Context) error {
+	return refuse(http.StatusNotFound, "not_found", "no such path; see /openapi.yaml")
+}
+
+// MethodNotAllowed answers for routes that have other methods.
+func MethodNotAllowed(*gin.Context) error {
+	return refuse(http.StatusMethodNotAllowed, "method_not_allowed", "this path has other methods; see the Allow header")
+}
+
+// OriginNotAllowed is the error for a browser's request from an origin that is not configured.
+func OriginNotAllowed() error {
+	return refuse(http.StatusForbidden, "origin_not_allowed", "this platform does not serve pages of this origin")
+}
+
+// errSlowBody: a request's body comes too slowly to go on waiting for it.
+var errSlowBody = errors.New("handlers: request body too slow")
+
+// minBodyRate is the least rate of a request's body, in bytes per second. Below that even a
+// one-page document takes minutes; who sends less keeps a connection for nothing.
+const minBodyRate = 1 << 10
+
+// BoundBody gives a request's body a minimum rate, since ReadHeaderTimeout does not bound
+// it: in every window of time it must bring the share that minBodyRate asks for, or
+// reading fails.
+func BoundBody(window time.Duration) gin.HandlerFunc {
+	share := int64(window.Seconds() * minBodyRate)
+	return func(c *gin.Context) {
+		if body := c.Request.Body; body != nil && body != http.NoBody {
+			b := &boundBody{ReadCloser: body, conn: http.NewResponseController(c.Writer), window: window, share: max(share, 1)}
+			// Also for a body that no handler reads: net/http reads some of it before it answers.
+			b.open()
+			c.Request.Body = b
+		}
+	}
+}
+
+type boundBody struct {
+	io.ReadCloser
+	conn   *http.ResponseController
+	window time.Duration
+	share  int64 // bytes that each window must bring
+	left   int64 // of the present window's share
+	err    error // what ended the body
+}
+
+// open begins a window.
+func (b *boundBody) open() {
+	// A connection without deadlines is one of a test; there is nothing to bound.
+	_ = b.conn.SetReadDeadline(time.Now().Add(b.window))
+}
+
+// Read implements io.Reader. The deadline moves only once the window's share has come, so
+// single bytes buy no time.
+func (b *boundBody) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	if b.left <= 0 {
+		b.left = b.share
+		b.open()
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	switch {
+	case errors.Is(err, io.EOF):
+		// net/http goes on reading the connection to learn whether the client is there still;
+		// a deadline left behind would look to it like a client who has gone.
+		_ = b.conn.SetReadDeadline(time.Time{})
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		// This deadline stays: without it net/http would wait for more of the body before it
+		// answers.
+		err = errSlowBody
+	}
+	b.err = err
+	return n, err
+}

@@ -1,0 +1,137 @@
+package handlers
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"strings"
+
+	"github.com/molecule-ai/platform/internal/pendinguploads"
+)
+
+const (
+	// filesField is the form field whose parts are the files.
+	filesField = "files"
+
+	// maxOtherParts is how many parts that are no files a request may have.
+	maxOtherParts = 64
+
+	// maxPartHeader bounds the header of one part, in bytes. mime/multipart alone would hold
+	// up to 10 MiB of it.
+	maxPartHeader = 32 << 10
+)
+
+// spool reads the request's files into the batch.
+func (h *ChatFilesHandler) spool(r *http.Request, batch *pendinguploads.Batch) error {
+	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || mediaType != "multipart/form-data" || params["boundary"] == "" {
+		return refuse(http.StatusBadRequest, "not_multipart", "Content-Type must be multipart/form-data with a boundary")
+	}
+	// To mime/multipart a body that was cut between two parts, or in the header of one, ends
+	// as if there were no more. Here it never ends: what follows the client's bytes is the line
+	// break that may be missing after the last boundary, and then an error.
+	body := &headerGuard{Reader: io.MultiReader(r.Body, strings.NewReader("\r\n"), cut{})}
+	reader := multipart.NewReader(body, params["boundary"])
+	others := 0
+	for {
+		body.arm()
+		part, err := reader.NextRawPart()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return h.partError(err)
+		}
+		body.disarm()
+		field, ok := pendinguploads.PartField(part.Header)
+		switch {
+		case !ok:
+			return refuse(http.StatusBadRequest, "broken_multipart", "a part has no readable Content-Disposition: form-data")
+		case field == filesField && batch.Len() == h.limits.MaxFiles:
+			return refuse(http.StatusBadRequest, "too_many_files", "too many files").with("max", h.limits.MaxFiles)
+		case field == filesField:
+			err = h.spoolFile(part, batch)
+		case others == maxOtherParts:
+			return refuse(http.StatusBadRequest, "too_many_parts", "too many parts that are not files").with("max", maxOtherParts)
+		default:
+			others++
+			err = h.skip(part)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if batch.Len() == 0 {
+		return refuse(http.StatusBadRequest, "no_files", "no part named files; send each file as a part of that name")
+	}
+	return nil
+}
+
+func (h *ChatFilesHandler) spoolFile(part *multipart.Part, batch *pendinguploads.Batch) error {
+	name, _ := pendinguploads.PartFilename(part.Header)
+	err := batch.Add(name, part.Header.Get("Content-Type"), part)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, pendinguploads.ErrTooLarge):
+		return refuse(http.StatusRequestEntityTooLarge, "file_too_large", "file exceeds per-file cap").
+			with("filename", pendinguploads.SanitizeFilename(name)).with("max", h.limits.MaxFileBytes).because(err)
+	case errors.Is(err, pendinguploads.ErrSpool):
+		return stageFailed(err)
+	default:
+		return h.partError(err)
+	}
+}
+
+// skip reads a part that is no file. Only by reading it to its end is the next one's header
+// all that is left to the reader.
+func (h *ChatFilesHandler) skip(part *multipart.Part) error {
+	if _, err := io.Copy(io.Discard, part); err != nil {
+		return h.partError(err)
+	}
+	return nil
+}
+
+// partError says what it means that the multipart body could not be read on.
+func (h *ChatFilesHandler) partError(err error) error {
+	if errors.Is(err, errPartHeader) {
+		return refuse(http.StatusBadRequest, "part_header_too_large", fmt.Sprintf("a part's header is longer than %d bytes", maxPartHeader)).
+			with("max", maxPartHeader).because(err)
+	}
+	return bodyError(err, h.limits.MaxRequestBytes)
+}
+
+// cut is where a body goes on that had no last boundary.
+type cut struct{}
+
+// Read implements io.Reader.
+func (cut) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+var errPartHeader = errors.New("handlers: part header too large")
+
+// headerGuard bounds what is read from the body while it is armed. mime/multipart reads ahead
+// by at most its buffer of 4 KiB, which the bound leaves room for.
+type headerGuard struct {
+	io.Reader
+	armed bool
+	left  int
+}
+
+func (g *headerGuard) arm()    { g.armed, g.left = true, maxPartHeader }
+func (g *headerGuard) disarm() { g.armed = false }
+
+// Read implements io.Reader.
+func (g *headerGuard) Read(p []byte) (int, error) {
+	if !g.armed {
+		return g.Reader.Read(p)
+	}
+	if g.left <= 0 {
+		return 0, errPartHeader
+	}
+	n, err := g.Reader.Read(p[:min(len(p), g.left)])
+	g.left -= n
+	return n, err
+}

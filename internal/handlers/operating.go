@@ -1,0 +1,52 @@
+package handlers
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+)
+
+// readyTimeout bounds what /readyz asks the database.
+const readyTimeout = 3 * time.Second
+
+// OperatingHandler tells operators and load balancers how the platform is. It needs no token:
+// it names no workspace and no file.
+type OperatingHandler struct {
+	ready func(context.Context) (Readiness, error)
+}
+
+// Readiness is what /readyz says.
+type Readiness struct {
+	SchemaVersion uint
+	Staging       bool   // uploads to poll workspaces are staged
+	Problem       string // why the platform is not ready; "" if it is
+}
+
+// NewOperatingHandler returns the handler. ready finds out how things are; an error means that
+// the database does not answer.
+func NewOperatingHandler(ready func(context.Context) (Readiness, error)) *OperatingHandler {
+	return &OperatingHandler{ready: ready}
+}
+
+// Health answers while the process lives.
+func (h *OperatingHandler) Health(c *gin.Context) error {
+	c.PureJSON(http.StatusOK, gin.H{"status": "ok"})
+	return nil
+}
+
+// Ready answers 200 if requests can be served, 503 and why otherwise.
+func (h *OperatingHandler) Ready(c *gin.Context) error {
+	ctx, cancel := context.WithTimeout(c.Request.Context(), readyTimeout)
+	defer cancel()
+	r, err := h.ready(ctx)
+	switch {
+	case err != nil:
+		return refuse(http.StatusServiceUnavailable, "database_unavailable", "the database does not answer").because(err)
+	case r.Problem != "":
+		return refuse(http.StatusServiceUnavailable, "not_ready", r.Problem).with("schema_version", r.SchemaVersion)
+	}
+	c.PureJSON(http.StatusOK, gin.H{"status": "ready", "schema_version": r.SchemaVersion, "staging": r.Staging})
+	return nil
+}

@@ -1,0 +1,261 @@
+package handlers
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/workspaces"
+	"github.com/molecule-ai/platform/internal/wsauth"
+)
+
+// markTimeout bounds the note that a file was fetched, which is made after its bytes.
+const markTimeout = 5 * time.Second
+
+// PendingUploadsHandler is how a workspace fetches and acknowledges its files.
+type PendingUploadsHandler struct {
+	workspaces *workspaces.Store
+	storage    pendinguploads.Storage
+	admission  *Admission
+}
+
+// NewPendingUploadsHandler returns the handler. admission bounds the files being read.
+func NewPendingUploadsHandler(store *workspaces.Store, storage pendinguploads.Storage, admission *Admission) *PendingUploadsHandler {
+	return &PendingUploadsHandler{workspaces: store, storage: storage, admission: admission}
+}
+
+// Content sends the bytes of a file, or a range of them.
+func (h *PendingUploadsHandler) Content(c *gin.Context) error {
+	id, err := fileID(c)
+	if err != nil {
+		return err
+	}
+	release, err := h.admission.Admit()
+	if err != nil {
+		return err
+	}
+	defer release()
+	start := time.Now()
+	file, content, err := h.storage.Open(c.Request.Context(), wsauth.WorkspaceOf(c), id)
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	contentHeaders(c, file)
+	source := &watchedReader{ReadSeeker: content}
+	target := &rangeWriter{ResponseWriter: c.Writer}
+	// No name and no time: the type is set, and the digest says more than a date.
+	http.ServeContent(target, c.Request, "", time.Time{}, source)
+	if source.err != nil {
+		// What was sent is shorter than announced, which the client sees. Or nothing was sent
+		// yet, and the answer is the error.
+		if !c.Writer.Written() {
+			for _, ofFile := range fileHeaders {
+				c.Writer.Header().Del(ofFile)
+			}
+		}
+		return source.err
+	}
+	if c.Request.Method == http.MethodGet && c.Writer.Status() == http.StatusOK && target.written == file.Size && target.err == nil {
+		c.Writer.Flush()
+		h.markFetched(c, file, time.Since(start))
+	}
+	return nil
+}
+
+// markFetched is best effort: the bytes are there, and the ack is what counts.
+func (h *PendingUploadsHandler) markFetched(c *gin.Context, file pendinguploads.File, took time.Duration) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), markTimeout)
+	defer cancel()
+	first, err := h.storage.MarkFetched(ctx, file.Workspace, file.ID)
+	switch {
+	case err != nil:
+		logger(c).WarnContext(c, "fetch not noted", "file_id", file.ID, "error", err)
+	case first:
+		logger(c).InfoContext(c, "fetched", "file_id", file.ID, "filename", file.Name, "size", file.Size, "duration", took)
+	}
+}
+
+// fileHeaders are what an answer says of a file, and not of an error.
+var fileHeaders = []string{
+	"Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "Content-Type", "Etag", "Repr-Digest",
+}
+
+// contentHeaders are what keeps a stranger's file harmless in a browser, and lets a client
+// check and resume what it gets.
+func contentHeaders(c *gin.Context, f pendinguploads.File) {
+	c.Header("Content-Type", f.MIMEType)
+	c.Header("Content-Disposition", pendinguploads.ContentDisposition(f.Name))
+	c.Header("ETag", `"`+hex.EncodeToString(f.SHA256[:])+`"`)
+	c.Header("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(f.SHA256[:])+":") // RFC 9530
+	c.Header("Cache-Control", "private, no-store")
+	c.Header("Cross-Origin-Resource-Policy", "same-origin")
+	sandbox(c)
+	// One range is what a resumed download needs. Several are answered with the whole, as
+	// RFC 9110 section 14.2 allows: many small ones cost more than they bring.
+	if strings.Contains(c.GetHeader("Range"), ",") {
+		c.Request.Header.Del("Range")
+	}
+}
+
+// sandbox keeps a browser from running what a stranger wrote.
+func sandbox(c *gin.Context) {
+	c.Header("X-Content-Type-Options", "nosniff")
+	c.Header("Content-Security-Policy", "sandbox; default-src 'none'; frame-ancestors 'none'")
+}
+
+// watchedReader keeps the error that http.ServeContent does not pass on.
+type watchedReader struct {
+	io.ReadSeeker
+	err error
+}
+
+func (r *watchedReader) Read(p []byte) (int, error) {
+	n, err := r.ReadSeeker.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.err = err
+	}
+	return n, err
+}
+
+// rangeWriter counts what is sent, and makes the answers that http.ServeContent refuses with
+// errors like all others: it writes text to a range outside the file, and nothing to an
+// If-Match that does not.
+type rangeWriter struct {
+	gin.ResponseWriter
+	written int64
+	err     error
+	refused bool
+}
+
+func (w *rangeWriter) WriteHeader(status int) {
+	var body string
+	switch status {
+	case http.StatusRequestedRangeNotSatisfiable:
+		body = `{"error":"range is outside the file","code":"range_not_satisfiable"}`
+	case http.StatusPreconditionFailed:
+		body = `{"error":"the file is not the one that If-Match names","code":"precondition_failed"}`
+	default:
+		w.ResponseWriter.WriteHeader(status)
+		return
+	}
+	w.refused = true
+	for _, ofFile := range []string{"Content-Disposition", "Content-Length", "Repr-Digest"} {
+		w.Header().Del(ofFile)
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Cache-Control", "private, no-store") // net/http takes it from errors
+	w.ResponseWriter.WriteHeader(status)
+	_, w.err = w.ResponseWriter.WriteString(body)
+}
+
+func (w *rangeWriter) Write(p []byte) (int, error) {
+	if w.refused {
+		return len(p), nil
+	}
+	n, err := w.ResponseWriter.Write(p)
+	w.written += int64(n)
+	w.err = err
+	return n, err
+}
+
+// Ack marks a file delivered.
+func (h *PendingUploadsHandler) Ack(c *gin.Context) error {
+	id, err := fileID(c)
+	if err != nil {
+		return err
+	}
+	first, err := h.storage.Ack(c.Request.Context(), wsauth.WorkspaceOf(c), id)
+	if err != nil {
+		return err
+	}
+	if first {
+		h.logAcked(c, id)
+	}
+	c.PureJSON(http.StatusOK, gin.H{"acked": true})
+	return nil
+}
+
+// logAcked says which file it was; that takes a query more, once for each file.
+func (h *PendingUploadsHandler) logAcked(c *gin.Context, id uuid.UUID) {
+	log := logger(c).With("file_id", id)
+	if f, err := h.storage.Get(c.Request.Context(), wsauth.WorkspaceOf(c), id); err == nil {
+		log = log.With("filename", f.Name, "size", f.Size, "duration", time.Since(f.CreatedAt))
+	}
+	log.InfoContext(c, "acked")
+}
+
+// List shows what is staged, oldest first.
+func (h *PendingUploadsHandler) List(c *gin.Context) error {
+	p := params{get: c.Query}
+	q := pendinguploads.ListQuery{
+		After: p.uuid("after"),
+		Limit: p.positive("limit", "a whole number from 1; more than 500 is 500"),
+	}
+	switch p.oneOf("state", "unacked", "acked", "all") {
+	case "acked":
+		q.Filter = pendinguploads.OnlyAcked
+	case "all":
+		q.Filter = pendinguploads.All
+	}
+	if p.err != nil {
+		return p.err
+	}
+	if err := known(c, h.workspaces); err != nil {
+		return err
+	}
+	files, err := h.storage.List(c.Request.Context(), wsauth.WorkspaceOf(c), q)
+	if err != nil {
+		return err
+	}
+	views := make([]fileView, len(files))
+	for i, f := range files {
+		views[i] = viewFile(f)
+	}
+	c.PureJSON(http.StatusOK, views)
+	return nil
+}
+
+// Show shows one file; it is how the sender learns that it arrived.
+func (h *PendingUploadsHandler) Show(c *gin.Context) error {
+	id, err := fileID(c)
+	if err != nil {
+		return err
+	}
+	f, err := h.storage.Get(c.Request.Context(), wsauth.WorkspaceOf(c), id)
+	if err != nil {
+		return err
+	}
+	c.PureJSON(http.StatusOK, viewFile(f))
+	return nil
+}
+
+type fileView struct {
+	FileID    uuid.UUID            `json:"file_id"`
+	URI       string               `json:"uri"`
+	Name      string               `json:"name"`
+	MIMEType  string               `json:"mimeType"`
+	Size      int64                `json:"size"`
+	SHA256    string               `json:"sha256"`
+	State     pendinguploads.State `json:"state"`
+	CreatedAt time.Time            `json:"created_at"`
+	FetchedAt *time.Time           `json:"fetched_at"`
+	AckedAt   *time.Time           `json:"acked_at"`
+	ExpiresAt time.Time            `json:"expires_at"`
+}
+
+func viewFile(f pendinguploads.File) fileView {
+	return fileView{
+		FileID: f.ID, URI: f.URI(), Name: f.Name, MIMEType: f.MIMEType, Size: f.Size, SHA256: hex.EncodeToString(f.SHA256[:]),
+		State: f.State(), CreatedAt: f.CreatedAt.UTC(), FetchedAt: utc(f.FetchedAt), AckedAt: utc(f.AckedAt), ExpiresAt: f.ExpiresAt.UTC(),
+	}
+}

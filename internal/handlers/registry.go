@@ -1,0 +1,246 @@
+package handlers
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/workspaces"
+	"github.com/molecule-ai/platform/internal/wsauth"
+)
+
+// RegistryHandler is where workspaces report: when they start, and that they live.
+type RegistryHandler struct {
+	workspaces *workspaces.Store
+	tokens     *wsauth.Tokens
+	open       bool
+}
+
+// NewRegistryHandler returns the handler. If open, an unknown id may register without a
+// token.
+func NewRegistryHandler(store *workspaces.Store, tokens *wsauth.Tokens, open bool) *RegistryHandler {
+	return &RegistryHandler{workspaces: store, tokens: tokens, open: open}
+}
+
+// Register stores what a workspace says of itself. It has no guard, since a workspace has no
+// token before; the store decides who may.
+func (h *RegistryHandler) Register(c *gin.Context) error {
+	var body struct {
+		ID           string          `json:"id"`
+		AgentCard    json.RawMessage `json:"agent_card"`
+		DeliveryMode workspaces.Mode `json:"delivery_mode"`
+		URL          string          `json:"url"`
+	}
+	if err := readJSON(c, &body); err != nil {
+		return err
+	}
+	id, err := wsauth.ParseUUID(body.ID)
+	if err != nil {
+		return refuse(http.StatusBadRequest, "invalid_id", "id must be a UUID")
+	}
+	if !bytes.HasPrefix(bytes.TrimSpace(body.AgentCard), []byte("{")) {
+		return refuse(http.StatusBadRequest, "invalid_agent_card", "agent_card must be an object")
+	}
+	w, token, err := h.workspaces.Register(c.Request.Context(), workspaces.Registration{
+		ID: id, AgentCard: storable(body.AgentCard), Mode: body.DeliveryMode, URL: body.URL,
+		Bearer: wsauth.Bearer(c.GetHeader("Authorization")), Open: h.open,
+	})
+	if err != nil {
+		return err
+	}
+	answer := gin.H{"status": "registered", "delivery_mode": w.DeliveryMode(), "platform_inbound_secret": w.InboundSecret}
+	if token != "" {
+		answer["auth_token"] = token
+	}
+	logger(c).InfoContext(c, "registered", "workspace_id", id, "delivery_mode", w.DeliveryMode(), "token_issued", token != "")
+	c.PureJSON(http.StatusOK, answer)
+	return nil
+}
+
+// Heartbeat notes that a workspace lives and what it reports.
+func (h *RegistryHandler) Heartbeat(c *gin.Context) error {
+	var body struct {
+		WorkspaceID string `json:"workspace_id"`
+		report
+	}
+	if err := readJSON(c, &body); err != nil {
+		return err
+	}
+	id, err := wsauth.ParseUUID(body.WorkspaceID)
+	if err != nil {
+		return refuse(http.StatusBadRequest, "invalid_workspace_id", "workspace_id must be a UUID")
+	}
+	if _, err := h.tokens.Authenticate(c.Request.Context(), id, wsauth.Bearer(c.GetHeader("Authorization"))); err != nil {
+		return err
+	}
+	raw, err := json.Marshal(body.report)
+	if err != nil {
+		return err
+	}
+	secret, err := h.workspaces.Heartbeat(c.Request.Context(), id, storable(raw))
+	if err != nil {
+		return err
+	}
+	c.PureJSON(http.StatusOK, gin.H{"status": "ok", "platform_inbound_secret": secret})
+	return nil
+}
+
+// report is what a workspace may tell with its heartbeat. It is kept as it is sent.
+type report struct {
+	ActiveTasks   json.RawMessage `json:"active_tasks,omitempty"`
+	ErrorRate     json.RawMessage `json:"error_rate,omitempty"`
+	SampleError   json.RawMessage `json:"sample_error,omitempty"`
+	UptimeSeconds json.RawMessage `json:"uptime_seconds,omitempty"`
+	CurrentTask   json.RawMessage `json:"current_task,omitempty"`
+	RuntimeState  json.RawMessage `json:"runtime_state,omitempty"`
+}
+
+// WorkspacesHandler is how the operator keeps workspaces, and their tokens.
+type WorkspacesHandler struct {
+	workspaces *workspaces.Store
+	tokens     *wsauth.Tokens
+}
+
+// NewWorkspacesHandler returns the handler.
+func NewWorkspacesHandler(store *workspaces.Store, tokens *wsauth.Tokens) *WorkspacesHandler {
+	return &WorkspacesHandler{workspaces: store, tokens: tokens}
+}
+
+// maxNameBytes bounds the name of a workspace.
+const maxNameBytes = 200
+
+// Create makes a workspace and its first token.
+func (h *WorkspacesHandler) Create(c *gin.Context) error {
+	var body struct {
+		Name         string          `json:"name"`
+		DeliveryMode workspaces.Mode `json:"delivery_mode"`
+		URL          string          `json:"url"`
+	}
+	if err := readJSON(c, &body); err != nil {
+		return err
+	}
+	if body.Name == "" || len(body.Name) > maxNameBytes || bytes.ContainsRune([]byte(body.Name), 0) {
+		return refuse(http.StatusBadRequest, "invalid_name", "name must have 1 to 200 bytes").with("max", maxNameBytes)
+	}
+	w, token, err := h.workspaces.Create(c.Request.Context(), body.Name, body.DeliveryMode, body.URL)
+	if err != nil {
+		return err
+	}
+	logger(c).InfoContext(c, "workspace created", "workspace_id", w.ID, "delivery_mode", w.DeliveryMode())
+	c.PureJSON(http.StatusCreated, gin.H{
+		"id": w.ID, "auth_token": token, "platform_inbound_secret": w.InboundSecret, "delivery_mode": w.DeliveryMode(),
+	})
+	return nil
+}
+
+// List shows the workspaces, newest first.
+func (h *WorkspacesHandler) List(c *gin.Context) error {
+	list, err := h.workspaces.List(c.Request.Context())
+	if err != nil {
+		return err
+	}
+	views := make([]workspaceView, len(list))
+	for i, w := range list {
+		views[i] = viewWorkspace(w)
+	}
+	c.PureJSON(http.StatusOK, views)
+	return nil
+}
+
+// Show shows one workspace.
+func (h *WorkspacesHandler) Show(c *gin.Context) error {
+	w, err := h.workspaces.Get(c.Request.Context(), wsauth.WorkspaceOf(c))
+	if err != nil {
+		return err
+	}
+	c.PureJSON(http.StatusOK, viewWorkspace(w))
+	return nil
+}
+
+// Remove leaves a tombstone of a workspace.
+func (h *WorkspacesHandler) Remove(c *gin.Context) error {
+	id, err := wsauth.ParseUUID(c.Param("id"))
+	if err != nil {
+		return wsauth.ErrInvalidWorkspaceID
+	}
+	if err := h.workspaces.Remove(c.Request.Context(), id); err != nil {
+		return err
+	}
+	logger(c).InfoContext(c, "workspace removed", "workspace_id", id)
+	c.PureJSON(http.StatusOK, gin.H{"status": workspaces.StatusRemoved})
+	return nil
+}
+
+// MintToken makes a further token. It is shown this once.
+func (h *WorkspacesHandler) MintToken(c *gin.Context) error {
+	bearer, token, err := h.workspaces.Mint(c.Request.Context(), wsauth.WorkspaceOf(c))
+	if err != nil {
+		return err
+	}
+	logger(c).InfoContext(c, "token minted", "new_token_id", token.ID)
+	c.PureJSON(http.StatusCreated, gin.H{
+		"id": token.ID, "auth_token": bearer, "prefix": token.Prefix, "created_at": token.CreatedAt.UTC(),
+	})
+	return nil
+}
+
+// ListTokens shows what may be known of the live tokens.
+func (h *WorkspacesHandler) ListTokens(c *gin.Context) error {
+	if err := known(c, h.workspaces); err != nil {
+		return err
+	}
+	tokens, err := h.tokens.List(c.Request.Context(), wsauth.WorkspaceOf(c))
+	if err != nil {
+		return err
+	}
+	for i, token := range tokens {
+		tokens[i].CreatedAt, tokens[i].LastUsedAt = token.CreatedAt.UTC(), utc(token.LastUsedAt)
+	}
+	c.PureJSON(http.StatusOK, tokens)
+	return nil
+}
+
+// RevokeToken ends a token at once.
+func (h *WorkspacesHandler) RevokeToken(c *gin.Context) error {
+	id, err := wsauth.ParseUUID(c.Param("token_id"))
+	if err != nil {
+		return refuse(http.StatusBadRequest, "invalid_token_id", "invalid token_id")
+	}
+	if err := h.tokens.Revoke(c.Request.Context(), wsauth.WorkspaceOf(c), id); err != nil {
+		return err
+	}
+	logger(c).InfoContext(c, "token revoked", "revoked_token_id", id)
+	c.PureJSON(http.StatusOK, gin.H{"status": "revoked"})
+	return nil
+}
+
+type workspaceView struct {
+	ID              uuid.UUID       `json:"id"`
+	Name            string          `json:"name"`
+	Status          string          `json:"status"`
+	DeliveryMode    workspaces.Mode `json:"delivery_mode"`
+	LastHeartbeatAt *time.Time      `json:"last_heartbeat_at"`
+	CreatedAt       time.Time       `json:"created_at"`
+}
+
+func viewWorkspace(w workspaces.Workspace) workspaceView {
+	return workspaceView{w.ID, w.Name, w.Status, w.DeliveryMode(), utc(w.LastHeartbeatAt), w.CreatedAt.UTC()}
+}
+
+// utc makes every time of an answer end in Z.
+func utc(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	u := t.UTC()
+	return &u
+}
+
+// storable makes JSON that PostgreSQL takes: it wants valid UTF-8, Go's parser does not.
+func storable(raw json.RawMessage) json.RawMessage {
+	return bytes.ToValidUTF8(raw, []byte("\uFFFD"))
+}

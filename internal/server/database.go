@@ -1,0 +1,123 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/lib/pq"
+
+	"github.com/molecule-ai/platform/internal/embeddedpg"
+	"github.com/molecule-ai/platform/internal/schema"
+)
+
+const (
+	// Connections for everything but writing files, and for writing files. The latter bound
+	// the memory that uploads take: each holds a piece of a file a few times over.
+	maxConns        = 24
+	maxStagingConns = 8
+
+	connIdleTime = 5 * time.Minute
+
+	startTimeout = time.Minute
+)
+
+// AdminTokenFile is where the token made on first start is kept, in the data folder.
+const AdminTokenFile = "admin_token"
+
+// openDatabase starts the private PostgreSQL or connects to the operator's, and opens the two
+// pools.
+func (s *Server) openDatabase(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	dsn := s.config.DatabaseURL
+	if s.config.Embedded() {
+		postgres, err := embeddedpg.Start(ctx, embeddedpg.Options{DataDir: s.config.DataDir, Logger: s.log})
+		if err != nil {
+			return err
+		}
+		s.postgres = postgres
+		dsn = postgres.DSN(embeddedpg.DefaultDatabase)
+	}
+	var err error
+	if s.db, err = openPool(dsn, false, maxConns); err != nil {
+		return err
+	}
+	if s.staging, err = openPool(dsn, true, maxStagingConns); err != nil {
+		return err
+	}
+	if err := s.db.PingContext(ctx); err != nil {
+		return fmt.Errorf("the database of DATABASE_URL cannot be reached: %w", err)
+	}
+	if !s.config.Embedded() {
+		return nil
+	}
+	applied, err := schema.Up(ctx, s.db)
+	if err != nil {
+		return err
+	}
+	for _, m := range applied {
+		s.log.InfoContext(ctx, "migration applied", "migration", m.String())
+	}
+	if s.config.AdminToken == "" {
+		s.config.AdminToken, err = loadAdminToken(s.config.DataDir)
+	}
+	return err
+}
+
+// OpenDatabase connects to the database that dsn names, for commands that do not serve.
+func OpenDatabase(dsn string) (*sql.DB, error) { return openPool(dsn, false, maxConns) }
+
+// openPool opens a pool of at most n connections. binary is how lib/pq sends parameters:
+// bytes as they are, instead of as hex. It then reads results as hex, so this is for
+// writing bytes only.
+func openPool(dsn string, binary bool, n int) (*sql.DB, error) {
+	c, err := pq.NewConfig(dsn)
+	if err != nil {
+		return nil, errors.New("the database URL cannot be read; write postgres://user:password@host:5432/database?sslmode=require")
+	}
+	c.BinaryParameters = binary
+	if c.ApplicationName == "" {
+		c.ApplicationName = "molecule-platform"
+	}
+	connector, err := pq.NewConnectorConfig(c)
+	if err != nil {
+		return nil, fmt.Errorf("the database cannot be used: %w", err)
+	}
+	db := sql.OpenDB(connector)
+	db.SetMaxOpenConns(n)
+	db.SetMaxIdleConns(n)
+	db.SetConnMaxIdleTime(connIdleTime)
+	return db, nil
+}
+
+// loadAdminToken returns the token that was made on first start, or makes it.
+func loadAdminToken(dataDir string) (string, error) {
+	path := filepath.Join(dataDir, AdminTokenFile)
+	raw, err := os.ReadFile(path)
+	if err == nil && strings.TrimSpace(string(raw)) != "" {
+		return strings.TrimSpace(string(raw)), nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("the admin token cannot be read: %w", err)
+	}
+	secret := make([]byte, 32)
+	rand.Read(secret) // never fails
+	token := hex.EncodeToString(secret)
+	// Written aside and renamed, so that a start that is cut short leaves no half of it.
+	if err := os.WriteFile(path+".new", []byte(token+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("the admin token cannot be written: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return "", fmt.Errorf("the admin token cannot be written: %w", err)
+	}
+	return token, nil
+}

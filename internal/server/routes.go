@@ -1,0 +1,176 @@
+package server
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/gin-contrib/cors"
+	"github.com/gin-gonic/gin"
+
+	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/forward"
+	"github.com/molecule-ai/platform/internal/handlers"
+	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/schema"
+	"github.com/molecule-ai/platform/internal/workspaces"
+	"github.com/molecule-ai/platform/internal/wsauth"
+)
+
+// OpenAPI is the wire contract, machine-readable. Tests check the real answers against it.
+//
+//go:embed openapi.yaml
+var OpenAPI []byte
+
+const preflightMaxAge = 12 * time.Hour
+
+// build makes the parts and puts them behind their routes.
+func (s *Server) build(ctx context.Context) (http.Handler, error) {
+	base, err := schema.Base(ctx, s.db)
+	if err != nil {
+		return nil, err
+	}
+	if !base {
+		return nil, errors.New("the database has no tables yet; run 'platform migrate up' with the same DATABASE_URL first")
+	}
+	staging, err := schema.Staging(ctx, s.db)
+	if err != nil {
+		return nil, err
+	}
+
+	c := s.config
+	push := forward.New(forward.Options{AllowCIDRs: c.PushAllowCIDRs})
+	s.tokens = wsauth.New(s.db, c.AdminToken, s.log)
+	store := workspaces.New(s.db, s.tokens, push.CheckURL)
+	inbox := activity.New(s.db)
+	admission := handlers.NewAdmission(c.MaxUploads)
+	limits := handlers.UploadLimits{
+		MaxFileBytes: c.MaxFileBytes, MaxRequestBytes: c.MaxRequestBytes, MaxFiles: c.MaxFiles, ExpiresAfter: c.PendingTTL,
+	}
+	files := handlers.NewChatFilesHandler(store, push, limits, admission)
+	var pending *handlers.PendingUploadsHandler
+	if staging {
+		storage := pendinguploads.NewPostgres(s.db, s.staging, inbox, pendinguploads.Limits{
+			MaxFileBytes: c.MaxFileBytes, MaxBatchBytes: c.MaxRequestBytes, TTL: c.PendingTTL,
+		})
+		files.WithPendingUploads(storage, c.SpoolDir)
+		pending = handlers.NewPendingUploadsHandler(store, storage, handlers.NewAdmission(c.MaxDownloads))
+	} else {
+		s.log.WarnContext(ctx, "uploads to poll workspaces are refused: the database has no pending_uploads; run 'platform migrate up' and restart")
+	}
+
+	engine, err := s.engine()
+	if err != nil {
+		return nil, err
+	}
+	route(engine, s.tokens, parts{
+		operating:  handlers.NewOperatingHandler(s.ready(staging)),
+		registry:   handlers.NewRegistryHandler(store, s.tokens, c.OpenRegistration),
+		workspaces: handlers.NewWorkspacesHandler(store, s.tokens),
+		activity:   handlers.NewActivityHandler(store, inbox),
+		a2a:        handlers.NewA2AHandler(store, inbox, push, admission),
+		files:      files,
+		pending:    pending,
+	})
+	return engine, nil
+}
+
+type parts struct {
+	operating  *handlers.OperatingHandler
+	registry   *handlers.RegistryHandler
+	workspaces *handlers.WorkspacesHandler
+	activity   *handlers.ActivityHandler
+	a2a        *handlers.A2AHandler
+	files      *handlers.ChatFilesHandler
+	pending    *handlers.PendingUploadsHandler // nil: staging is not wired
+}
+
+// route is the route table.
+func route(e *gin.Engine, tokens *wsauth.Tokens, p parts) {
+	do := handlers.Wrap
+	own, admin := tokens.RequireWorkspace(handlers.Render), tokens.RequireAdmin(handlers.Render)
+
+	e.GET("/health", do(p.operating.Health))
+	e.GET("/readyz", do(p.operating.Ready))
+	e.GET("/openapi.yaml", func(c *gin.Context) { c.Data(http.StatusOK, "application/yaml", OpenAPI) })
+	e.GET("/uploads/limits", do(p.files.Limits))
+
+	// These two look at the token themselves: the workspace is named in the body.
+	e.POST("/registry/register", do(p.registry.Register))
+	e.POST("/registry/heartbeat", do(p.registry.Heartbeat))
+
+	e.POST("/workspaces", admin, do(p.workspaces.Create))
+	e.GET("/workspaces", admin, do(p.workspaces.List))
+	e.DELETE("/workspaces/:id", admin, do(p.workspaces.Remove))
+
+	w := e.Group("/workspaces/:id", own)
+	w.GET("", do(p.workspaces.Show))
+	w.POST("/tokens", do(p.workspaces.MintToken))
+	w.GET("/tokens", do(p.workspaces.ListTokens))
+	w.DELETE("/tokens/:token_id", do(p.workspaces.RevokeToken))
+	w.GET("/activity", do(p.activity.List))
+	w.POST("/a2a", do(p.a2a.Send))
+	w.POST("/chat/uploads", do(p.files.Upload))
+	if p.pending == nil {
+		return
+	}
+	w.GET("/pending-uploads", do(p.pending.List))
+	w.GET("/pending-uploads/:file_id", do(p.pending.Show))
+	w.GET("/pending-uploads/:file_id/content", do(p.pending.Content))
+	w.HEAD("/pending-uploads/:file_id/content", do(p.pending.Content))
+	w.POST("/pending-uploads/:file_id/ack", do(p.pending.Ack))
+}
+
+// engine returns a router with what every request goes through.
+func (s *Server) engine() (*gin.Engine, error) {
+	gin.SetMode(gin.ReleaseMode)
+	e := gin.New()
+	e.HandleMethodNotAllowed = true
+	// A redirect would answer with HTML, and lose the body of a POST.
+	e.RedirectTrailingSlash = false
+	if err := e.SetTrustedProxies(s.config.TrustedProxies); err != nil {
+		return nil, fmt.Errorf("TRUSTED_PROXIES: %w", err)
+	}
+	e.Use(handlers.Log(s.log), handlers.Recover(), handlers.BoundBody(bodyWindow))
+	if len(s.config.CORSOrigins) > 0 {
+		e.Use(cors.New(cors.Config{
+			AllowOrigins: s.config.CORSOrigins,
+			AllowMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete},
+			AllowHeaders: []string{"Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "If-Range", "Range", "X-Request-ID"},
+			ExposeHeaders: []string{"Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "ETag", "Repr-Digest",
+				"Retry-After", "X-Request-ID"},
+			MaxAge: preflightMaxAge,
+			// Asked about origins that are not listed. What follows is a 403 without a body,
+			// so it gets one here.
+			AllowOriginWithContextFunc: func(c *gin.Context, _ string) bool {
+				handlers.Render(c, handlers.OriginNotAllowed())
+				return false
+			},
+		}))
+	}
+	e.NoRoute(handlers.Wrap(handlers.NotFound))
+	e.NoMethod(handlers.Wrap(handlers.MethodNotAllowed))
+	return e, nil
+}
+
+// ready tells /readyz how the database is.
+func (s *Server) ready(staging bool) func(context.Context) (handlers.Readiness, error) {
+	return func(ctx context.Context) (handlers.Readiness, error) {
+		status, err := schema.Read(ctx, s.db)
+		if err != nil {
+			return handlers.Readiness{}, err
+		}
+		base, err := schema.Base(ctx, s.db)
+		if err != nil {
+			return handlers.Readiness{}, err
+		}
+		r := handlers.Readiness{SchemaVersion: status.Current, Staging: staging}
+		if !base {
+			r.Problem = "the database has no tables; run 'platform migrate up'"
+		}
+		return r, nil
+	}
+}

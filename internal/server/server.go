@@ -1,0 +1,175 @@
+// Package server is the only place where the parts meet: it opens the database, builds the
+// parts, and serves the routes until it is told to stop.
+//
+// It promises a graceful stop: no new connections, requests in flight may finish for up to
+// 30 seconds, then the database connections are closed and the private PostgreSQL, if there is
+// one, is stopped.
+package server
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/molecule-ai/platform/internal/config"
+	"github.com/molecule-ai/platform/internal/embeddedpg"
+	"github.com/molecule-ai/platform/internal/wsauth"
+)
+
+const (
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 64 << 10
+
+	// bodyWindow is how long a request's body may bring less than the minimum rate.
+	bodyWindow = 20 * time.Second
+
+	// stallTimeout is how long a client may take to accept one write, which is at most a few
+	// dozen KiB.
+	stallTimeout = 30 * time.Second
+
+	// drainTimeout is how long requests in flight may go on after a stop.
+	drainTimeout = 30 * time.Second
+)
+
+// Server is a platform that is ready to serve.
+type Server struct {
+	config   config.Config
+	log      *slog.Logger
+	listener net.Listener
+	postgres *embeddedpg.Server // nil: the operator's database
+	db       *sql.DB
+	staging  *sql.DB
+	tokens   *wsauth.Tokens
+	http     *http.Server
+}
+
+// New takes the address, prepares the database and builds the platform. The private
+// PostgreSQL is started and migrated; the operator's database must have the base tables
+// already, and uploads to poll workspaces are staged only if it has theirs. The error is
+// a sentence for a person.
+func New(ctx context.Context, c config.Config, log *slog.Logger) (_ *Server, err error) {
+	s := &Server{config: c, log: log}
+	defer func() {
+		if err != nil {
+			s.release()
+		}
+	}()
+	// The address first: if it is taken, nothing else need be started.
+	var lc net.ListenConfig
+	listener, err := lc.Listen(ctx, "tcp", c.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("cannot serve on %s: %w; free it, or choose another with --addr", c.Addr, err)
+	}
+	s.listener = stallListener{listener, stallTimeout}
+	if err := s.openDatabase(ctx); err != nil {
+		return nil, err
+	}
+	handler, err := s.build(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.http = &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	return s, nil
+}
+
+// Addr is the address that is served, with the port that was chosen if none was named.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// AdminToken is the operator's token, as configured or as made on first start.
+func (s *Server) AdminToken() string { return s.config.AdminToken }
+
+// Run serves until ctx is done, or something that it cannot go on without fails, and then
+// stops all of it. It is called once.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.release()
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	wg.Go(func() { s.tokens.Run(background) })
+	defer wg.Wait()
+	defer stopBackground()
+
+	served := make(chan error, 1)
+	go func() { served <- s.http.Serve(s.listener) }()
+	s.log.InfoContext(ctx, "serving", "addr", s.Addr(), "embedded_database", s.postgres != nil)
+	var gone <-chan struct{}
+	if s.postgres != nil {
+		gone = s.postgres.Done()
+	}
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve: %w", err)
+	case <-gone:
+		_ = s.http.Close()
+		return errors.New("the private PostgreSQL has ended; its log is postgres.log in the data folder")
+	case <-ctx.Done():
+	}
+	s.log.InfoContext(ctx, "stopping", "at_most", drainTimeout)
+	drain, cancel := context.WithTimeout(background, drainTimeout)
+	defer cancel()
+	if err := s.http.Shutdown(drain); err != nil {
+		s.log.WarnContext(ctx, "requests in flight were cut", "error", err)
+		_ = s.http.Close()
+	}
+	s.log.InfoContext(ctx, "stopped")
+	return nil
+}
+
+// release gives back what New took, in the opposite order.
+func (s *Server) release() {
+	for _, db := range []*sql.DB{s.staging, s.db} {
+		if db != nil {
+			_ = db.Close()
+		}
+	}
+	if s.postgres != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
+		if err := s.postgres.Stop(ctx); err != nil {
+			s.log.Error("private PostgreSQL did not stop cleanly", "error", err)
+		}
+	}
+	if s.listener != nil {
+		_ = s.listener.Close()
+	}
+}
+
+// stallListener bounds how long a connection's peer may take to accept a write. A deadline
+// for a whole answer would cut off large files on slow lines; this one only cuts off those
+// who have stopped reading.
+type stallListener struct {
+	net.Listener
+	timeout time.Duration
+}
+
+func (l stallListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return stallConn{conn, l.timeout}, nil
+}
+
+type stallConn struct {
+	net.Conn
+	timeout time.Duration
+}
+
+func (c stallConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
