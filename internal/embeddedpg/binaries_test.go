@@ -38,7 +38,7 @@ func TestFind_PrefersThePathThenTheNewestThenWhatMadeTheData(t *testing.T) {
 		want      int
 	}{
 		{path: "", want: 16},
-		{path: "relative:" + onPath, want: 15},
+		{path: t.TempDir() + ":" + onPath, want: 15},
 		{path: onPath, dataMajor: 14, want: 14},
 		{path: onPath, dataMajor: 15, want: 15},
 	} {
@@ -56,6 +56,15 @@ func TestFind_PrefersThePathThenTheNewestThenWhatMadeTheData(t *testing.T) {
 	}
 	if _, err := (places{folders: folders}).find(t.Context(), 17); !errors.Is(err, ErrDataDir) {
 		t.Errorf("data of 17: %v", err)
+	}
+}
+
+func TestFind_IgnoresRelativeEntriesOfThePath(t *testing.T) {
+	here := t.TempDir()
+	fakeInstallation(t, here, "postgres (PostgreSQL) 16.3")
+	t.Chdir(here)
+	if found, err := (places{path: ".:" + t.TempDir()}).find(t.Context(), 0); !errors.Is(err, ErrNoBinaries) {
+		t.Errorf("found %+v, %v", found, err)
 	}
 }
 

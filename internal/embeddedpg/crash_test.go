@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -19,12 +20,26 @@ type owner struct {
 
 func startOwner(t *testing.T, dir string) *owner {
 	t.Helper()
+	o, stdout := launchOwner(t, dir)
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil && err != io.EOF {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscan(line, &o.postgres, &o.watchdog); err != nil {
+		t.Fatalf("the owner said %q: %v", line, err)
+	}
+	return o
+}
+
+// launchOwner does not wait for its server.
+func launchOwner(t *testing.T, dir string, environment ...string) (*owner, io.Reader) {
+	t.Helper()
 	executable, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	o := &owner{cmd: exec.Command(executable)}
-	o.cmd.Env = append(os.Environ(), ownerVariable+"="+dir)
+	o.cmd.Env = append(append(os.Environ(), ownerVariable+"="+dir), environment...)
 	o.cmd.Stderr = os.Stderr
 	stdin, err := o.cmd.StdinPipe()
 	if err != nil {
@@ -41,14 +56,7 @@ func startOwner(t *testing.T, dir string) *owner {
 		stdin.Close()
 		_ = o.cmd.Wait()
 	})
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil && err != io.EOF {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Sscan(line, &o.postgres, &o.watchdog); err != nil {
-		t.Fatalf("the owner said %q: %v", line, err)
-	}
-	return o
+	return o, stdout
 }
 
 func (o *owner) kill(t *testing.T) {
@@ -107,6 +115,42 @@ func TestKill_OfOwnerAndWatchdogLeavesTheServerToTheNextStart(t *testing.T) {
 	if one := query[int](t, open(t, s), "SELECT 1"); one != 1 {
 		t.Error("no answer")
 	}
+}
+
+// A first start is killed when initdb has done half of its work.
+func TestKill_DuringInitdbDoesNotSpoilTheFolder(t *testing.T) {
+	t.Parallel()
+	dir := newDataDir(t)
+	bin := filepath.Join(filepath.Dir(dir), "bin")
+	fakeInstallation(t, bin, "postgres (PostgreSQL) 99.1")
+	half := "#!/bin/sh\necho 99 > \"$2/PG_VERSION\"\necho $$ > \"$2/pid\"\nwhile :; do sleep 1; done\n"
+	if err := os.WriteFile(filepath.Join(bin, "initdb"), []byte(half), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	o, _ := launchOwner(t, dir, "PATH="+bin+":"+os.Getenv("PATH"))
+	var initdb int
+	waitFor(t, 10*time.Second, "initdb's half", func() bool {
+		found, _ := filepath.Glob(filepath.Join(dir, "*", "pid"))
+		if len(found) != 1 {
+			return false
+		}
+		content, err := os.ReadFile(found[0])
+		if err != nil {
+			return false
+		}
+		_, err = fmt.Sscan(string(content), &initdb)
+		return err == nil
+	})
+	o.kill(t)
+
+	s := mustStart(t, dir)
+	if one := query[int](t, open(t, s), "SELECT 1"); one != 1 {
+		t.Error("no answer")
+	}
+	if left, _ := filepath.Glob(dataPath(dir) + ".*-*"); len(left) > 0 {
+		t.Errorf("the half cluster is left: %s", left)
+	}
+	waitGone(t, 10*time.Second, initdb)
 }
 
 // socketFolderOf reads it from the arguments of a server.

@@ -94,7 +94,7 @@ func TestDSN_WorksForLibPQAndPsqlAndOddPaths(t *testing.T) {
 	t.Parallel()
 	for name, below := range map[string]string{
 		"short": "it's a \\ path",
-		"long":  strings.Repeat("long [and] \"odd\", it's\\ true*", 4) + "/" + strings.Repeat("x", 107),
+		"long":  strings.Repeat("long [and] \"odd\"; it's\\ true*", 4) + "/" + strings.Repeat("x", 107),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

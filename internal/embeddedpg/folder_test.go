@@ -109,29 +109,6 @@ func TestStart_RefusesDataOfAnotherMajorVersion(t *testing.T) {
 	oneSentence(t, text)
 }
 
-// What a killed first start leaves is half a cluster in a temporary folder.
-func TestStart_RecoversFromAnInterruptedInitdb(t *testing.T) {
-	t.Parallel()
-	dir := newDataDir(t)
-	opts := testOptions(dir)
-	opts.Settings["no_such_setting"] = "1"
-	mustFail(t, opts, nil)
-	half := dataPath(dir) + ".tmp-123"
-	if err := os.Rename(dataPath(dir), half); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(filepath.Join(half, "global", "pg_control")); err != nil {
-		t.Fatal(err)
-	}
-	s := mustStart(t, dir)
-	if one := query[int](t, open(t, s), "SELECT 1"); one != 1 {
-		t.Error("no answer")
-	}
-	if exists(half) {
-		t.Error("the half cluster is left")
-	}
-}
-
 // After a restart of the machine postmaster.pid may name any process, even one of the user
 // that PostgreSQL runs as, which it takes for a server.
 func TestStart_IsNotFooledByAStaleProcessID(t *testing.T) {

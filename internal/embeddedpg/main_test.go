@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -155,21 +156,25 @@ func gone(pid int) bool {
 	return known && command == ""
 }
 
-// waitGone polls, for there is no signal of the end of somebody else's child.
 func waitGone(t *testing.T, limit time.Duration, pids ...int) {
+	t.Helper()
+	waitFor(t, limit, fmt.Sprintf("the end of processes %v", pids), func() bool {
+		return !slices.ContainsFunc(pids, func(pid int) bool { return !gone(pid) })
+	})
+}
+
+// waitFor polls for what other processes give no signal of.
+func waitFor(t *testing.T, limit time.Duration, what string, happened func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
-	for _, pid := range pids {
-		for !gone(pid) {
-			select {
-			case <-deadline.C:
-				command, _ := commandLine(pid)
-				t.Fatalf("after %s process %d is still there: %s", limit, pid, command)
-			case <-again.C:
-			}
+	for !happened() {
+		select {
+		case <-deadline.C:
+			t.Fatalf("waited %s in vain for %s", limit, what)
+		case <-again.C:
 		}
 	}
 }

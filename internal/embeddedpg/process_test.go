@@ -1,0 +1,165 @@
+package embeddedpg
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestGate_NeverOpensIfTheOwnerDiesFirst(t *testing.T) {
+	t.Parallel()
+	log := newLog(t)
+	marker := filepath.Join(t.TempDir(), "ran")
+	cmd, gateEnd, err := startShell(identity{}, log.file, gate, "/usr/bin/touch", marker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateEnd.Close()
+	_ = cmd.Wait()
+	if exists(marker) {
+		t.Error("the program ran")
+	}
+}
+
+// When a process has ended, its id may be given to another one.
+func TestWatchdog_SparesTheProcessOnceItIsToldOfItsEnd(t *testing.T) {
+	t.Parallel()
+	log := newLog(t)
+	other, leash, err := startShell(identity{}, log.file, "cat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dog, dogLeash, err := startShell(identity{}, log.file, watchdog, strconv.Itoa(other.Process.Pid), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dogLeash.WriteString("ended\n"); err != nil {
+		t.Fatal(err)
+	}
+	dogLeash.Close()
+	if err := dog.Wait(); err != nil {
+		t.Errorf("the watchdog: %v", err)
+	}
+	leash.Close()
+	if err := other.Wait(); err != nil {
+		t.Errorf("the other process: %v", err)
+	}
+}
+
+// A Ctrl-C is sent to the process group of the terminal's foreground.
+func TestSpawn_IsOutOfReachOfCtrlC(t *testing.T) {
+	t.Parallel()
+	c, err := spawn(identity{}, newLog(t), socketDir{}, "/bin/sleep", "60")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.signal(syscall.SIGKILL)
+	for _, pid := range []int{c.pid(), c.watchdog.Process.Pid} {
+		group, err := syscall.Getpgid(pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if group == syscall.Getpgrp() {
+			t.Errorf("process %d is in the group of its owner", pid)
+		}
+	}
+}
+
+func TestSpawn_KeepsThePlatformsEnvironmentToItself(t *testing.T) {
+	t.Setenv("ADMIN_TOKEN", "secret")
+	t.Setenv("PGDATA", "/elsewhere")
+	t.Setenv("LC_ALL", "de_DE.UTF-8")
+	log := newLog(t)
+	c, err := spawn(identity{}, log, socketDir{}, "/usr/bin/env")
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-c.exited
+	environment, err := os.ReadFile(log.file.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(environment), "LC_ALL=C\n") {
+		t.Errorf("messages are not in plain English: %s", environment)
+	}
+	for _, name := range []string{"ADMIN_TOKEN", "PGDATA"} {
+		if strings.Contains(string(environment), name) {
+			t.Errorf("%s is passed on", name)
+		}
+	}
+}
+
+func TestSpawn_EndsAProgramThatIgnoresTheInterrupt(t *testing.T) {
+	t.Parallel()
+	log := newLog(t)
+	c, err := spawn(identity{}, log, socketDir{}, "/bin/sh", "-c", "trap '' INT; echo ready; while :; do sleep 60; done")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := time.AfterFunc(20*time.Second, func() { c.signal(syscall.SIGKILL) })
+	waitFor(t, 5*time.Second, "the program's first words", func() bool { return log.lastLine() == "ready" })
+	c.interrupt()
+	if !ended.Stop() {
+		t.Error("it did not end by itself")
+	}
+}
+
+func TestServerLog_ExplainsAnEnd(t *testing.T) {
+	t.Parallel()
+	for output, want := range map[string]string{
+		"":                              "",
+		"one\n\ntwo\n \n":               "two",
+		"LOG:  a\nFATAL:  why\nHINT: h": "why",
+		"initdb: error: full\nremoving": "full",
+		strings.Repeat("x", 2*logTail) + "\nFATAL:  late\n": "late",
+	} {
+		log := newLog(t)
+		if _, err := log.file.WriteString("FATAL:  of another run\n"); err != nil {
+			t.Fatal(err)
+		}
+		log.mark()
+		if _, err := log.file.WriteString(output); err != nil {
+			t.Fatal(err)
+		}
+		if got := log.lastLine(); got != want {
+			t.Errorf("of %.40q it says %q, want %q", output, got, want)
+		}
+	}
+}
+
+func TestServerLog_IsPutAsideWhenItIsLong(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	long := bytes.Repeat([]byte("x"), maxLogBytes+1)
+	for _, c := range []struct {
+		size  int
+		aside bool
+	}{{maxLogBytes, false}, {maxLogBytes + 1, true}} {
+		if err := os.WriteFile(logPath(dir), long[:c.size], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		log, err := openServerLog(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.close()
+		if exists(logPath(dir)+".1") != c.aside {
+			t.Errorf("a log of %d bytes was put aside: %t, want %t", c.size, !c.aside, c.aside)
+		}
+	}
+}
+
+func newLog(t *testing.T) *serverLog {
+	t.Helper()
+	log, err := openServerLog(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(log.close)
+	return log
+}
