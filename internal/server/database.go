@@ -25,7 +25,8 @@ const (
 	maxConns        = 24
 	maxStagingConns = 8
 
-	connIdleTime = 5 * time.Minute
+	connIdleTime   = 5 * time.Minute
+	connectTimeout = 10 * time.Second
 
 	startTimeout = time.Minute
 )
@@ -85,6 +86,9 @@ func openPool(dsn string, binary bool, n int) (*sql.DB, error) {
 		return nil, errors.New("the database URL cannot be read; write postgres://user:password@host:5432/database?sslmode=require")
 	}
 	c.BinaryParameters = binary
+	if c.ConnectTimeout == 0 {
+		c.ConnectTimeout = connectTimeout // lib/pq waits for the server's first answer whatever the context says
+	}
 	if c.ApplicationName == "" {
 		c.ApplicationName = "molecule-platform"
 	}
