@@ -1,0 +1,55 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// commandsLines are what the greeting says to paste.
+var commandsLines = regexp.MustCompile(`(?s)paste this into another terminal:\n(.*)\nData and admin token are in `)
+
+func TestGreeting_CommandsWorkAsPasted(t *testing.T) {
+	t.Parallel()
+	for _, program := range []string{"bash", "curl"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Fatalf("the greeting's commands need %s: %v", program, err)
+		}
+	}
+	dir := newFolder(t)
+	data := filepath.Join(dir, `it's $HOME "here"`) // a folder whose name a shell reads otherwise
+	p := serve(t, dir, "DATA_DIR="+data)
+	commands := p.await(t, p.stdout, commandsLines)
+
+	bash := exec.CommandContext(t.Context(), "bash")
+	bash.Dir = newFolder(t)
+	bash.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + bash.Dir}
+	bash.Stdin = strings.NewReader(commands)
+	var stderr strings.Builder
+	bash.Stderr = &stderr
+	printed, err := bash.Output()
+	if err != nil || stderr.Len() > 0 {
+		t.Fatalf("bash: %v, stderr %q", err, stderr.String())
+	}
+	for _, want := range []string{`"name":"hello.txt"`, "\nhello, laptop\n", "\n" + `{"acked":true}` + "\n"} {
+		if !strings.Contains(string(printed), want) {
+			t.Errorf("the commands did not print %q", want)
+		}
+	}
+	if t.Failed() {
+		t.Logf("commands:\n%s\nprinted:\n%s", commands, printed)
+	}
+	p.stop(t)
+}
+
+func TestGreeting_IsNotForOperators(t *testing.T) {
+	t.Parallel()
+	p := serveOn(t, newDatabase(t))
+	p.stop(t)
+	if printed := p.stdout.String(); printed != "" {
+		t.Errorf("with DATABASE_URL it printed %q", printed)
+	}
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
+	"github.com/molecule-ai/platform/internal/server/servertest"
+)
+
+// The migrations there are, in the order of their versions.
+const (
+	workspacesMigration = "20260401100000_workspaces"
+	activityMigration   = "20260401110000_activity_logs"
+	uploadsMigration    = "20260505100000_pending_uploads"
+)
+
+const (
+	appliedAll  = "applied " + workspacesMigration + "\napplied " + activityMigration + "\napplied " + uploadsMigration + "\n"
+	appliedNone = "nothing to apply: the schema is up to date\n"
+)
+
+// newDatabase makes a database with the newest schema.
+func newDatabase(t *testing.T) (env []string) { return environmentOf(pgtest.New(t)) }
+
+// emptyDatabase makes a database without a schema.
+func emptyDatabase(t *testing.T) (env []string) { return environmentOf(pgtest.Empty(t)) }
+
+func environmentOf(dsn string) []string {
+	return []string{"DATABASE_URL=" + dsn, "ADMIN_TOKEN=" + servertest.AdminToken, "PUSH_ALLOW_CIDRS=127.0.0.0/8"}
+}
+
+// serveOn starts a platform on an operator's database.
+func serveOn(t *testing.T, database []string, more ...string) *process {
+	t.Helper()
+	return serve(t, newFolder(t), append(database, more...)...)
+}
+
+// migrate runs a migrate command and wants it to succeed.
+func migrate(t *testing.T, database []string, args ...string) (printed string) {
+	t.Helper()
+	r := execute(t, newFolder(t), database, append([]string{"migrate"}, args...)...)
+	if r.code != 0 || r.stderr != "" {
+		t.Fatalf("migrate %q: exit code %d, stderr %q", args, r.code, r.stderr)
+	}
+	return r.stdout
+}
+
+// migrateFails runs a migrate command and wants a sentence with those words.
+func migrateFails(t *testing.T, database []string, want string, args ...string) {
+	t.Helper()
+	checkRefusal(t, execute(t, newFolder(t), database, append([]string{"migrate"}, args...)...), []string{want})
+}
+
+func wantPrinted(t *testing.T, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("printed %q, want %q", got, want)
+	}
+}
+
+func TestMigrate_GoesUpAndDownAndTellsWhereItIs(t *testing.T) {
+	t.Parallel()
+	db := emptyDatabase(t)
+	wantPrinted(t, migrate(t, db, "status"), "No migration has been applied.\nRun `platform migrate up` to apply what is pending.\n\n"+
+		"  pending  "+workspacesMigration+"\n  pending  "+activityMigration+"\n  pending  "+uploadsMigration+"\n")
+	migrateFails(t, db, "platform: … nothing to undo", "down")
+	wantPrinted(t, migrate(t, db, "up"), appliedAll)
+	wantPrinted(t, migrate(t, db, "up"), appliedNone)
+	wantPrinted(t, migrate(t, db, "down"), "undone "+uploadsMigration+"\n")
+	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+activityMigration+".\nRun `platform migrate up` to apply what is pending.\n\n"+
+		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  pending  "+uploadsMigration+"\n")
+	wantPrinted(t, migrate(t, db, "down", "5"), "undone "+activityMigration+"\nundone "+workspacesMigration+"\n")
+	wantPrinted(t, migrate(t, db, "up"), appliedAll)
+	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+uploadsMigration+": up to date.\n\n"+
+		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  applied  "+uploadsMigration+"\n")
+}
+
+func TestMigrate_ForceRecordsAVersionThatExists(t *testing.T) {
+	t.Parallel()
+	db := emptyDatabase(t)
+	migrate(t, db, "up")
+	migrate(t, db, "force", "20260401110000")
+	if status := migrate(t, db, "status"); !strings.HasPrefix(status, "The schema is at "+activityMigration+".\n") {
+		t.Errorf("after force: %s", status)
+	}
+	migrateFails(t, db, "platform: … force version 20260101000000 … no such migration", "force", "20260101000000")
+}
+
+func TestMigrate_ReplicasAtOnceApplyEachMigrationOnce(t *testing.T) {
+	t.Parallel()
+	db := emptyDatabase(t)
+	dir := newFolder(t)
+	replicas := make([]*process, 6)
+	for i := range replicas {
+		replicas[i] = start(t, dir, db, "migrate", "up")
+	}
+	var applied int
+	for i, p := range replicas {
+		if code := p.exit(t); code != 0 {
+			t.Errorf("replica %d: exit code %d: %s", i, code, p.stderr)
+		}
+		switch printed := p.stdout.String(); printed {
+		case appliedAll:
+			applied++
+		case appliedNone:
+		default:
+			t.Errorf("replica %d printed %q", i, printed)
+		}
+	}
+	if applied != 1 {
+		t.Errorf("%d replicas applied the migrations", applied)
+	}
+}
+
+// The platform is rolled out before its migration: what worked goes on working.
+func TestServe_BeforeTheUploadsMigrationPushesAndAfterItStages(t *testing.T) {
+	t.Parallel()
+	received := make(chan string, 1)
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		received <- r.Method + " " + r.URL.Path + " " + r.Header.Get("Authorization") + " " + string(body)
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"files":[{"uri":"workspace:note.txt","name":"note.txt","mimeType":"text/plain","size":5}]}`)
+	}))
+	defer receiver.Close()
+
+	db := emptyDatabase(t)
+	migrate(t, db, "up")
+	migrate(t, db, "down", "1")
+	p := serveOn(t, db)
+	poller := p.create(t, servertest.AdminToken, "poll", "")
+	pushed := p.create(t, servertest.AdminToken, "push", receiver.URL)
+	note := file{"note.txt", []byte("hello")}
+
+	r := p.upload(t, poller, note)
+	var refused struct{ Error, Detail string }
+	r.JSON(t, &refused)
+	if r.Status != http.StatusUnprocessableEntity || refused.Detail == "" ||
+		refused.Error != "workspace has no callback URL — chat upload requires push-mode + public URL" {
+		t.Errorf("poll upload without the table: %d %s", r.Status, r.Body)
+	}
+	r = p.upload(t, pushed, note)
+	if r.Status != http.StatusOK || !strings.Contains(string(r.Body), "workspace:note.txt") {
+		t.Fatalf("push upload without the table: %d %s", r.Status, r.Body)
+	}
+	got := <-received
+	if !strings.HasPrefix(got, "POST /internal/chat/uploads/ingest Bearer "+pushed.Secret+" --") || !strings.Contains(got, "\r\n\r\nhello\r\n") {
+		t.Errorf("the workspace received %q", got)
+	}
+
+	wantPrinted(t, migrate(t, db, "up"), "applied "+uploadsMigration+"\n")
+	p.stop(t)
+	p = serveOn(t, db)
+	f := p.mustUpload(t, poller, note)[0]
+	if r := p.fetch(t, poller, f.id(), nil); string(r.Body) != "hello" {
+		t.Errorf("fetch: %d %q", r.Status, r.Body)
+	}
+}

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	// patience is how long anything may take that should take a moment. It is generous, for the
+	// machine may be busy; no test waits for it unless it fails.
+	patience = 30 * time.Second
+
+	// poll is how often a test looks again where nothing tells it.
+	poll = 20 * time.Millisecond
+)
+
+// process is a started binary.
+type process struct {
+	cmd            *exec.Cmd
+	stdout, stderr *output
+	url            string // set by serve
+
+	exited chan struct{} // closed when it has ended and all of its output is here
+	err    error         // of Wait; written before exited is closed
+}
+
+// leash ends process $1 when the test is gone, which closes its standard input; a test that
+// panics or runs into its timeout has no other chance. A line says that there is nothing to do.
+const leash = `read -r _ || kill -KILL "$1"`
+
+// start runs the binary in dir. Its environment is env and nothing else that means anything to
+// the platform, with a free port by default. It is killed at the end of the test.
+func start(t *testing.T, dir string, env []string, args ...string) *process {
+	t.Helper()
+	p := &process{cmd: exec.Command(binary, args...), stdout: newOutput(), stderr: newOutput(), exited: make(chan struct{})}
+	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, p.stdout, p.stderr
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir(), "ADDR=127.0.0.1:0"}, env...)
+	p.cmd.WaitDelay = 5 * time.Second // for a child that keeps the output open, which is a fault
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	guard := exec.Command("/bin/sh", "-c", leash, "sh", strconv.Itoa(p.pid()))
+	hold, err := guard.StdinPipe()
+	if err == nil {
+		err = guard.Start()
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.exited)
+	}()
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill()
+		<-p.exited
+		if guard.Process != nil {
+			fmt.Fprintln(hold, "ended")
+			_ = guard.Wait()
+		}
+		if t.Failed() {
+			t.Logf("platform %q, stdout:\n%s\nend of stderr:\n%s", args, p.stdout, p.stderr.end())
+		}
+	})
+	if err != nil {
+		t.Fatalf("start the leash: %v", err)
+	}
+	return p
+}
+
+var servingLine = regexp.MustCompile(`"msg":"serving","addr":"([^"]+)"`)
+
+// serve starts a platform and returns when it serves.
+func serve(t *testing.T, dir string, env ...string) *process {
+	t.Helper()
+	p := start(t, dir, env)
+	p.url = "http://" + p.await(t, p.stderr, servingLine)
+	return p
+}
+
+// result is what a run left.
+type result struct {
+	code           int
+	stdout, stderr string
+}
+
+// execute runs the binary to its end.
+func execute(t *testing.T, dir string, env []string, args ...string) result {
+	t.Helper()
+	p := start(t, dir, env, args...)
+	return result{p.exit(t), p.stdout.String(), p.stderr.String()}
+}
+
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+func (p *process) signal(t *testing.T, sig syscall.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		t.Fatalf("signal the platform: %v", err)
+	}
+}
+
+// kill ends the process as nothing can prepare for.
+func (p *process) kill(t *testing.T) {
+	t.Helper()
+	p.signal(t, syscall.SIGKILL)
+	p.exit(t)
+}
+
+// stop ends the process as Ctrl-C does.
+func (p *process) stop(t *testing.T) {
+	t.Helper()
+	p.signal(t, syscall.SIGINT)
+	if code := p.exit(t); code != 0 {
+		t.Fatalf("exit code %d after SIGINT", code)
+	}
+}
+
+// exit waits for the end and returns the exit code, -1 if it was a signal.
+func (p *process) exit(t *testing.T) int {
+	t.Helper()
+	select {
+	case <-p.exited:
+	case <-time.After(patience):
+		t.Fatalf("the platform still runs after %s", patience)
+	}
+	if errors.Is(p.err, exec.ErrWaitDelay) {
+		t.Fatal("the platform has ended, but a process that it started keeps its output open")
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// await waits until the output has a match, and returns its first group.
+func (p *process) await(t *testing.T, o *output, pattern *regexp.Regexp) string {
+	t.Helper()
+	deadline := time.After(patience)
+	for ended := false; ; {
+		text, grown := o.now()
+		if match := pattern.FindStringSubmatch(text); match != nil {
+			return match[len(match)-1]
+		}
+		if ended {
+			t.Fatalf("the platform ended (%v) without printing %s", p.cmd.ProcessState, pattern)
+		}
+		select {
+		case <-grown:
+		case <-p.exited:
+			ended = true
+		case <-deadline:
+			t.Fatalf("after %s the platform has not printed %s", patience, pattern)
+		}
+	}
+}
+
+var postgresLine = regexp.MustCompile(`"msg":"postgresql started","pid":(\d+)`)
+
+// postgres returns the process id of its private PostgreSQL.
+func (p *process) postgres(t *testing.T) int {
+	t.Helper()
+	pid, err := strconv.Atoi(p.await(t, p.stderr, postgresLine))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+// gone reports whether a process has ended; one that nobody has waited for yet has.
+func gone(pid int) bool {
+	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		return true
+	}
+	command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && len(command) == 0
+}
+
+// eventually waits until done.
+func eventually(t *testing.T, limit time.Duration, what string, done func() bool) {
+	t.Helper()
+	deadline := time.After(limit)
+	again := time.NewTicker(poll)
+	defer again.Stop()
+	for !done() {
+		select {
+		case <-again.C:
+		case <-deadline:
+			t.Fatalf("after %s still not: %s", limit, what)
+		}
+	}
+}
+
+// output collects what a process prints, and lets a test wait for more.
+type output struct {
+	mu    sync.Mutex
+	b     bytes.Buffer
+	grown chan struct{} // closed, and made anew, at every write
+}
+
+func newOutput() *output { return &output{grown: make(chan struct{})} }
+
+// Write implements io.Writer.
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	close(o.grown)
+	o.grown = make(chan struct{})
+	return o.b.Write(p)
+}
+
+// now returns all so far, and a channel that is closed when there is more.
+func (o *output) now() (string, <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String(), o.grown
+}
+
+// end returns what it printed last, which is what a failure is about.
+func (o *output) end() string {
+	text := o.String()
+	return text[max(0, len(text)-4<<10):]
+}
+
+// String returns all so far.
+func (o *output) String() string {
+	text, _ := o.now()
+	return text
+}
