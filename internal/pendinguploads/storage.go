@@ -13,7 +13,9 @@
 // What every Storage promises, and storagetest checks:
 //
 //   - Stage is all or nothing: when it returns nil, every file of the batch and an inbox
-//     row for each are durable; otherwise there is no trace of any.
+//     row for each are durable; otherwise there is no trace of any. (Should the connection
+//     break while it commits, nobody can tell it which of the two it was: then it returns an
+//     error. Never are there some.)
 //   - What Open reads is byte for byte what was staged, or an error; never less with a
 //     clean end of file.
 //   - A file is kept until it is acknowledged or its time is over.

@@ -1,0 +1,131 @@
+package pendinguploads_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/lib/pq"
+
+	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
+	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/pendinguploads/storagetest"
+)
+
+const (
+	sqlExpire  = `UPDATE pending_uploads SET expires_at = now() - interval '1 second' WHERE file_id = $1`
+	sqlDelete  = `DELETE FROM pending_uploads WHERE file_id = $1`
+	sqlContent = `SELECT octet_length(content) FROM pending_uploads WHERE file_id = $1`
+	sqlChunks  = `SELECT coalesce(array_agg(octet_length(data) ORDER BY seq), '{}') FROM pending_upload_chunks WHERE file_id = $1`
+)
+
+// Planted once each and caught here: the workspace taken out of the predicate of sqlOpen,
+// sqlGet, sqlMarkFetched, sqlAck and sqlList (AnotherWorkspacesFileLooksMissing); readable
+// taken out of each (AnExpiredFileLooksMissing) or without its acked half
+// (AnAckedFileStaysReadable); acked_at set anew by each ack (AckTwiceCountsOnce); the last
+// piece not written (EverySizeComesBackByteForByte), or not read (ASweptFileNeverEndsCleanly);
+// the end of the file for ErrTruncated (ASweptFileNeverEndsCleanly).
+func TestPostgres_IsAStorage(t *testing.T) {
+	t.Parallel()
+	storagetest.Run(t, func(t *testing.T, limits pendinguploads.Limits) storagetest.Backend {
+		dsn := pgtest.New(t)
+		db := openPool(t, connector(t, dsn, false))
+		inbox := activity.New(db)
+		return storagetest.Backend{
+			Storage: pendinguploads.NewPostgres(db, openPool(t, connector(t, dsn, true)), inbox, limits),
+			Expire:  execute(db, sqlExpire),
+			Delete:  execute(db, sqlDelete),
+			Inbox: func(ctx context.Context, workspace uuid.UUID) ([]activity.Row, error) {
+				return inbox.Read(ctx, workspace, activity.Query{Oldest: true, Limit: activity.MaxLimit})
+			},
+		}
+	})
+}
+
+// What the suite allows but this backend does not do: go on after a sweep.
+func TestPostgres_SweptFileIsTruncated(t *testing.T) {
+	t.Parallel()
+	storage, db := newPostgres(t)
+	for _, c := range []struct{ readBefore, thenAt int64 }{
+		{0, pendinguploads.ChunkBytes},                                 // the second piece
+		{pendinguploads.ChunkBytes + 1, 2 * pendinguploads.ChunkBytes}, // the last
+		{pendinguploads.ChunkBytes + 1, 0},                             // back to the first
+	} {
+		f := stageBytes(t, storage, make([]byte, 2*pendinguploads.ChunkBytes+1))
+		_, content, err := storage.Open(t.Context(), f.Workspace, f.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer content.Close()
+		if _, err := io.CopyN(io.Discard, content, c.readBefore); err != nil {
+			t.Fatal(err)
+		}
+		if err := execute(db, sqlDelete)(t.Context(), f.ID); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := content.Seek(c.thenAt, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := content.Read(make([]byte, 10)); n != 0 || !errors.Is(err, pendinguploads.ErrTruncated) {
+			t.Errorf("%d bytes read, swept, read at %d: %d, %v; want ErrTruncated", c.readBefore, c.thenAt, n, err)
+		}
+	}
+}
+
+// Another layout would be read as well, but cost more: a piece a row, the first in the
+// file's own, and not one empty row.
+func TestPostgres_PiecesAreAMiB(t *testing.T) {
+	t.Parallel()
+	storage, db := newPostgres(t)
+	const mib = pendinguploads.ChunkBytes
+	for _, c := range []struct {
+		size, first int64
+		chunks      []int64
+	}{
+		{0, 0, nil}, {1, 1, nil}, {mib, mib, nil}, {mib + 1, mib, []int64{1}}, {2 * mib, mib, []int64{mib}}, {2*mib + 7, mib, []int64{mib, 7}},
+	} {
+		f := stageBytes(t, storage, make([]byte, c.size))
+		var first int64
+		if err := db.QueryRow(sqlContent, f.ID).Scan(&first); err != nil || first != c.first {
+			t.Errorf("size %d: the first piece has %d bytes (%v), want %d", c.size, first, err, c.first)
+		}
+		var chunks []int64
+		if err := db.QueryRow(sqlChunks, f.ID).Scan(pq.Array(&chunks)); err != nil || !slices.Equal(chunks, c.chunks) {
+			t.Errorf("size %d: the other pieces have %v bytes (%v), want %v", c.size, chunks, err, c.chunks)
+		}
+	}
+}
+
+// A slow client holds nothing between two reads: ten readers midway and a pool of one.
+func TestPostgres_AnOpenFileHoldsNoConnection(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // without it a pool that is used up hangs
+	defer cancel()
+	storage, db := newPostgres(t)
+	db.SetMaxOpenConns(1)
+	want := bytes.Repeat([]byte("0123456789abcdef"), pendinguploads.ChunkBytes/16+1)
+	f := stageBytes(t, storage, want)
+	var open []io.Reader
+	for range 10 {
+		_, content, err := storage.Open(ctx, f.Workspace, f.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer content.Close()
+		if _, err := io.CopyN(io.Discard, content, 1); err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, content)
+	}
+	for _, content := range open {
+		if got, err := io.ReadAll(content); err != nil || !bytes.Equal(got, want[1:]) {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+	}
+}
