@@ -168,7 +168,8 @@ func (l *loader) origins(name, value string) []string {
 	origins := list(value)
 	for _, o := range origins {
 		u, err := url.Parse(o)
-		if o != "*" && (err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || o != u.Scheme+"://"+u.Host) {
+		if o != "*" && (err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || o != u.Scheme+"://"+u.Host ||
+			strings.Contains(u.Host, "*")) { // it would be compared as it stands, and match nothing
 			l.bad(name, o, "origins such as https://canvas.example, without a path, separated by commas, or *")
 		}
 	}

@@ -1,0 +1,107 @@
+package activity_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/DATA-DOG/go-sqlmock"
+	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/activity"
+)
+
+// The statements on which the cursor rests, to the letter: a change to one is to be meant,
+// and seen in review.
+const (
+	appendRows = `
+WITH counter AS (
+    INSERT INTO activity_counters AS c (workspace_id, last_seq) VALUES ($1, $2)
+    ON CONFLICT (workspace_id) DO UPDATE SET last_seq = c.last_seq + excluded.last_seq
+    RETURNING last_seq
+)
+INSERT INTO activity_logs (workspace_id, seq, activity_type, source_id, target_id, method, summary,
+    request_body, response_body, body_bytes, duration_ms, status, error_detail)
+SELECT $1, counter.last_seq - $2 + r.n, r.activity_type, r.source_id, r.target_id, r.method, r.summary,
+    r.request_body, r.response_body, r.body_bytes, r.duration_ms, r.status, r.error_detail
+FROM counter, unnest($3::text[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::json[], $9::json[],
+    $10::integer[], $11::bigint[], $12::text[], $13::text[])
+    WITH ORDINALITY AS r (activity_type, source_id, target_id, method, summary, request_body, response_body,
+    body_bytes, duration_ms, status, error_detail, n)`
+
+	seqOf = "SELECT seq FROM activity_logs WHERE id = $1 AND workspace_id = $2"
+
+	pageAfter = `SELECT id, seq, workspace_id, activity_type, source_id, target_id, method, summary, request_body, response_body,
+    duration_ms, status, error_detail, created_at FROM (
+    SELECT *, sum(body_bytes) OVER (ORDER BY seq ASC) - body_bytes AS bytes_before FROM (
+        SELECT * FROM activity_logs WHERE workspace_id = $1 AND seq > $4 ORDER BY seq ASC LIMIT $2
+    ) picked
+) page WHERE bytes_before <= $3 ORDER BY seq ASC`
+)
+
+var errDatabase = errors.New("the database fails")
+
+func newMocked(t *testing.T) (*activity.Inbox, sqlmock.Sqlmock) {
+	t.Helper()
+	db, mock, err := sqlmock.New(sqlmock.QueryMatcherOption(sqlmock.QueryMatcherEqual))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := mock.ExpectationsWereMet(); err != nil {
+			t.Error(err)
+		}
+		db.Close()
+	})
+	return activity.New(db), mock
+}
+
+func TestRecord_IsOneStatementAndACommit(t *testing.T) {
+	t.Parallel()
+	workspace, source := uuid.New(), uuid.New()
+	took := time.Second
+	e := activity.Entry{Type: "a2a_receive", SourceID: known(source), Method: "message/send", RequestBody: []byte(`{"a":1}`), Duration: &took}
+	for _, commits := range []error{nil, errDatabase} {
+		in, mock := newMocked(t)
+		mock.ExpectBegin()
+		mock.ExpectExec(appendRows).WithArgs(workspace, 1, `{"a2a_receive"}`, `{"`+source.String()+`"}`, `{NULL}`, `{"message/send"}`, `{NULL}`,
+			`{"{\"a\":1}"}`, `{NULL}`, `{7}`, `{1000}`, `{NULL}`, `{NULL}`).WillReturnResult(sqlmock.NewResult(0, 1))
+		mock.ExpectCommit().WillReturnError(commits)
+		if err := in.Record(t.Context(), workspace, e); !errors.Is(err, commits) {
+			t.Errorf("%v, want %v", err, commits)
+		}
+	}
+}
+
+func TestRead_FollowsTheCursorByTwoStatements(t *testing.T) {
+	t.Parallel()
+	in, mock := newMocked(t)
+	workspace, last := uuid.New(), uuid.New()
+	mock.ExpectQuery(seqOf).WithArgs(last, workspace).WillReturnRows(sqlmock.NewRows([]string{"seq"}).AddRow(41))
+	mock.ExpectQuery(pageAfter).WithArgs(workspace, 7, activity.PageBytes, 41).WillReturnRows(sqlmock.NewRows([]string{"id"}))
+	if rows, err := in.Read(t.Context(), workspace, activity.Query{After: known(last), Limit: 7}); err != nil || len(rows) > 0 {
+		t.Errorf("%v, %v", rows, err)
+	}
+}
+
+// A page that breaks off is no page: a reader would take what is missing for not there.
+func TestRead_GivesNoPartOfAPageThatFails(t *testing.T) {
+	t.Parallel()
+	columns := []string{"id", "seq", "workspace_id", "activity_type", "source_id", "target_id", "method", "summary", "request_body",
+		"response_body", "duration_ms", "status", "error_detail", "created_at"}
+	row := sqlmock.NewRows(columns).AddRow(uuid.NewString(), 1, uuid.NewString(), "a2a_receive", nil, nil, nil, nil, nil, nil, nil, nil, nil, time.Now())
+	for name, rows := range map[string]*sqlmock.Rows{
+		"second row fails":    row.AddRow(uuid.NewString(), 2, uuid.NewString(), "a2a_receive", nil, nil, nil, nil, nil, nil, nil, nil, nil, time.Now()).RowError(1, errDatabase),
+		"row of another form": sqlmock.NewRows(columns[:1]).AddRow("x"),
+	} {
+		db, mock, err := sqlmock.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		mock.ExpectQuery("SELECT").WillReturnRows(rows)
+		if page, err := activity.New(db).Read(t.Context(), uuid.New(), activity.Query{}); err == nil || page != nil {
+			t.Errorf("%s: %v, %v", name, page, err)
+		}
+		db.Close()
+	}
+}

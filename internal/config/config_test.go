@@ -1,0 +1,247 @@
+package config_test
+
+import (
+	"log/slog"
+	"net/netip"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/molecule-ai/platform/internal/config"
+)
+
+// parse is what the binary does with its command line and environment.
+func parse(t *testing.T, args ...string) config.Settings {
+	t.Helper()
+	var s config.Settings
+	parser, err := kong.New(&s)
+	if err == nil {
+		_, err = parser.Parse(args)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// unset takes every setting out of the environment for the time of the test.
+func unset(t *testing.T) {
+	t.Helper()
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[config.Settings]()) {
+		name := f.Tag.Get("env")
+		t.Setenv(name, "") // so that it is restored
+		if err := os.Unsetenv(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestLoad_Defaults(t *testing.T) {
+	unset(t)
+	want := config.Config{
+		Addr: "127.0.0.1:8080", DataDir: "data", OpenRegistration: true,
+		MaxFileBytes: 100 << 20, MaxRequestBytes: 100 << 20, MaxFiles: 64, MaxUploads: 256, MaxDownloads: 256,
+		PendingTTL: 24 * time.Hour, LogLevel: slog.LevelInfo, LogFormat: "json",
+	}
+	c, err := parse(t).Load()
+	if err != nil || !reflect.DeepEqual(c, want) || !c.Embedded() {
+		t.Errorf("got  %+v, %v\nwant %+v", c, err, want)
+	}
+}
+
+func TestLoad_EverySettingByItsVariable(t *testing.T) {
+	unset(t)
+	want := config.Config{
+		Addr: ":9", DatabaseURL: "postgres://u:p@db.example/platform", DataDir: "/d", SpoolDir: "/s", AdminToken: "admin",
+		OpenRegistration: true, CORSOrigins: []string{"https://a.example", "http://b.example:8080"},
+		TrustedProxies: []string{"10.0.0.0/8", "fd00::1/128"}, PushAllowCIDRs: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")},
+		MaxFileBytes: 1, MaxRequestBytes: 2 << 30, MaxFiles: 3, MaxUploads: 4, MaxDownloads: 5,
+		PendingTTL: 90 * time.Minute, LogLevel: slog.LevelDebug, LogFormat: "text",
+	}
+	values := map[string]string{
+		"ADDR": ":9", "DATABASE_URL": want.DatabaseURL, "DATA_DIR": "/d", "SPOOL_DIR": "/s", "ADMIN_TOKEN": "admin", "REGISTRATION": "open",
+		"CORS_ORIGINS": " https://a.example,, http://b.example:8080 ", "TRUSTED_PROXIES": "10.1.2.3/8,fd00::1", "PUSH_ALLOW_CIDRS": "192.168.7.7/16",
+		"MAX_FILE_BYTES": "1", "MAX_REQUEST_BYTES": "2GiB", "MAX_FILES": "3", "MAX_UPLOADS": "4", "MAX_DOWNLOADS": "5",
+		"PENDING_TTL": "1h30m", "LOG_LEVEL": "debug", "LOG_FORMAT": "text",
+	}
+	var args []string
+	for name, value := range values {
+		t.Setenv(name, value)
+		args = append(args, "--"+kebab(name)+"="+value)
+	}
+	check := func(how string, s config.Settings) {
+		t.Helper()
+		v := reflect.ValueOf(s)
+		for i := range v.NumField() {
+			if name := v.Type().Field(i).Tag.Get("env"); v.Field(i).String() != values[name] {
+				t.Errorf("%s: %s is %q, want %q", how, name, v.Field(i), values[name])
+			}
+		}
+		c, err := s.Load()
+		if err != nil || !reflect.DeepEqual(c, want) || c.Embedded() {
+			t.Errorf("%s: got  %+v, %v\nwant %+v", how, c, err, want)
+		}
+	}
+	check("variables", parse(t))
+	for name := range values {
+		t.Setenv(name, "overridden")
+	}
+	check("flags", parse(t, args...))
+}
+
+func kebab(variable string) string { return strings.ToLower(strings.ReplaceAll(variable, "_", "-")) }
+
+// Operators turn a variable into a flag in their heads.
+func TestSettings_FlagsAreVariablesInKebabCase(t *testing.T) {
+	t.Parallel()
+	parser, err := kong.New(&config.Settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := map[string]bool{}
+	for _, flag := range parser.Model.Flags {
+		if flag.Name == "help" {
+			continue
+		}
+		flags[flag.Name] = true
+		if len(flag.Envs) != 1 || flag.Name != kebab(flag.Envs[0]) {
+			t.Errorf("--%s has the variables %q", flag.Name, flag.Envs)
+		}
+		if flag.Help == "" || flag.Group == nil || flag.PlaceHolder == "" {
+			t.Errorf("--%s has no help, group or placeholder", flag.Name)
+		}
+	}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[config.Settings]()) {
+		if f.Type.Kind() != reflect.String {
+			t.Errorf("%s is not a string: a bad value would keep Load from reporting the others", f.Name)
+		}
+		if !flags[kebab(f.Tag.Get("env"))] {
+			t.Errorf("%s is no flag", f.Name)
+		}
+	}
+}
+
+func TestLoad_ReportsAllThatIsWrongAtOnce(t *testing.T) {
+	unset(t)
+	s := config.Settings{
+		Addr: "localhost", DatabaseURL: "postgres://u:hunter2@[", DataDir: "", AdminToken: "s3cret s3cret", Registration: "maybe",
+		CORSOrigins: "canvas.example", TrustedProxies: "proxy", PushAllowCIDRs: "10.0.0.0/33", MaxFileBytes: "big", MaxRequestBytes: "0",
+		MaxFiles: "-1", MaxUploads: "x", MaxDownloads: "", PendingTTL: "1", LogLevel: "loud", LogFormat: "xml",
+	}
+	_, err := s.Load()
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	lines := strings.Split(err.Error(), "\n")
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[config.Settings]()) {
+		name := f.Tag.Get("env")
+		n := 0
+		for _, line := range lines {
+			if strings.HasPrefix(line, name+" ") && strings.Contains(line, "; write ") {
+				n++
+			}
+		}
+		if n != 1 && name != "SPOOL_DIR" { // any folder will do
+			t.Errorf("%d lines on %s, want 1", n, name)
+		}
+	}
+	if len(lines) != 16 {
+		t.Errorf("%d lines, want 16:\n%s", len(lines), err)
+	}
+	for _, secret := range []string{"hunter2", "s3cret"} {
+		if strings.Contains(err.Error(), secret) {
+			t.Errorf("the error tells a secret:\n%s", err)
+		}
+	}
+}
+
+// The defaults with one setting changed, and whether Load takes that.
+func TestLoad_ChecksEveryValue(t *testing.T) {
+	unset(t)
+	for flag, values := range map[string]struct{ good, bad []string }{
+		"addr": {
+			good: []string{":8080", "0.0.0.0:0", "[::1]:65535", "localhost:80"},
+			bad:  []string{"", "8080", "localhost", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:http", "::1:80"},
+		},
+		"data-dir":  {good: []string{"d", "/var/lib/platform"}, bad: []string{""}},
+		"spool-dir": {good: []string{"", "/tmp"}},
+		"database-url": {
+			good: []string{"postgres://u:p@h:5432/d?sslmode=require", "postgresql://h/d", "host=h dbname=d password='with space'"},
+			bad:  []string{"mysql://u:hunter2@h/d", "postgres://u:hunter2@h:port/d", "postgres://u:hunter2%zz@h/d", "hunter2", "password='hunter2"},
+		},
+		"admin-token":  {good: []string{"x", "0123456789abcdef~!"}, bad: []string{"hunter2 ", "hunter2\n", "hunter2\x7f", "hunter2é"}},
+		"registration": {good: []string{"", "open", "closed"}, bad: []string{"OPEN", "yes", " open"}},
+		"cors-origins": {
+			good: []string{"", ",", "*", "http://localhost:3000", "https://a.example, https://b.example"},
+			bad: []string{"a.example", "https://a.example/", "https://a.example/path", "ftp://a.example", "https://u@a.example", "https://", "null",
+				"https://*.example", "https://a.example?q", "https://a.example https://b.example"},
+		},
+		"trusted-proxies":   {good: []string{"", "10.0.0.0/8", "10.0.0.1", "::1", "fd00::/8,10.0.0.1"}, bad: []string{"proxy", "10.0.0.0/33", "10.0.0", "10.0.0.0/8;::1"}},
+		"push-allow-cidrs":  {good: []string{"", "10.1.0.0/16", "::1"}, bad: []string{"10.1.0.0/-1", "*", "10.1.0.0/16/8"}},
+		"max-file-bytes":    {good: []string{"1", "100MiB", "100 MB", "1TiB", "1.5GiB"}, bad: []string{"", "0", "-1", "0.5", "1TiB1", "2TiB", "99999999999999999999", "NaN", "1e400", "MiB"}},
+		"max-request-bytes": {good: []string{"1", "104857600"}, bad: []string{"", "0", "1025GiB", "100 MiBs"}},
+		"max-files":         {good: []string{"1", "10000"}, bad: []string{"", "0", "-1", "10001", "1.5", "64 ", "0x10", "99999999999999999999"}},
+		"max-uploads":       {good: []string{"1", "100000"}, bad: []string{"", "0", "100001"}},
+		"max-downloads":     {good: []string{"1", "100000"}, bad: []string{"", "0", "100001"}},
+		"pending-ttl":       {good: []string{"1s", "24h", "8760h", "1h30m"}, bad: []string{"", "0", "999ms", "-1h", "24", "8760h1s", "1d", "9999999999h"}},
+		"log-level":         {good: []string{"debug", "info", "warn", "error", "INFO"}, bad: []string{"", "loud", "warning"}},
+		"log-format":        {good: []string{"json", "text"}, bad: []string{"", "JSON"}},
+	} {
+		for _, value := range slices.Concat(values.good, values.bad) {
+			args := []string{"--" + flag + "=" + value}
+			if flag == "database-url" {
+				args = append(args, "--admin-token=given")
+			}
+			_, err := parse(t, args...).Load()
+			name := strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+			switch good := slices.Contains(values.good, value); {
+			case good && err != nil:
+				t.Errorf("%s=%q: %v", name, value, err)
+			case !good && (err == nil || !strings.HasPrefix(err.Error(), name+" ") || strings.Contains(err.Error(), "\n")):
+				t.Errorf("%s=%q: %v, want one line on it", name, value, err)
+			case err != nil && strings.Contains(err.Error(), "hunter2"):
+				t.Errorf("%s=%q: the error tells a secret: %v", name, value, err)
+			}
+		}
+	}
+}
+
+// On the operator's database nothing is automatic, and nothing is open by default.
+func TestLoad_OperatorsDatabase(t *testing.T) {
+	unset(t)
+	s := parse(t, "--database-url=postgres://u:hunter2@h/d")
+	_, err := s.Load()
+	if err == nil || !strings.HasPrefix(err.Error(), "ADMIN_TOKEN ") || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("without an admin token: %v", err)
+	}
+	s.AdminToken = "admin"
+	c, err := s.Load()
+	if err != nil || c.Embedded() || c.OpenRegistration {
+		t.Errorf("%+v, %v, want registration closed", c, err)
+	}
+	s.Registration = "open"
+	if c, err = s.Load(); err != nil || !c.OpenRegistration {
+		t.Errorf("%+v, %v, want registration open", c, err)
+	}
+	if c, err = parse(t, "--registration=closed").Load(); err != nil || c.OpenRegistration {
+		t.Errorf("private database: %+v, %v, want registration closed", c, err)
+	}
+}
+
+func TestLoadDatabase_ChecksOnlyTheDatabase(t *testing.T) {
+	t.Parallel()
+	broken := config.Settings{Addr: "nowhere", MaxFiles: "none", DatabaseURL: "postgres://h/d", DataDir: "d"}
+	if url, dir, err := broken.LoadDatabase(); err != nil || url != broken.DatabaseURL || dir != "d" {
+		t.Errorf("%q, %q, %v", url, dir, err)
+	}
+	broken.DatabaseURL, broken.DataDir = "postgres://u:hunter2@[", ""
+	_, _, err := broken.LoadDatabase()
+	if err == nil || strings.Contains(err.Error(), "hunter2") || strings.Count(err.Error(), "\n") != 1 {
+		t.Errorf("%v, want a line on DATABASE_URL and one on DATA_DIR, and no password", err)
+	}
+}
