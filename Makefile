@@ -9,7 +9,6 @@ MAKEFLAGS += --no-builtin-rules
 export GOTOOLCHAIN := auto
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-GO_FILES := $(shell git ls-files '*.go' go.mod go.sum 2>/dev/null)
 PYTHON := .venv/bin/python
 FUZZTIME ?= 20s
 ARGS ?= up

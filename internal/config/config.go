@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -37,6 +38,8 @@ type Settings struct {
 	MaxFiles        string `group:"limits" env:"MAX_FILES" default:"64" placeholder:"N" help:"Files in one upload."`
 	MaxUploads      string `group:"limits" env:"MAX_UPLOADS" default:"256" placeholder:"N" help:"Uploads in flight; more are asked to come back."`
 	MaxDownloads    string `group:"limits" env:"MAX_DOWNLOADS" default:"256" placeholder:"N" help:"Files being fetched; more are asked to come back."`
+	MaxMessages     string `group:"limits" env:"MAX_MESSAGES" default:"256" placeholder:"N" help:"Messages that push workspaces are working on; more are asked to come back."`
+	MaxJSONBytes    string `group:"limits" name:"max-json-bytes" env:"MAX_JSON_BYTES" default:"32MiB" placeholder:"SIZE" help:"Messages and inbox pages held in memory at once; more are asked to come back. At least 4MiB."`
 	PendingTTL      string `group:"limits" name:"pending-ttl" env:"PENDING_TTL" default:"24h" placeholder:"TIME" help:"How long a file waits to be acknowledged."`
 	LogLevel        string `group:"serving" env:"LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"Least level to log: debug, info, warn or error."`
 	LogFormat       string `group:"serving" env:"LOG_FORMAT" default:"json" placeholder:"FORMAT" help:"Form of log lines: json or text."`
@@ -58,6 +61,8 @@ type Config struct {
 	MaxFiles         int
 	MaxUploads       int
 	MaxDownloads     int
+	MaxMessages      int
+	MaxJSONBytes     int64
 	PendingTTL       time.Duration
 	LogLevel         slog.Level
 	LogFormat        string // json or text
@@ -65,10 +70,11 @@ type Config struct {
 
 // The bounds of what can be set. They guard against slips, not against operators.
 const (
-	maxBytes    = 1 << 40
-	maxFiles    = 10_000
-	maxInFlight = 100_000
-	maxTTL      = 365 * 24 * time.Hour
+	maxBytes     = 1 << 40
+	maxFiles     = 10_000
+	maxInFlight  = 100_000
+	minJSONBytes = 4 << 20 // a page of the inbox and its last row
+	maxTTL       = 365 * 24 * time.Hour
 )
 
 // Embedded reports whether the platform brings its own PostgreSQL.
@@ -81,7 +87,7 @@ func (s Settings) Load() (Config, error) {
 		Addr:            l.address("ADDR", s.Addr),
 		DatabaseURL:     l.database("DATABASE_URL", s.DatabaseURL),
 		DataDir:         l.required("DATA_DIR", s.DataDir),
-		SpoolDir:        s.SpoolDir,
+		SpoolDir:        l.writable("SPOOL_DIR", s.SpoolDir),
 		AdminToken:      l.token("ADMIN_TOKEN", s.AdminToken),
 		CORSOrigins:     l.origins("CORS_ORIGINS", s.CORSOrigins),
 		PushAllowCIDRs:  l.prefixes("PUSH_ALLOW_CIDRS", s.PushAllowCIDRs),
@@ -90,6 +96,8 @@ func (s Settings) Load() (Config, error) {
 		MaxFiles:        l.count("MAX_FILES", s.MaxFiles, maxFiles),
 		MaxUploads:      l.count("MAX_UPLOADS", s.MaxUploads, maxInFlight),
 		MaxDownloads:    l.count("MAX_DOWNLOADS", s.MaxDownloads, maxInFlight),
+		MaxMessages:     l.count("MAX_MESSAGES", s.MaxMessages, maxInFlight),
+		MaxJSONBytes:    l.size("MAX_JSON_BYTES", s.MaxJSONBytes),
 		PendingTTL:      l.duration("PENDING_TTL", s.PendingTTL),
 		LogFormat:       l.oneOf("LOG_FORMAT", s.LogFormat, "json", "text"),
 	}
@@ -98,6 +106,9 @@ func (s Settings) Load() (Config, error) {
 	}
 	if err := c.LogLevel.UnmarshalText([]byte(s.LogLevel)); err != nil {
 		l.bad("LOG_LEVEL", s.LogLevel, "debug, info, warn or error")
+	}
+	if c.MaxJSONBytes > 0 && c.MaxJSONBytes < minJSONBytes {
+		l.bad("MAX_JSON_BYTES", s.MaxJSONBytes, "at least 4MiB, so that the longest page fits")
 	}
 	registration := s.Registration
 	if registration == "" {
@@ -131,6 +142,21 @@ func (l *loader) required(name, value string) string {
 	if value == "" {
 		l.bad(name, value, "a folder")
 	}
+	return value
+}
+
+// writable takes a folder in which files can be made, or "".
+func (l *loader) writable(name, value string) string {
+	if value == "" {
+		return ""
+	}
+	f, err := os.CreateTemp(value, "writable-*")
+	if err != nil {
+		l.bad(name, value, "a folder that exists and can be written to")
+		return value
+	}
+	_ = f.Close()
+	_ = os.Remove(f.Name())
 	return value
 }
 

@@ -75,7 +75,7 @@ func (h *A2AHandler) Send(c *gin.Context) error {
 
 // sendPush calls the workspace and notes how that went.
 func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, raw []byte, entry activity.Entry) error {
-	if err := pushable(c, h.workspaces, w); err != nil {
+	if err := callable(w); err != nil {
 		return err
 	}
 	release, err := h.admission.Admit()
@@ -92,6 +92,9 @@ func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, raw []byte
 	entry.Duration = &took
 	if err != nil {
 		entry.Status, entry.ErrorDetail = activity.StatusError, "workspace unreachable"
+		if c.Request.Context().Err() != nil {
+			entry.ErrorDetail = "caller gave up before the answer"
+		}
 		h.record(c, w.ID, entry)
 		return err
 	}
@@ -126,6 +129,9 @@ func parseMessage(raw []byte) (json.RawMessage, string, error) {
 	var method string
 	if err := json.Unmarshal(envelope["method"], &method); err != nil || method == "" || len(method) > maxMethodBytes {
 		return nil, "", refuse(http.StatusBadRequest, "invalid_method", "method must be a string of 1 to 200 bytes").because(err)
+	}
+	if method == activity.MethodChatUpload {
+		return nil, "", refuse(http.StatusBadRequest, "reserved_method", "method "+method+" is the platform's own; upload the file instead")
 	}
 	message, err := modernize(raw, "params", "message", "parts")
 	if err != nil {

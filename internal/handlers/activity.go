@@ -20,6 +20,9 @@ import (
 // maxSince is the longest that since_secs may look back.
 const maxSince = 30 * 24 * time.Hour
 
+// rowBytes is about what a row takes beside its bodies.
+const rowBytes = 1 << 10
+
 // ActivityHandler is the inbox that pollers read.
 type ActivityHandler struct {
 	workspaces *workspaces.Store
@@ -42,6 +45,13 @@ func (h *ActivityHandler) List(c *gin.Context) error {
 	}
 	rows, err := h.inbox.Read(c.Request.Context(), wsauth.WorkspaceOf(c), q)
 	if err != nil {
+		return err
+	}
+	var held int64
+	for _, r := range rows {
+		held += int64(rowBytes + len(r.RequestBody) + len(r.ResponseBody))
+	}
+	if err := reserve(c, held); err != nil {
 		return err
 	}
 	c.PureJSON(http.StatusOK, rows)

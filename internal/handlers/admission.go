@@ -7,8 +7,9 @@ import (
 )
 
 // Admission bounds how many requests with large bodies are in flight, and with them the
-// memory that they take. Uploads have one and downloads another, so that files can still be
-// fetched when there is no room for more; polls and acks need none.
+// memory that they take. Uploads, downloads and calls of
+// push workspaces have one each: files can be fetched while there is no room for more, and
+// agents that think for minutes keep nobody from uploading. Acks and the like need none.
 type Admission struct {
 	slots *semaphore.Weighted
 }
@@ -22,7 +23,11 @@ func NewAdmission(n int) *Admission {
 // is told to come back is better off than who waits in a queue that grows.
 func (a *Admission) Admit() (release func(), err error) {
 	if !a.slots.TryAcquire(1) {
-		return nil, refuse(http.StatusServiceUnavailable, "saturated", "the platform is busy; retry shortly").after(saturatedSeconds)
+		return nil, saturated()
 	}
 	return func() { a.slots.Release(1) }, nil
+}
+
+func saturated() *refusal {
+	return refuse(http.StatusServiceUnavailable, "saturated", "the platform is busy; retry shortly").after(saturatedSeconds)
 }

@@ -4,8 +4,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -31,6 +31,9 @@ const (
 
 	// ingestTimeout bounds the wait for a push workspace that has the whole body.
 	ingestTimeout = 60 * time.Second
+
+	// drainTimeout is how long a client whose upload is refused may go on sending.
+	drainTimeout = 10 * time.Second
 
 	// remintSeconds is how long a workspace takes to learn of a new inbound secret: one
 	// heartbeat.
@@ -69,7 +72,7 @@ func (h *ChatFilesHandler) WithPendingUploads(storage pendinguploads.Storage, sp
 // has anything to send, and the answer is the same for all.
 func (h *ChatFilesHandler) Limits(c *gin.Context) error {
 	c.PureJSON(http.StatusOK, gin.H{
-		"per_file_bytes": h.limits.MaxFileBytes, "per_request_bytes": h.limits.MaxRequestBytes,
+		"per_file_bytes": min(h.limits.MaxFileBytes, h.limits.MaxRequestBytes), "per_request_bytes": h.limits.MaxRequestBytes,
 		"max_files": h.limits.MaxFiles, "expires_after_seconds": int64(h.limits.ExpiresAfter.Seconds()),
 	})
 	return nil
@@ -82,7 +85,8 @@ func (h *ChatFilesHandler) Upload(c *gin.Context) error {
 		return err
 	}
 	if w.Mode == workspaces.Poll && h.storage == nil {
-		return errNoCallbackURL()
+		return errNoCallbackURL("This platform does not stage files yet. The operator can turn that on with 'platform migrate up' and a restart; " +
+			"or register the workspace with delivery_mode push and a url.")
 	}
 	if w.Mode != workspaces.Poll {
 		if err := pushable(c, h.workspaces, w); err != nil {
@@ -113,9 +117,7 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 	}, h.spoolDir)
 	defer batch.Close()
 	if err := h.spool(c.Request, batch); err != nil {
-		// Let the client finish sending, within the limits and the minimum rate: one that
-		// is cut off while it sends seldom reads the answer.
-		_, _ = io.Copy(io.Discard, c.Request.Body)
+		drain(c)
 		return err
 	}
 	files, err := h.storage.Stage(c.Request.Context(), w.ID, batch.Files())
@@ -134,6 +136,20 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 	return nil
 }
 
+// drain lets the client finish sending, for a while: one that is cut off while it sends seldom
+// reads the answer. One that waits to be asked for the body reads it, and is not asked.
+func drain(c *gin.Context) {
+	if strings.EqualFold(c.GetHeader("Expect"), "100-continue") {
+		return
+	}
+	buffer := make([]byte, 32<<10)
+	for start := time.Now(); time.Since(start) < drainTimeout; {
+		if _, err := c.Request.Body.Read(buffer); err != nil {
+			return
+		}
+	}
+}
+
 // stageFailed is the answer when it is the platform that could not keep the files.
 func stageFailed(err error) *refusal {
 	return refuse(http.StatusInternalServerError, "stage_failed", "could not stage file").because(err)
@@ -150,6 +166,7 @@ func (h *ChatFilesHandler) uploadPushMode(c *gin.Context, w workspaces.Workspace
 		URL: url, Secret: w.InboundSecret, ContentType: c.GetHeader("Content-Type"), ContentLength: c.Request.ContentLength,
 		Body: c.Request.Body, RequestID: c.GetString(requestIDKey), Timeout: ingestTimeout,
 	})
+	drain(c)
 	switch {
 	case errors.Is(err, forward.ErrUnreachable):
 		return err
@@ -167,29 +184,33 @@ func relay(c *gin.Context, answer *forward.Answer) {
 	c.Data(answer.Status, answer.ContentType, answer.Body)
 }
 
-// pushable says why a workspace cannot be called, or nil. If it is only the secret that is
-// missing, it is made now.
-func pushable(c *gin.Context, store *workspaces.Store, w workspaces.Workspace) error {
+// callable says why a push workspace cannot be called, or nil.
+func callable(w workspaces.Workspace) error {
 	switch {
 	case w.URL == "" && w.Mode == "":
-		return errNoCallbackURL()
+		return errNoCallbackURL("The workspace never said how it is reached. Register it with delivery_mode poll, or with push and a url.")
 	case w.URL == "":
 		return refuse(http.StatusServiceUnavailable, "url_not_registered", "workspace url not registered yet").after(saturatedSeconds)
-	case w.InboundSecret == "":
-		if err := store.EnsureSecret(c.Request.Context(), w.ID); err != nil {
-			return err
-		}
-		logger(c).WarnContext(c, "inbound secret minted")
-		return refuse(http.StatusServiceUnavailable, "workspace_reregistering", "workspace re-registering — please retry in 30 seconds").
-			with("retry_after_seconds", remintSeconds).after(remintSeconds)
 	}
 	return nil
 }
 
+// pushable is callable for uploads, which need the inbound secret too. If that is missing, it
+// is made now.
+func pushable(c *gin.Context, store *workspaces.Store, w workspaces.Workspace) error {
+	if err := callable(w); err != nil || w.InboundSecret != "" {
+		return err
+	}
+	if err := store.EnsureSecret(c.Request.Context(), w.ID); err != nil {
+		return err
+	}
+	logger(c).WarnContext(c, "inbound secret minted")
+	return refuse(http.StatusServiceUnavailable, "workspace_reregistering", "workspace re-registering — please retry in 30 seconds").
+		with("retry_after_seconds", remintSeconds).after(remintSeconds)
+}
+
 // errNoCallbackURL is the answer from before there was staging.
-func errNoCallbackURL() *refusal {
+func errNoCallbackURL(detail string) *refusal {
 	return refuse(http.StatusUnprocessableEntity, "no_callback_url",
-		"workspace has no callback URL — chat upload requires push-mode + public URL").
-		with("detail", "The workspace cannot be called, and this platform does not stage files for it. "+
-			"The operator can turn staging on with 'platform migrate up' and a restart; or register the workspace with delivery_mode push and a url.")
+		"workspace has no callback URL — chat upload requires push-mode + public URL").with("detail", detail)
 }

@@ -26,6 +26,7 @@ var problems = []struct {
 	{wsauth.ErrUnauthorized, http.StatusUnauthorized, "unauthorized", "missing or invalid token for this workspace"},
 	{wsauth.ErrUnavailable, http.StatusServiceUnavailable, "platform_unavailable", "platform datastore unavailable — retry shortly"},
 	{wsauth.ErrInvalidWorkspaceID, http.StatusBadRequest, "invalid_workspace_id", "invalid workspace ID"},
+	{wsauth.ErrTooManyTokens, http.StatusConflict, "too_many_tokens", "the workspace has 100 live tokens; revoke one first"},
 	{wsauth.ErrTokenNotFound, http.StatusNotFound, "token_not_found", "token not found or already revoked"},
 
 	{workspaces.ErrNotFound, http.StatusNotFound, "workspace_not_found", "workspace not found"},

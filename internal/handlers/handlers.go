@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 
@@ -91,15 +90,6 @@ func readJSON(c *gin.Context, v any) error {
 		return refuse(http.StatusBadRequest, "invalid_json", "request body is not valid JSON")
 	}
 	return nil
-}
-
-// readBody reads a body of at most maxJSONBytes.
-func readBody(c *gin.Context) ([]byte, error) {
-	raw, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, maxJSONBytes))
-	if err != nil {
-		return nil, bodyError(err, maxJSONBytes)
-	}
-	return raw, nil
 }
 
 // bodyError says what a body that could not be read means. limit is what the body may have.

@@ -91,7 +91,10 @@ func BoundBody(window time.Duration) gin.HandlerFunc {
 		if body := c.Request.Body; body != nil && body != http.NoBody {
 			b := &boundBody{ReadCloser: body, conn: http.NewResponseController(c.Writer), window: window, share: max(share, 1)}
 			// Also for a body that no handler reads: net/http reads some of it before it answers.
-			b.open()
+			b.wait(window)
+			// In a copy of the request: by the body in its own, net/http tells how much of it is
+			// left and whether the client waits to be asked for it.
+			c.Request = c.Request.WithContext(c.Request.Context())
 			c.Request.Body = b
 		}
 	}
@@ -99,31 +102,35 @@ func BoundBody(window time.Duration) gin.HandlerFunc {
 
 type boundBody struct {
 	io.ReadCloser
-	conn   *http.ResponseController
-	window time.Duration
-	share  int64 // bytes that each window must bring
-	left   int64 // of the present window's share
-	err    error // what ended the body
+	conn     *http.ResponseController
+	window   time.Duration
+	share    int64         // bytes that each window must bring
+	left     int64         // of the present window's share
+	patience time.Duration // left of the present window
+	err      error         // what ended the body
 }
 
-// open begins a window.
-func (b *boundBody) open() {
+// wait bounds the next wait for the client.
+func (b *boundBody) wait(d time.Duration) {
 	// A connection without deadlines is one of a test; there is nothing to bound.
-	_ = b.conn.SetReadDeadline(time.Now().Add(b.window))
+	_ = b.conn.SetReadDeadline(time.Now().Add(d))
 }
 
-// Read implements io.Reader. The deadline moves only once the window's share has come, so
-// single bytes buy no time.
+// Read implements io.Reader. A window lasts until its share has come, so single bytes buy no
+// time; and only what is spent waiting for the client counts, not what the platform takes to
+// pass on what it has read.
 func (b *boundBody) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
 	if b.left <= 0 {
-		b.left = b.share
-		b.open()
+		b.left, b.patience = b.share, b.window
 	}
+	start := time.Now()
+	b.wait(b.patience)
 	n, err := b.ReadCloser.Read(p)
 	b.left -= int64(n)
+	b.patience -= time.Since(start)
 	switch {
 	case errors.Is(err, io.EOF):
 		// net/http goes on reading the connection to learn whether the client is there still;

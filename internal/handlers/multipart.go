@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -43,7 +44,7 @@ func (h *ChatFilesHandler) spool(r *http.Request, batch *pendinguploads.Batch) e
 			break
 		}
 		if err != nil {
-			return h.partError(err)
+			return h.partError(cmp.Or(body.err, err))
 		}
 		body.disarm()
 		field, ok := pendinguploads.PartField(part.Header)
@@ -113,11 +114,13 @@ func (cut) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 var errPartHeader = errors.New("handlers: part header too large")
 
 // headerGuard bounds what is read from the body while it is armed. mime/multipart reads ahead
-// by at most its buffer of 4 KiB, which the bound leaves room for.
+// by at most its buffer of 4 KiB, which the bound leaves room for. It keeps the error that
+// ended the body, since to net/textproto a header that could not be read on is a malformed one.
 type headerGuard struct {
 	io.Reader
 	armed bool
 	left  int
+	err   error
 }
 
 func (g *headerGuard) arm()    { g.armed, g.left = true, maxPartHeader }
@@ -125,13 +128,16 @@ func (g *headerGuard) disarm() { g.armed = false }
 
 // Read implements io.Reader.
 func (g *headerGuard) Read(p []byte) (int, error) {
-	if !g.armed {
-		return g.Reader.Read(p)
+	switch {
+	case !g.armed:
+	case g.left <= 0:
+		g.err = errPartHeader
+		return 0, g.err
+	default:
+		p = p[:min(len(p), g.left)]
 	}
-	if g.left <= 0 {
-		return 0, errPartHeader
-	}
-	n, err := g.Reader.Read(p[:min(len(p), g.left)])
+	n, err := g.Reader.Read(p)
 	g.left -= n
+	g.err = err
 	return n, err
 }

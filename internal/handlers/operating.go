@@ -36,11 +36,31 @@ func (h *OperatingHandler) Health(c *gin.Context) error {
 	return nil
 }
 
+// ask asks the database, and stops waiting when ctx is over: lib/pq goes on reading from a
+// server that has stopped, whatever its context says.
+func (h *OperatingHandler) ask(ctx context.Context) (Readiness, error) {
+	type answer struct {
+		readiness Readiness
+		err       error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		r, err := h.ready(ctx)
+		answers <- answer{r, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.readiness, a.err
+	case <-ctx.Done():
+		return Readiness{}, ctx.Err()
+	}
+}
+
 // Ready answers 200 if requests can be served, 503 and why otherwise.
 func (h *OperatingHandler) Ready(c *gin.Context) error {
 	ctx, cancel := context.WithTimeout(c.Request.Context(), readyTimeout)
 	defer cancel()
-	r, err := h.ready(ctx)
+	r, err := h.ask(ctx)
 	switch {
 	case err != nil:
 		return refuse(http.StatusServiceUnavailable, "database_unavailable", "the database does not answer").because(err)

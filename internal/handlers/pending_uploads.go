@@ -65,7 +65,8 @@ func (h *PendingUploadsHandler) Content(c *gin.Context) error {
 		}
 		return source.err
 	}
-	if c.Request.Method == http.MethodGet && c.Writer.Status() == http.StatusOK && target.written == file.Size && target.err == nil {
+	sent := c.Writer.Status() == http.StatusOK || c.Writer.Status() == http.StatusPartialContent
+	if sent && c.Request.Method == http.MethodGet && target.written == file.Size && target.err == nil {
 		c.Writer.Flush()
 		h.markFetched(c, file, time.Since(start))
 	}
@@ -85,9 +86,11 @@ func (h *PendingUploadsHandler) markFetched(c *gin.Context, file pendinguploads.
 	}
 }
 
-// fileHeaders are what an answer says of a file, and not of an error.
+// fileHeaders are what only the answer with a file has: a file that is gone looks like one
+// that never was.
 var fileHeaders = []string{
-	"Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "Content-Type", "Etag", "Repr-Digest",
+	"Accept-Ranges", "Cache-Control", "Content-Disposition", "Content-Length", "Content-Range", "Content-Security-Policy",
+	"Content-Type", "Cross-Origin-Resource-Policy", "Etag", "Repr-Digest", "X-Content-Type-Options",
 }
 
 // contentHeaders are what keeps a stranger's file harmless in a browser, and lets a client

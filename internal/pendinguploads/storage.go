@@ -5,7 +5,7 @@
 // when the workspace's poller comes. The life of a file:
 //
 //	staged   its bytes and its inbox row are on disk, committed together
-//	fetched  the workspace has read it to the end once
+//	fetched  it has been read to the end once
 //	acked    the workspace has it on its own disk and says so
 //	expired  its time is over without an ack; it can no longer be read
 //	swept    it is deleted: some time after it was acked, or when it has expired

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,6 +25,13 @@ const (
 	// the memory that uploads take: each holds a piece of a file a few times over.
 	maxConns        = 24
 	maxStagingConns = 8
+
+	// What a replica that freezes in the middle of a transaction may cost the others, who wait
+	// for its locks until PostgreSQL ends it; and what one statement may take, at most a MiB
+	// to write.
+	idleInTxTimeout  = 15 * time.Second
+	lockTimeout      = 20 * time.Second
+	statementTimeout = time.Minute
 
 	connIdleTime   = 5 * time.Minute
 	connectTimeout = 10 * time.Second
@@ -49,10 +57,10 @@ func (s *Server) openDatabase(ctx context.Context) error {
 		dsn = postgres.DSN(embeddedpg.DefaultDatabase)
 	}
 	var err error
-	if s.db, err = openPool(dsn, false, maxConns); err != nil {
+	if s.db, err = openPool(dsn, maxConns, bounded); err != nil {
 		return err
 	}
-	if s.staging, err = openPool(dsn, true, maxStagingConns); err != nil {
+	if s.staging, err = openPool(dsn, maxStagingConns, bounded, binary); err != nil {
 		return err
 	}
 	if err := s.db.PingContext(ctx); err != nil {
@@ -61,12 +69,8 @@ func (s *Server) openDatabase(ctx context.Context) error {
 	if !s.config.Embedded() {
 		return nil
 	}
-	applied, err := schema.Up(ctx, s.db)
-	if err != nil {
+	if err := s.migrate(ctx, dsn); err != nil {
 		return err
-	}
-	for _, m := range applied {
-		s.log.InfoContext(ctx, "migration applied", "migration", m.String())
 	}
 	if s.config.AdminToken == "" {
 		s.config.AdminToken, err = loadAdminToken(s.config.DataDir)
@@ -74,18 +78,54 @@ func (s *Server) openDatabase(ctx context.Context) error {
 	return err
 }
 
-// OpenDatabase connects to the database that dsn names, for commands that do not serve.
-func OpenDatabase(dsn string) (*sql.DB, error) { return openPool(dsn, false, maxConns) }
+// migrate brings the private PostgreSQL to the newest schema.
+func (s *Server) migrate(ctx context.Context, dsn string) error {
+	db, err := OpenDatabase(dsn)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	applied, err := schema.Up(ctx, db)
+	for _, m := range applied {
+		s.log.InfoContext(ctx, "migration applied", "migration", m.String())
+	}
+	return err
+}
 
-// openPool opens a pool of at most n connections. binary is how lib/pq sends parameters:
-// bytes as they are, instead of as hex. It then reads results as hex, so this is for
-// writing bytes only.
-func openPool(dsn string, binary bool, n int) (*sql.DB, error) {
+// OpenDatabase connects to the database that dsn names, for commands that do not serve. What
+// they do may take its time.
+func OpenDatabase(dsn string) (*sql.DB, error) { return openPool(dsn, maxConns) }
+
+type poolOption func(*pq.Config)
+
+// bounded limits the time of what a pool does.
+func bounded(c *pq.Config) {
+	limits := map[string]time.Duration{
+		"idle_in_transaction_session_timeout": idleInTxTimeout, "lock_timeout": lockTimeout, "statement_timeout": statementTimeout,
+	}
+	if c.Runtime == nil {
+		c.Runtime = map[string]string{}
+	}
+	for name, limit := range limits {
+		if _, set := c.Runtime[name]; !set { // the operator's URL knows better
+			c.Runtime[name] = strconv.FormatInt(limit.Milliseconds(), 10)
+		}
+	}
+}
+
+// binary makes lib/pq send bytes as they are, instead of as hex. It then reads results as hex,
+// so this is for a pool that only writes them.
+func binary(c *pq.Config) { c.BinaryParameters = true }
+
+// openPool opens a pool of at most n connections.
+func openPool(dsn string, n int, options ...poolOption) (*sql.DB, error) {
 	c, err := pq.NewConfig(dsn)
 	if err != nil {
 		return nil, errors.New("the database URL cannot be read; write postgres://user:password@host:5432/database?sslmode=require")
 	}
-	c.BinaryParameters = binary
+	for _, option := range options {
+		option(&c)
+	}
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = connectTimeout // lib/pq waits for the server's first answer whatever the context says
 	}

@@ -25,7 +25,16 @@ import (
 //go:embed openapi.yaml
 var OpenAPI []byte
 
-const preflightMaxAge = 12 * time.Hour
+const (
+	preflightMaxAge = 12 * time.Hour
+
+	// maxOpenJSONBytes is what registrations and heartbeats hold at once, which are read before
+	// anybody knows who sends them.
+	maxOpenJSONBytes = 16 << 20
+
+	// maxAnswerBytes is what a push workspace may answer: as much as it may be asked.
+	maxAnswerBytes = 1 << 20
+)
 
 // build makes the parts and puts them behind their routes.
 func (s *Server) build(ctx context.Context) (http.Handler, error) {
@@ -42,15 +51,14 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 	}
 
 	c := s.config
-	push := forward.New(forward.Options{AllowCIDRs: c.PushAllowCIDRs})
+	push := forward.New(forward.Options{AllowCIDRs: c.PushAllowCIDRs, MaxAnswerBytes: maxAnswerBytes})
 	s.tokens = wsauth.New(s.db, c.AdminToken, s.log)
 	store := workspaces.New(s.db, s.tokens, push.CheckURL)
 	inbox := activity.New(s.db)
-	admission := handlers.NewAdmission(c.MaxUploads)
 	limits := handlers.UploadLimits{
 		MaxFileBytes: c.MaxFileBytes, MaxRequestBytes: c.MaxRequestBytes, MaxFiles: c.MaxFiles, ExpiresAfter: c.PendingTTL,
 	}
-	files := handlers.NewChatFilesHandler(store, push, limits, admission)
+	files := handlers.NewChatFilesHandler(store, push, limits, handlers.NewAdmission(c.MaxUploads))
 	var pending *handlers.PendingUploadsHandler
 	if staging {
 		storage := pendinguploads.NewPostgres(s.db, s.staging, inbox, pendinguploads.Limits{
@@ -71,9 +79,10 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		registry:   handlers.NewRegistryHandler(store, s.tokens, c.OpenRegistration),
 		workspaces: handlers.NewWorkspacesHandler(store, s.tokens),
 		activity:   handlers.NewActivityHandler(store, inbox),
-		a2a:        handlers.NewA2AHandler(store, inbox, push, admission),
+		a2a:        handlers.NewA2AHandler(store, inbox, push, handlers.NewAdmission(c.MaxMessages)),
 		files:      files,
 		pending:    pending,
+		jsonBytes:  c.MaxJSONBytes,
 	})
 	return engine, nil
 }
@@ -86,11 +95,14 @@ type parts struct {
 	a2a        *handlers.A2AHandler
 	files      *handlers.ChatFilesHandler
 	pending    *handlers.PendingUploadsHandler // nil: staging is not wired
+	jsonBytes  int64                           // of messages and pages held at once
 }
 
 // route is the route table.
 func route(e *gin.Engine, tokens *wsauth.Tokens, p parts) {
 	do := handlers.Wrap
+	// Whoever has no token yet cannot use up the memory of those who have.
+	open, known := handlers.NewMemory(maxOpenJSONBytes).Account, handlers.NewMemory(p.jsonBytes).Account
 	own, admin := tokens.RequireWorkspace(handlers.Render), tokens.RequireAdmin(handlers.Render)
 
 	e.GET("/health", do(p.operating.Health))
@@ -99,14 +111,14 @@ func route(e *gin.Engine, tokens *wsauth.Tokens, p parts) {
 	e.GET("/uploads/limits", do(p.files.Limits))
 
 	// These two look at the token themselves: the workspace is named in the body.
-	e.POST("/registry/register", do(p.registry.Register))
-	e.POST("/registry/heartbeat", do(p.registry.Heartbeat))
+	e.POST("/registry/register", open, do(p.registry.Register))
+	e.POST("/registry/heartbeat", open, do(p.registry.Heartbeat))
 
-	e.POST("/workspaces", admin, do(p.workspaces.Create))
+	e.POST("/workspaces", admin, known, do(p.workspaces.Create))
 	e.GET("/workspaces", admin, do(p.workspaces.List))
 	e.DELETE("/workspaces/:id", admin, do(p.workspaces.Remove))
 
-	w := e.Group("/workspaces/:id", own)
+	w := e.Group("/workspaces/:id", own, known)
 	w.GET("", do(p.workspaces.Show))
 	w.POST("/tokens", do(p.workspaces.MintToken))
 	w.GET("/tokens", do(p.workspaces.ListTokens))

@@ -9,7 +9,6 @@ package server
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -30,9 +29,9 @@ const (
 	// bodyWindow is how long a request's body may bring less than the minimum rate.
 	bodyWindow = 20 * time.Second
 
-	// stallTimeout is how long a client may take to accept one write, which is at most a few
-	// dozen KiB.
+	// stallTimeout is how long a client may take to accept writeBytes: about 1 KiB/s.
 	stallTimeout = 30 * time.Second
+	writeBytes   = 32 << 10
 
 	// drainTimeout is how long requests in flight may go on after a stop.
 	drainTimeout = 30 * time.Second
@@ -88,9 +87,6 @@ func New(ctx context.Context, c config.Config, log *slog.Logger) (_ *Server, err
 // Addr is the address that is served, with the port that was chosen if none was named.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// AdminToken is the operator's token, as configured or as made on first start.
-func (s *Server) AdminToken() string { return s.config.AdminToken }
-
 // Run serves until ctx is done, or something that it cannot go on without fails, and then
 // stops all of it. It is called once.
 func (s *Server) Run(ctx context.Context) error {
@@ -113,7 +109,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("serve: %w", err)
 	case <-gone:
 		_ = s.http.Close()
-		return errors.New("the private PostgreSQL has ended; its log is postgres.log in the data folder")
+		return fmt.Errorf("%w; its log is postgres.log in the data folder", s.postgres.Err())
 	case <-ctx.Done():
 	}
 	s.log.InfoContext(ctx, "stopping", "at_most", drainTimeout)
@@ -167,9 +163,26 @@ type stallConn struct {
 	timeout time.Duration
 }
 
+// Write implements net.Conn. A long answer is written in slices with a deadline each: who
+// reads slowly and steadily is not one who has stopped.
 func (c stallConn) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
-		return 0, err
+	written := 0
+	for {
+		if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+			return written, err
+		}
+		n, err := c.Conn.Write(p[written:min(len(p), written+writeBytes)])
+		if written += n; err != nil || written == len(p) {
+			return written, err
+		}
 	}
-	return c.Conn.Write(p)
+}
+
+// CloseWrite is how net/http tells a client that an early answer is complete before it stops
+// reading what the client still sends.
+func (c stallConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
 }

@@ -179,7 +179,7 @@ func (s *Store) Create(ctx context.Context, name string, mode Mode, url string) 
 	return w, bearer, nil
 }
 
-// Mint makes a further token for a workspace. ErrNotFound.
+// Mint makes a further token for a workspace. ErrNotFound, wsauth.ErrTooManyTokens.
 func (s *Store) Mint(ctx context.Context, id uuid.UUID) (bearer string, token wsauth.Token, err error) {
 	err = s.inTx(ctx, func(tx *sql.Tx) error {
 		w, err := scan(tx.QueryRowContext(ctx, sqlLock, id))
@@ -188,6 +188,13 @@ func (s *Store) Mint(ctx context.Context, id uuid.UUID) (bearer string, token ws
 		}
 		if w.Status == StatusRemoved {
 			return ErrNotFound
+		}
+		live, _, err := s.tokens.History(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if live >= wsauth.MaxTokens {
+			return wsauth.ErrTooManyTokens
 		}
 		bearer, token, err = s.tokens.Issue(ctx, tx, id)
 		return err

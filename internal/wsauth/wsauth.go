@@ -38,6 +38,9 @@ var (
 	// ErrInvalidWorkspaceID: what stands in the path for a workspace is not a UUID.
 	ErrInvalidWorkspaceID = errors.New("wsauth: invalid workspace ID")
 
+	// ErrTooManyTokens: the workspace has MaxTokens live ones.
+	ErrTooManyTokens = errors.New("wsauth: too many tokens")
+
 	// ErrTokenNotFound: the workspace has no such token, or it is revoked already.
 	ErrTokenNotFound = errors.New("wsauth: no such token")
 )
@@ -57,6 +60,10 @@ const (
 	touchQueue = 256
 
 	touchTimeout = 5 * time.Second
+
+	// lookupTimeout bounds the wait for a free connection, too: better an answer to come back
+	// than none.
+	lookupTimeout = 5 * time.Second
 )
 
 const (
@@ -79,6 +86,9 @@ const (
 	sqlRevoke = `UPDATE workspace_tokens SET revoked_at = now() ` +
 		`WHERE id = $1 AND workspace_id = $2 AND revoked_at IS NULL`
 )
+
+// MaxTokens is how many live tokens a workspace may have.
+const MaxTokens = 100
 
 // A Caller is who a request comes from: the operator, or the bearer of a workspace's token.
 type Caller struct {
@@ -141,6 +151,8 @@ func (t *Tokens) authenticate(ctx context.Context, q querier, workspace uuid.UUI
 	}
 	caller := Caller{Workspace: workspace}
 	hash := sha256.Sum256([]byte(bearer))
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
 	var stale bool
 	err := q.QueryRowContext(ctx, sqlAuthenticate, hash[:], workspace).Scan(&caller.TokenID, &stale)
 	if errors.Is(err, sql.ErrNoRows) {

@@ -97,8 +97,10 @@ func (c *contract) check(request *http.Request, answer *http.Response, body []by
 // find returns what the file has for the answer. The input has no route if the answer is
 // none of an operation.
 func (c *contract) find(request *http.Request, answer *http.Response) (*openapi3filter.RequestValidationInput, *openapi3.Response, error) {
-	input := &openapi3filter.RequestValidationInput{Request: request, Options: &openapi3filter.Options{
-		ExcludeRequestBody: true, // it has been read
+	spent := request.Clone(request.Context())
+	spent.Body = http.NoBody // it has been read
+	input := &openapi3filter.RequestValidationInput{Request: spent, Options: &openapi3filter.Options{
+		ExcludeRequestBody: true,
 		AuthenticationFunc: openapi3filter.NoopAuthenticationFunc,
 	}}
 	// Routes are found as gin finds them: in the path as it is decoded.

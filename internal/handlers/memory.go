@@ -1,0 +1,78 @@
+package handlers
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+
+	"github.com/gin-gonic/gin"
+	"golang.org/x/sync/semaphore"
+)
+
+// Memory bounds what requests hold of JSON at the same time: bodies that are being read and
+// pages that are being sent. Each request has an account with it, which is settled when the
+// request is over.
+type Memory struct {
+	bytes *semaphore.Weighted
+}
+
+// NewMemory returns a budget of n bytes, counted as they are on the wire; parsed and encoded they
+// take a few times as much.
+func NewMemory(n int64) *Memory { return &Memory{bytes: semaphore.NewWeighted(n)} }
+
+const accountKey = "handlers.account"
+
+type account struct {
+	memory *Memory
+	held   int64
+}
+
+// Account opens the request's account.
+func (m *Memory) Account(c *gin.Context) {
+	a := &account{memory: m}
+	c.Set(accountKey, a)
+	defer func() { m.bytes.Release(a.held) }()
+	c.Next()
+}
+
+// reserve takes n bytes until the request is over, or refuses with a 503. A request without an
+// account is not counted.
+func reserve(c *gin.Context, n int64) error {
+	a, ok := c.Value(accountKey).(*account)
+	if !ok {
+		return nil
+	}
+	if !a.memory.bytes.TryAcquire(n) {
+		return saturated()
+	}
+	a.held += n
+	return nil
+}
+
+// bodyStep is the least that is reserved of a body at a time. What a client announces is not
+// reserved, what it sends is.
+const bodyStep = 16 << 10
+
+// readBody reads a body of at most maxJSONBytes.
+func readBody(c *gin.Context) ([]byte, error) {
+	body := http.MaxBytesReader(c.Writer, c.Request.Body, maxJSONBytes)
+	var raw []byte
+	for {
+		if len(raw) == cap(raw) {
+			grown := slices.Grow(raw, bodyStep)
+			if err := reserve(c, int64(cap(grown)-cap(raw))); err != nil {
+				return nil, err
+			}
+			raw = grown
+		}
+		n, err := body.Read(raw[len(raw):cap(raw)])
+		raw = raw[:len(raw)+n]
+		if errors.Is(err, io.EOF) {
+			return raw, nil
+		}
+		if err != nil {
+			return nil, bodyError(err, maxJSONBytes)
+		}
+	}
+}

@@ -1,0 +1,111 @@
+package handlers
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+)
+
+// deadlines is an answer's writer that notes the read deadlines it is given, as the time they
+// leave; 0 takes a deadline away.
+type deadlines struct {
+	http.ResponseWriter
+	leave []time.Duration
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error {
+	if t.IsZero() {
+		d.leave = append(d.leave, 0)
+	} else {
+		d.leave = append(d.leave, time.Until(t))
+	}
+	return nil
+}
+
+// last is the deadline that holds.
+func (d *deadlines) last() time.Duration { return d.leave[len(d.leave)-1] }
+
+// bounded returns a request's body as BoundBody leaves it, and the deadlines it sets.
+func bounded(body io.Reader, window time.Duration) (io.Reader, *deadlines) {
+	d := &deadlines{ResponseWriter: httptest.NewRecorder()}
+	c, _ := gin.CreateTestContext(d)
+	c.Request = httptest.NewRequest(http.MethodPost, "/", body)
+	BoundBody(window)(c)
+	return c.Request.Body, d
+}
+
+// A body comes a byte at a time, each after a wait. What the platform takes in between costs the
+// client nothing. Planted: a new window with every read; a window that is over at a fixed time.
+func TestBoundBody_OnlyAWholeShareBuysTime(t *testing.T) {
+	t.Parallel()
+	const window, share, wait = 10 * time.Second, 10 * minBodyRate, 20 * time.Millisecond
+	body, d := bounded(readerFunc(func(b []byte) (int, error) {
+		if len(b) == 1 {
+			<-time.After(wait)
+		}
+		return len(b), nil
+	}), window)
+	read := func(n int) (left time.Duration) {
+		t.Helper()
+		if _, err := body.Read(make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+		return d.last()
+	}
+	for range 2 {
+		if left := read(1); left < window-2*wait {
+			t.Errorf("%v left at the start of a window of %v", left, window)
+		}
+		for waits := 1; waits < 5; waits++ {
+			if left := read(1); left > window-time.Duration(waits)*wait {
+				t.Errorf("%v left of %v after %d waits of %v", left, window, waits, wait)
+			}
+		}
+		before := d.last()
+		<-time.After(20 * wait) // the platform's own doing
+		if left := read(1); left < before-10*wait {
+			t.Errorf("%v left, and %v before the platform took its time", left, before)
+		}
+		if left := read(share - 6); left > window-6*wait {
+			t.Errorf("%v left of %v after 6 waits of %v", left, window, wait)
+		}
+	}
+}
+
+// Planted: the deadline left in place at the end; taken away when the body was too slow, which
+// makes net/http wait for the rest.
+func TestBoundBody_DeadlineIsTakenAwayAtTheEndOnly(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name      string
+		err, want error
+		away      bool
+	}{
+		{"end", io.EOF, io.EOF, true},
+		{"too slow", os.ErrDeadlineExceeded, errSlowBody, false},
+		{"client gone", io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, false},
+	} {
+		body, d := bounded(failing("some bytes", c.err), time.Second)
+		for range 2 { // what has ended stays ended
+			if _, err := io.Copy(io.Discard, readerFunc(body.Read)); !errors.Is(err, c.want) && c.want != io.EOF || c.want == io.EOF && err != nil {
+				t.Errorf("%s: read ended with %v, want %v", c.name, err, c.want)
+			}
+		}
+		if away := d.last() == 0; away != c.away {
+			t.Errorf("%s: the deadline is taken away: %t", c.name, away)
+		}
+	}
+}
+
+func TestBoundBody_RequestWithoutABodyHasNoDeadline(t *testing.T) {
+	t.Parallel()
+	if body, d := bounded(http.NoBody, time.Second); body != http.NoBody || len(d.leave) > 0 {
+		t.Errorf("body %T, deadlines %v", body, d.leave)
+	}
+}
