@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -44,38 +45,24 @@ func bounded(body io.Reader, window time.Duration) (io.Reader, *deadlines) {
 // client nothing. Planted: a new window with every read; a window that is over at a fixed time.
 func TestBoundBody_OnlyAWholeShareBuysTime(t *testing.T) {
 	t.Parallel()
-	const window, share, wait = 10 * time.Second, 10 * minBodyRate, 20 * time.Millisecond
-	body, d := bounded(readerFunc(func(b []byte) (int, error) {
-		if len(b) == 1 {
-			<-time.After(wait)
-		}
-		return len(b), nil
-	}), window)
-	read := func(n int) (left time.Duration) {
-		t.Helper()
-		if _, err := body.Read(make([]byte, n)); err != nil {
-			t.Fatal(err)
-		}
-		return d.last()
-	}
-	for range 2 {
-		if left := read(1); left < window-2*wait {
-			t.Errorf("%v left at the start of a window of %v", left, window)
-		}
-		for waits := 1; waits < 5; waits++ {
-			if left := read(1); left > window-time.Duration(waits)*wait {
-				t.Errorf("%v left of %v after %d waits of %v", left, window, waits, wait)
+	synctest.Test(t, func(t *testing.T) {
+		const window, share, wait = 8 * time.Second, 8 * minBodyRate, 500 * time.Microsecond
+		body, d := bounded(readerFunc(func(b []byte) (int, error) {
+			time.Sleep(wait)
+			return 1, nil
+		}), window)
+		for n := range 2*share + 2 {
+			if n%1000 == 0 {
+				time.Sleep(time.Minute) // the platform's own doing
+			}
+			if _, err := body.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			if want := window - time.Duration(n%share)*wait; d.last() != want {
+				t.Fatalf("byte %d: %v were left, want %v", n, d.last(), want)
 			}
 		}
-		before := d.last()
-		<-time.After(20 * wait) // the platform's own doing
-		if left := read(1); left < before-10*wait {
-			t.Errorf("%v left, and %v before the platform took its time", left, before)
-		}
-		if left := read(share - 6); left > window-6*wait {
-			t.Errorf("%v left of %v after 6 waits of %v", left, window, wait)
-		}
-	}
+	})
 }
 
 // Planted: the deadline left in place at the end; taken away when the body was too slow, which
