@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
@@ -25,6 +27,11 @@ const (
 	recordTimeout = 5 * time.Second
 
 	maxMethodBytes = 200
+
+	// maxDepth is how deep a message may be nested. Parsers give up at some depth, Python's at
+	// about 1,000 levels, and a page of the inbox that a poller cannot parse is one that it never
+	// gets past.
+	maxDepth = 500
 )
 
 // A2AHandler takes messages for agents: a push workspace is called, a poll workspace finds
@@ -122,13 +129,17 @@ func (h *A2AHandler) record(c *gin.Context, workspace uuid.UUID, entry activity.
 // method.
 func parseMessage(raw []byte) (json.RawMessage, string, error) {
 	invalid := refuse(http.StatusBadRequest, "invalid_json", "request body must be a JSON-RPC object")
+	if depth(raw) > maxDepth {
+		return nil, "", refuse(http.StatusBadRequest, "invalid_json", "request body is nested more than 500 levels deep")
+	}
 	var envelope map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &envelope); err != nil || envelope == nil {
 		return nil, "", invalid.because(err)
 	}
 	var method string
-	if err := json.Unmarshal(envelope["method"], &method); err != nil || method == "" || len(method) > maxMethodBytes {
-		return nil, "", refuse(http.StatusBadRequest, "invalid_method", "method must be a string of 1 to 200 bytes").because(err)
+	err := json.Unmarshal(envelope["method"], &method)
+	if err != nil || method == "" || len(method) > maxMethodBytes || strings.ContainsFunc(method, unicode.IsControl) {
+		return nil, "", refuse(http.StatusBadRequest, "invalid_method", "method must be a string of 1 to 200 bytes without control characters").because(err)
 	}
 	if method == activity.MethodChatUpload {
 		return nil, "", refuse(http.StatusBadRequest, "reserved_method", "method "+method+" is the platform's own; upload the file instead")
@@ -138,6 +149,26 @@ func parseMessage(raw []byte) (json.RawMessage, string, error) {
 		return nil, "", invalid.because(err)
 	}
 	return storable(message), method, nil
+}
+
+// depth returns how deep the JSON raw is nested. If raw is not JSON, it is some number.
+func depth(raw []byte) int {
+	deepest, level, quoted := 0, 0, false
+	for i := 0; i < len(raw); i++ {
+		switch c := raw[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			level++
+			deepest = max(deepest, level)
+		case c == '}' || c == ']':
+			level--
+		}
+	}
+	return deepest
 }
 
 // modernize returns the JSON object raw with the elements of the array at path brought to

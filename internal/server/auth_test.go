@@ -12,6 +12,8 @@ import (
 var public = map[string]string{
 	"GET /health":         "load balancers have none; it names nothing",
 	"GET /readyz":         "load balancers have none; it names nothing",
+	"HEAD /health":        "as GET",
+	"HEAD /readyz":        "as GET",
 	"GET /openapi.yaml":   "the contract is no secret",
 	"GET /uploads/limits": "a client asks before it has anything to send, and the answer is the same for all",
 }

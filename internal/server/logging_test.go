@@ -146,7 +146,8 @@ func TestLog_CannotBeForged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	must(t, p, http.StatusOK, "POST", "/workspaces/"+w.ID+"/a2a", w.Token, `{"method":`+string(quoted)+`}`, nil)
+	must(t, p, http.StatusBadRequest, "POST", "/workspaces/"+w.ID+"/a2a", w.Token, `{"method":`+string(quoted)+`}`, nil)
+	must(t, p, http.StatusOK, "POST", "/workspaces/"+w.ID+"/a2a", w.Token, `{"method":"\",\"forged\":\"\u2028"}`, nil)
 	must(t, p, http.StatusCreated, "POST", "/workspaces", admin, `{"name":`+string(quoted)+`}`, nil)
 	call(t, p, "GET", "/%0A%7B%22msg%22:%22forged%22%7D?a=%0A", "", "")
 	call(t, p, "GET", "/workspaces/%0A%7B%22msg%22:%22forged%22%7D", admin, "")

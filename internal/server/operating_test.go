@@ -20,6 +20,11 @@ func TestOperating_HealthAndReadiness(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	isJSON(t, call(t, p, "GET", "/health", "", ""), http.StatusOK, `{"status":"ok"}`)
+	for _, path := range []string{"/health", "/readyz"} {
+		if r := call(t, p, "HEAD", path, "", ""); r.Status != http.StatusOK || len(r.Body) > 0 {
+			t.Errorf("HEAD %s: %d %q", path, r.Status, r.Body)
+		}
+	}
 	var ready struct {
 		Status  string
 		Version uint `json:"schema_version"`

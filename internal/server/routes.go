@@ -105,8 +105,10 @@ func route(e *gin.Engine, tokens *wsauth.Tokens, p parts) {
 	open, known := handlers.NewMemory(maxOpenJSONBytes).Account, handlers.NewMemory(p.jsonBytes).Account
 	own, admin := tokens.RequireWorkspace(handlers.Render), tokens.RequireAdmin(handlers.Render)
 
-	e.GET("/health", do(p.operating.Health))
-	e.GET("/readyz", do(p.operating.Ready))
+	for _, method := range []string{http.MethodGet, http.MethodHead} { // probes use both
+		e.Handle(method, "/health", do(p.operating.Health))
+		e.Handle(method, "/readyz", do(p.operating.Ready))
+	}
 	e.GET("/openapi.yaml", func(c *gin.Context) { c.Data(http.StatusOK, "application/yaml", OpenAPI) })
 	e.GET("/uploads/limits", do(p.files.Limits))
 

@@ -49,7 +49,7 @@ func TestCheck_SeesWhatIsNotInTheFile(t *testing.T) {
 		"unknown path is served":    {path: "/nowhere", status: 200, body: `{}`, want: "404"},
 		"other method":              {method: "PUT", path: "/health", status: 405, header: "Allow: GET", body: `{"error":"x","code":"method_not_allowed"}`},
 		"other method, no Allow":    {method: "PUT", path: "/health", status: 405, body: `{"error":"x","code":"method_not_allowed"}`, want: "Allow"},
-		"other method is served":    {method: "HEAD", path: "/health", status: 200, want: "405"},
+		"other method is served":    {method: "HEAD", path: "/uploads/limits", status: 200, want: "405"},
 		"HEAD without its headers":  {method: "HEAD", path: "/workspaces/" + anyID + "/pending-uploads/" + anyID + "/content", status: 200, want: "header"},
 		"304 without its headers":   {path: "/workspaces/" + anyID + "/pending-uploads/" + anyID + "/content", status: 304, want: "header"},
 		"304 with a body":           {path: "/workspaces/" + anyID + "/pending-uploads/" + anyID + "/content", status: 304, body: "x", want: "body"},
