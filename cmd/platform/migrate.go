@@ -82,6 +82,7 @@ func withDatabase(env *environment, settings *config.Settings, do func(*sql.DB) 
 		return fmt.Errorf("%w:\n%w", errConfig, err)
 	}
 	if dsn == "" {
+		fmt.Fprintf(env.stderr, "DATABASE_URL is empty: this is about the private PostgreSQL in %s\n", dataDir)
 		postgres, err := embeddedpg.Start(env.ctx, embeddedpg.Options{DataDir: dataDir})
 		if err != nil {
 			return err

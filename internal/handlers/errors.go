@@ -45,7 +45,7 @@ var problems = []struct {
 		"url points to a private or reserved address, which this platform does not call"},
 
 	{activity.ErrCursorGone, http.StatusGone, "cursor_gone",
-		"since_id is unknown or was pruned; omit since_id to start again from the newest rows"},
+		"since_id is unknown or was pruned; omit since_id to start again, with order=asc from the oldest row"},
 
 	{pendinguploads.ErrNotFound, http.StatusNotFound, "pending_upload_not_found", "pending upload not found, expired, or already acked"},
 	{pendinguploads.ErrTruncated, http.StatusNotFound, "pending_upload_not_found", "pending upload not found, expired, or already acked"},
