@@ -44,9 +44,10 @@ lint: setup-go .venv/ready ## Check form and sense of the Go and Python code.
 	$(PYTHON) -m ruff format --check workspace
 	cd workspace && ../$(PYTHON) -m mypy --strict .
 
+# Never from the cache: it does not know that PostgreSQL or python3 has changed or is gone.
 .PHONY: test-go
 test-go: setup-test ## The Go tests, on a real PostgreSQL that they start themselves.
-	go tool gotestsum --format pkgname-and-test-fails -- -race -timeout 12m -covermode atomic -coverprofile coverage.out ./...
+	go tool gotestsum --format pkgname-and-test-fails -- -race -count 1 -timeout 12m -covermode atomic -coverprofile coverage.out ./...
 
 # The storage is the part that must not lose a file: there is no line of it that no test runs.
 .PHONY: coverage
