@@ -137,7 +137,7 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 }
 
 // drain lets the client finish sending, for a while: one that is cut off while it sends seldom
-// reads the answer. One that waits to be asked for the body reads it, and is not asked.
+// reads the answer. One that sends Expect does, and must not be asked for what nobody wants.
 func drain(c *gin.Context) {
 	if strings.EqualFold(c.GetHeader("Expect"), "100-continue") {
 		return

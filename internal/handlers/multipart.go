@@ -81,7 +81,7 @@ func (h *ChatFilesHandler) spoolFile(part *multipart.Part, batch *pendinguploads
 		return refuse(http.StatusRequestEntityTooLarge, "file_too_large", "file exceeds per-file cap").
 			with("filename", pendinguploads.SanitizeFilename(name)).with("max", h.limits.MaxFileBytes).because(err)
 	case errors.Is(err, pendinguploads.ErrSpool):
-		return stageFailed(err)
+		return err
 	default:
 		return h.partError(err)
 	}

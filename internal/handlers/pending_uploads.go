@@ -177,24 +177,15 @@ func (h *PendingUploadsHandler) Ack(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	first, err := h.storage.Ack(c.Request.Context(), wsauth.WorkspaceOf(c), id)
+	f, first, err := h.storage.Ack(c.Request.Context(), wsauth.WorkspaceOf(c), id)
 	if err != nil {
 		return err
 	}
 	if first {
-		h.logAcked(c, id)
+		logger(c).InfoContext(c, "acked", "file_id", f.ID, "filename", f.Name, "size", f.Size, "duration", time.Since(f.CreatedAt))
 	}
 	c.PureJSON(http.StatusOK, gin.H{"acked": true})
 	return nil
-}
-
-// logAcked says which file it was; that takes a query more, once for each file.
-func (h *PendingUploadsHandler) logAcked(c *gin.Context, id uuid.UUID) {
-	log := logger(c).With("file_id", id)
-	if f, err := h.storage.Get(c.Request.Context(), wsauth.WorkspaceOf(c), id); err == nil {
-		log = log.With("filename", f.Name, "size", f.Size, "duration", time.Since(f.CreatedAt))
-	}
-	log.InfoContext(c, "acked")
 }
 
 // List shows what is staged, oldest first.

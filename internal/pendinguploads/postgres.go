@@ -45,7 +45,7 @@ const (
 		`WHERE file_id = $1 AND workspace_id = $2 AND fetched_at IS NULL AND ` + readable
 
 	sqlAck = `UPDATE pending_uploads SET acked_at = now() ` +
-		`WHERE file_id = $1 AND workspace_id = $2 AND acked_at IS NULL AND expires_at > now()`
+		`WHERE file_id = $1 AND workspace_id = $2 AND acked_at IS NULL AND expires_at > now() RETURNING ` + fileColumns
 
 	sqlList = `SELECT ` + fileColumns + ` FROM pending_uploads ` +
 		`WHERE workspace_id = $1 AND ` + readable + ` %s ORDER BY created_at, file_id LIMIT $2`
@@ -204,18 +204,17 @@ func (p *Postgres) MarkFetched(ctx context.Context, workspace, id uuid.UUID) (bo
 
 // Ack implements Storage. The first of several at once is the one whose update found the
 // file unacknowledged; times would not tell them apart, for two may be the same.
-func (p *Postgres) Ack(ctx context.Context, workspace, id uuid.UUID) (bool, error) {
-	result, err := p.db.ExecContext(ctx, sqlAck, id, workspace)
+func (p *Postgres) Ack(ctx context.Context, workspace, id uuid.UUID) (File, bool, error) {
+	f := File{Workspace: workspace}
+	err := p.db.QueryRowContext(ctx, sqlAck, id, workspace).Scan(f.columns()...)
+	if errors.Is(err, sql.ErrNoRows) {
+		f, err = p.Get(ctx, workspace, id)
+		return f, false, err
+	}
 	if err != nil {
-		return false, fmt.Errorf("pendinguploads: ack %s: %w", id, err)
+		return File{}, false, fmt.Errorf("pendinguploads: ack %s: %w", id, err)
 	}
-	if n, _ := result.RowsAffected(); n == 1 {
-		return true, nil
-	}
-	if _, err := p.Get(ctx, workspace, id); err != nil {
-		return false, fmt.Errorf("pendinguploads: ack: %w", err)
-	}
-	return false, nil
+	return f, true, nil
 }
 
 // List implements Storage.

@@ -56,9 +56,9 @@ func NewBatch(limits Limits, dir string) *Batch {
 }
 
 // Add reads r to its end as the next file. The name is sanitized, the type cleaned.
-// ErrTooLarge or ErrBatchTooLarge as soon as r yields one byte more than allowed. An error of r comes back
-// wrapped; ErrSpool says that it was not r that failed. After an error the batch is only
-// good for Close.
+// ErrTooLarge or ErrBatchTooLarge as soon as r yields one byte more than allowed. An error
+// of r comes back wrapped; ErrSpool says that it was not r that failed. After an error the
+// batch is only good for Close.
 func (b *Batch) Add(name, contentType string, r io.Reader) error {
 	p := part{name: SanitizeFilename(name), inMemory: b.spill == nil, offset: b.spilled}
 	p.mimeType = CleanMIMEType(contentType, p.name)

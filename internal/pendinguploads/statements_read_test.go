@@ -27,7 +27,8 @@ const (
 	updateFetched = "UPDATE pending_uploads SET fetched_at = now() " +
 		"WHERE file_id = $1 AND workspace_id = $2 AND fetched_at IS NULL AND (acked_at IS NOT NULL OR expires_at > now())"
 	updateAcked = "UPDATE pending_uploads SET acked_at = now() " +
-		"WHERE file_id = $1 AND workspace_id = $2 AND acked_at IS NULL AND expires_at > now()"
+		"WHERE file_id = $1 AND workspace_id = $2 AND acked_at IS NULL AND expires_at > now() " +
+		"RETURNING file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at"
 
 	listSelect = "SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at " +
 		"FROM pending_uploads WHERE workspace_id = $1 AND (acked_at IS NOT NULL OR expires_at > now()) "
@@ -111,9 +112,9 @@ func TestMarkFetched_Statement(t *testing.T) {
 func TestAck_Statements(t *testing.T) {
 	t.Parallel()
 	m, id := newMocked(t), fileIDs[0]
-	update := func() *sqlmock.ExpectedExec { return m.db.ExpectExec(updateAcked).WithArgs(id, workspaceID) }
+	update := func() *sqlmock.ExpectedQuery { return m.db.ExpectQuery(updateAcked).WithArgs(id, workspaceID) }
 	get := func() *sqlmock.ExpectedQuery {
-		update().WillReturnResult(driver.RowsAffected(0))
+		update().WillReturnRows(fileRows())
 		return m.db.ExpectQuery(selectGet).WithArgs(id, workspaceID)
 	}
 	for _, c := range []struct {
@@ -122,15 +123,16 @@ func TestAck_Statements(t *testing.T) {
 		first  bool
 		want   error
 	}{
-		{"the first", func() { update().WillReturnResult(driver.RowsAffected(1)) }, true, nil},
+		{"the first", func() { update().WillReturnRows(fileRows(id)) }, true, nil},
 		{"again", func() { get().WillReturnRows(fileRows(id)) }, false, nil},
 		{"missing", func() { get().WillReturnRows(fileRows()) }, false, pendinguploads.ErrNotFound},
 		{"the update fails", func() { update().WillReturnError(errDatabase) }, false, errDatabase},
 		{"the look fails", func() { get().WillReturnError(errDatabase) }, false, errDatabase},
 	} {
 		c.expect()
-		if first, err := m.Ack(t.Context(), workspaceID, id); first != c.first || !errors.Is(err, c.want) {
-			t.Errorf("%s: first %t, %v", c.why, first, err)
+		f, first, err := m.Ack(t.Context(), workspaceID, id)
+		if first != c.first || !errors.Is(err, c.want) || (err == nil) != (f.ID == id && f.Workspace == workspaceID) {
+			t.Errorf("%s: %v, first %t, %v", c.why, f, first, err)
 		}
 	}
 }

@@ -79,10 +79,10 @@ type Storage interface {
 	// to note: false and no error.
 	MarkFetched(ctx context.Context, workspace, id uuid.UUID) (first bool, err error)
 
-	// Ack marks the file delivered and reports whether this call was the first to do so.
-	// Acknowledging again succeeds and changes nothing. ErrNotFound, also if a sweep
+	// Ack marks the file delivered, returns it, and reports whether this call was the first
+	// to do so. Acknowledging again succeeds and changes nothing. ErrNotFound, also if a sweep
 	// is quicker.
-	Ack(ctx context.Context, workspace, id uuid.UUID) (first bool, err error)
+	Ack(ctx context.Context, workspace, id uuid.UUID) (f File, first bool, err error)
 
 	// Get returns what is known of a file without its bytes. ErrNotFound.
 	Get(ctx context.Context, workspace, id uuid.UUID) (File, error)

@@ -132,8 +132,12 @@ func (s suite) get(t *testing.T, ctx context.Context, f pendinguploads.File) pen
 
 func (s suite) ack(t *testing.T, ctx context.Context, f pendinguploads.File, wantFirst bool) {
 	t.Helper()
-	if first, err := s.Storage.Ack(ctx, f.Workspace, f.ID); err != nil || first != wantFirst {
+	acked, first, err := s.Storage.Ack(ctx, f.Workspace, f.ID)
+	if err != nil || first != wantFirst {
 		t.Fatalf("Ack: first %t, %v; want %t", first, err, wantFirst)
+	}
+	if acked.ID != f.ID || acked.Name != f.Name || acked.Size != f.Size || acked.State() != pendinguploads.Acked {
+		t.Errorf("Ack returns %+v, want %+v, acked", acked, f)
 	}
 }
 
@@ -146,7 +150,7 @@ func (s suite) mustBeMissing(t *testing.T, ctx context.Context, workspace, id uu
 	if _, err := s.Storage.Get(ctx, workspace, id); !errors.Is(err, pendinguploads.ErrNotFound) {
 		t.Errorf("Get: %v, want ErrNotFound", err)
 	}
-	if first, err := s.Storage.Ack(ctx, workspace, id); first || !errors.Is(err, pendinguploads.ErrNotFound) {
+	if _, first, err := s.Storage.Ack(ctx, workspace, id); first || !errors.Is(err, pendinguploads.ErrNotFound) {
 		t.Errorf("Ack: first %t, %v, want ErrNotFound", first, err)
 	}
 	if first, err := s.Storage.MarkFetched(ctx, workspace, id); first || err != nil {

@@ -126,7 +126,7 @@ func (s suite) cancelledCalls(t *testing.T, ctx context.Context) {
 	cancel()
 	_, _, openErr := s.Storage.Open(cancelled, f.Workspace, f.ID)
 	_, getErr := s.Storage.Get(cancelled, f.Workspace, f.ID)
-	_, ackErr := s.Storage.Ack(cancelled, f.Workspace, f.ID)
+	_, _, ackErr := s.Storage.Ack(cancelled, f.Workspace, f.ID)
 	_, fetchedErr := s.Storage.MarkFetched(cancelled, f.Workspace, f.ID)
 	_, listErr := s.Storage.List(cancelled, f.Workspace, pendinguploads.ListQuery{})
 	for call, err := range map[string]error{"Open": openErr, "Get": getErr, "Ack": ackErr, "MarkFetched": fetchedErr, "List": listErr} {

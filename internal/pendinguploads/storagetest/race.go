@@ -38,7 +38,10 @@ func (s suite) oneFirst(t *testing.T, ctx context.Context) {
 				})
 			}
 		}
-		at(ackers, &acked, s.Storage.Ack)
+		at(ackers, &acked, func(ctx context.Context, workspace, id uuid.UUID) (bool, error) {
+			_, first, err := s.Storage.Ack(ctx, workspace, id)
+			return first, err
+		})
 		at(fetchers, &fetched, s.Storage.MarkFetched)
 		close(start)
 		if err := g.Wait(); err != nil {
@@ -65,7 +68,7 @@ func (s suite) race(t *testing.T, ctx context.Context) {
 		for range ackers {
 			g.Go(func() error {
 				<-start
-				first, err := s.Storage.Ack(ctx, f.Workspace, f.ID)
+				_, first, err := s.Storage.Ack(ctx, f.Workspace, f.ID)
 				if first {
 					firsts.Add(1)
 				}
