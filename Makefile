@@ -15,7 +15,7 @@ ARGS ?= up
 
 .PHONY: help
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: export LOG_FORMAT ?= text
@@ -44,7 +44,7 @@ lint: setup-go .venv/ready ## Check form and sense of the Go and Python code.
 	$(PYTHON) -m ruff format --check workspace
 	cd workspace && ../$(PYTHON) -m mypy --strict .
 
-# Never from the cache: it does not know that PostgreSQL or python3 has changed or is gone.
+# Never from the cache: it does not know that PostgreSQL or Python has changed or is gone.
 .PHONY: test-go
 test-go: setup-test ## The Go tests, on a real PostgreSQL that they start themselves.
 	go tool gotestsum --format pkgname-and-test-fails -- -race -count 1 -timeout 12m -covermode atomic -coverprofile coverage.out ./...
@@ -57,7 +57,7 @@ coverage: ## Check that the last test run covered every statement of internal/pe
 	printf "coverage of internal/pendinguploads: %.1f%% of %d statements\n", 100 * (all - missed) / all, all; exit missed > 0 }' coverage.out
 
 .PHONY: test-python
-test-python: .venv/ready ## The Python tests.
+test-python: .venv/ready build ## The Python tests, on the platform as it is built.
 	cd workspace && ../$(PYTHON) -m pytest -q
 
 .PHONY: fuzz

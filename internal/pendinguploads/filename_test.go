@@ -24,20 +24,37 @@ var workspaceDir = filepath.Join("..", "..", "workspace")
 
 var namesSeed = flag.Uint64("names.seed", 0, "seed of the generated file names; 0 picks a new one")
 
+// readTable reads a table of cases that both languages test against.
+func readTable(t *testing.T, name string, table any) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(workspaceDir, "testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(table); err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+}
+
+// rawBytes are written as hex in a table.
+type rawBytes []byte
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (b *rawBytes) UnmarshalText(text []byte) (err error) {
+	*b, err = hex.DecodeString(string(text))
+	return err
+}
+
 // Caught here, each planted once: filepath.Base for the last component, a cut
 // that loses the extension, one underscore a byte, 17 for the extension's 16.
 func TestSanitizeFilename_FollowsTheTableSharedWithPython(t *testing.T) {
 	t.Parallel()
-	data, err := os.ReadFile(filepath.Join(workspaceDir, "testdata", "sanitize_filename_cases.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var table struct {
 		Cases []struct{ Name, Want, Why string }
 	}
-	if err := json.Unmarshal(data, &table); err != nil {
-		t.Fatal(err)
-	}
+	readTable(t, "sanitize_filename_cases.json", &table)
 	if len(table.Cases) < 60 {
 		t.Fatalf("the table has only %d cases", len(table.Cases))
 	}
@@ -63,6 +80,19 @@ for line in sys.stdin:
     print(sanitize_filename(name).encode("utf-8", "surrogateescape").hex())
 `
 
+// workspacePython is the Python that has what the workspace's side needs.
+func workspacePython(t *testing.T) string {
+	t.Helper()
+	python, err := filepath.Abs(filepath.Join(workspaceDir, "..", ".venv", "bin", "python"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(python); err != nil {
+		t.Fatalf("there is no .venv/bin/python in the repository; run 'make setup-test' first (%v)", err)
+	}
+	return python
+}
+
 func TestSanitizeFilename_AgreesWithPythonOnGeneratedNames(t *testing.T) {
 	t.Parallel()
 	const count = 100_000
@@ -83,19 +113,19 @@ func TestSanitizeFilename_AgreesWithPythonOnGeneratedNames(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "/usr/bin/env", "python3", "-c", pythonSanitizer)
+	cmd := exec.CommandContext(ctx, workspacePython(t), "-c", pythonSanitizer)
 	cmd.Env = append(os.Environ(), "PYTHONPATH="+workspaceDir, "PYTHONDONTWRITEBYTECODE=1")
 	cmd.Stdin = &lines
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("python3: %v\n%s", err, stderr.String())
+		t.Fatalf("python: %v\n%s", err, stderr.String())
 	}
 
 	answers := strings.Fields(string(out))
 	if len(answers) != count {
-		t.Fatalf("python3 answered %d names of %d", len(answers), count)
+		t.Fatalf("python answered %d names of %d", len(answers), count)
 	}
 	differences := 0
 	for i, name := range names {

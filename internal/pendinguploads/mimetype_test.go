@@ -1,65 +1,57 @@
 package pendinguploads
 
 import (
+	"cmp"
+	"maps"
 	"mime"
 	"regexp"
-	"strings"
 	"testing"
 )
 
+// mimeTypeCases is the table that the workspace's side reads too.
+type mimeTypeCases struct {
+	CommonTypes  map[string]string `json:"common_types"`
+	MachineTypes map[string]string `json:"machine_types"` // what the machine knows beyond them
+	Cases        []struct {
+		Why            string
+		ContentType    string   `json:"content_type"`
+		ContentTypeHex rawBytes `json:"content_type_hex"` // bytes that are not UTF-8
+		Filename       string
+		Want           string
+	}
+}
+
+func readMIMETypeCases(t *testing.T) mimeTypeCases {
+	t.Helper()
+	var table mimeTypeCases
+	readTable(t, "mime_type_cases.json", &table)
+	if len(table.Cases) < 39 {
+		t.Fatalf("the table has only %d cases", len(table.Cases))
+	}
+	return table
+}
+
 func TestCleanMIMEType_SenderThenExtensionThenUnknown(t *testing.T) {
 	t.Parallel()
-	// Extensions that only these tables of the machine know.
-	for ext, mimeType := range map[string]string{
-		".x-two-tokens": "Application/X-Two; charset=utf-8",
-		".x-one-token":  "one",
-	} {
+	table := readMIMETypeCases(t)
+	for ext, mimeType := range table.MachineTypes {
 		if err := mime.AddExtensionType(ext, mimeType); err != nil {
 			t.Fatal(err)
 		}
 	}
-	longest := strings.Repeat("a", 127)
-	for _, c := range []struct{ why, contentType, filename, want string }{
-		{"the sender's word", "image/png", "a.txt", "image/png"},
-		{"without parameters", "text/plain; charset=utf-8", "a.bin", "text/plain"},
-		{"without broken parameters", "text/plain; charset=\"\x00", "a.bin", "text/plain"},
-		{"an empty parameter", "text/plain;", "a.bin", "text/plain"},
-		{"lower-cased", "Text/X-MarkDown", "", "text/x-markdown"},
-		{"surrounded by blanks", " \ttext/plain \t; a=b", "", "text/plain"},
-		{"vendor tree", "application/vnd.api+json", "", "application/vnd.api+json"},
-		{"the sender knows nothing", "application/octet-stream", "a.txt", "application/octet-stream"},
-		{"every token character", "x!#$%&'*+-.^_`|~9/y", "", "x!#$%&'*+-.^_`|~9/y"},
-		{"longest", longest + "/" + longest, "", longest + "/" + longest},
-		{"type too long", longest + "a/b", "a.txt", "text/plain"},
-		{"subtype too long", "a/b" + longest, "a.txt", "text/plain"},
-		{"missing", "", "a.pdf", "application/pdf"},
-		{"only parameters", "; charset=utf-8", "a.pdf", "application/pdf"},
-		{"no slash", "text", "a.pdf", "application/pdf"},
-		{"no subtype", "text/", "a.pdf", "application/pdf"},
-		{"no type", "/plain", "a.pdf", "application/pdf"},
-		{"two slashes", "text/plain/x", "a.pdf", "application/pdf"},
-		{"blank inside", "text /plain", "a.pdf", "application/pdf"},
-		{"two types", "text/plain, text/html", "a.pdf", "application/pdf"},
-		{"NUL", "text/pl\x00ain", "a.pdf", "application/pdf"},
-		{"line end inside", "text/plain\r\nX-Evil: 1", "a.pdf", "application/pdf"},
-		{"line end at the end", "text/plain\r\n", "a.pdf", "application/pdf"},
-		{"DEL", "text/plain\x7f", "a.pdf", "application/pdf"},
-		{"beyond ASCII", "text/plaïn", "a.pdf", "application/pdf"},
-		{"not UTF-8", "text/plain\xff", "a.pdf", "application/pdf"},
-		{"code is no video", "", "main.ts", "text/x-typescript"},
-		{"extension in capitals", "", "A.JPG", "image/jpeg"},
-		{"last extension", "", "a.tar.gz", "application/gzip"},
-		{"the name is sanitized first", "", "x.pdf/" + strings.Repeat("a", 200) + ".md", "text/markdown"},
-		{"the extension is not in the path", "", "x.pdf/", "application/octet-stream"},
-		{"the machine's tables", "", "a.x-two-tokens", "application/x-two"},
-		{"nonsense in the machine's tables", "", "a.x-one-token", "application/octet-stream"},
-		{"unknown extension", "", "a.moleculeunknown", "application/octet-stream"},
-		{"no extension", "", "README", "application/octet-stream"},
-		{"no name", "", "", "application/octet-stream"},
-	} {
-		if got := CleanMIMEType(c.contentType, c.filename); got != c.want {
-			t.Errorf("%s: CleanMIMEType(%q, %q) = %q, want %q", c.why, c.contentType, c.filename, got, c.want)
+	for _, c := range table.Cases {
+		contentType := cmp.Or(string(c.ContentTypeHex), c.ContentType)
+		if got := CleanMIMEType(contentType, c.Filename); got != c.Want {
+			t.Errorf("%s: CleanMIMEType(%q, %q) = %q, want %q", c.Why, contentType, c.Filename, got, c.Want)
 		}
+	}
+}
+
+// Planted: one type more in the table, one less, another one.
+func TestCleanMIMEType_OwnTableIsThatSharedWithPython(t *testing.T) {
+	t.Parallel()
+	if want := readMIMETypeCases(t).CommonTypes; !maps.Equal(commonMIMETypes, want) {
+		t.Errorf("commonMIMETypes is %v, and in the table shared with Python %v", commonMIMETypes, want)
 	}
 }
 

@@ -1,6 +1,7 @@
 package pendinguploads
 
 import (
+	"cmp"
 	"mime/multipart"
 	"net/textproto"
 	"strings"
@@ -11,62 +12,55 @@ func disposition(value string) textproto.MIMEHeader {
 	return textproto.MIMEHeader{"Content-Disposition": {value}}
 }
 
+// partHeaderCases is the table that the workspace's side reads too.
+type partHeaderCases struct {
+	Files, Fields, Unreadable []partHeaderCase
+}
+
+type partHeaderCase struct {
+	Why    string
+	Header string
+	Want   string // of a file: its name
+	Field  string // of a field: its name
+	// Bytes that are not UTF-8, which JSON cannot hold.
+	HeaderHex rawBytes `json:"header_hex"`
+	WantHex   rawBytes `json:"want_hex"`
+}
+
+func readPartHeaderCases(t *testing.T) partHeaderCases {
+	t.Helper()
+	var table partHeaderCases
+	readTable(t, "part_header_cases.json", &table)
+	if len(table.Files) < 36 || len(table.Fields) < 10 || len(table.Unreadable) < 17 {
+		t.Fatalf("the table has only %d files, %d fields, %d unreadable headers", len(table.Files), len(table.Fields), len(table.Unreadable))
+	}
+	return table
+}
+
 // Caught here, each planted once: Part.FileName's base name, escapeBackslashes
 // left out, and a quote that ends the header taken as escaped.
 func TestPartFilename_IsWhatTheClientSent(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct{ why, header, want string }{
-		{"as browsers send it", `form-data; name="files"; filename="a.txt"`, "a.txt"},
-		{"a path is kept", `form-data; name="files"; filename="a/b/"`, "a/b/"},
-		{"traversal is kept", `form-data; name="files"; filename="../../x"`, "../../x"},
-		{"a quote in a browser", `form-data; name="files"; filename="na%22me.txt"`, "na%22me.txt"},
-		{"a percent sign", `form-data; name="files"; filename="100%.txt"`, "100%.txt"},
-		{"UTF-8", `form-data; name="files"; filename="日本語 😀.txt"`, "日本語 😀.txt"},
-		{"not UTF-8", "form-data; name=\"files\"; filename=\"a\xff\xe9b.txt\"", "a\xff\xe9b.txt"},
-		{"what separates parameters", `form-data; name="files"; filename="a;b=c, d.txt"`, "a;b=c, d.txt"},
-		{"an empty name", `form-data; name="files"; filename=""`, ""},
-		{"no quotes", `form-data; name=files; filename=a.txt`, "a.txt"},
-		{"other case and order", `Form-Data; FILENAME="a.txt"; Name="files"`, "a.txt"},
-		{"trailing semicolon", `form-data; name="files"; filename="a.txt";`, "a.txt"},
-		{"Windows path", `form-data; name="files"; filename="C:\dir\x.txt"`, `C:\dir\x.txt`},
-		{"Windows path before a special", `form-data; name="files"; filename="C:\[draft].txt"`, `C:\[draft].txt`},
-		{"escaped quotes", `form-data; name="files"; filename="say \"hi\".txt"`, `say "hi".txt`},
-		{"escaped quote at the end", `form-data; name="files"; filename="say \"hi\""`, `say "hi"`},
-		{"escaped backslash", `form-data; name="files"; filename="a\\b.txt"`, `a\b.txt`},
-		{"escaped backslash at the end", `form-data; name="files"; filename="a\\"`, `a\`},
-		{"backslash at the end, not escaped", `form-data; name="files"; filename="a\"`, `a\`},
-		{"extended", `form-data; name="files"; filename*=UTF-8''na%C3%AFve%20%22.txt`, `naïve ".txt`},
-		{"extended wins, first", `form-data; name="files"; filename*=UTF-8''%E2%82%AC; filename="EUR"`, "€"},
-		{"extended wins, last", `form-data; name="files"; filename="EUR"; filename*=utf-8'en'%E2%82%AC`, "€"},
-		{"extended of unknown charset", `form-data; name="files"; filename="EUR"; filename*=X'%A4`, "EUR"},
-		{"extended and broken", `form-data; name="files"; filename="EUR"; filename*=UTF-8''%E2%8`, "EUR"},
-	} {
-		got, ok := PartFilename(disposition(c.header))
-		if !ok || got != c.want {
-			t.Errorf("%s: PartFilename(%s) = %q, %v, want %q", c.why, c.header, got, ok, c.want)
+	for _, c := range readPartHeaderCases(t).Files {
+		header, want := cmp.Or(string(c.HeaderHex), c.Header), cmp.Or(string(c.WantHex), c.Want)
+		got, ok := PartFilename(disposition(header))
+		if !ok || got != want {
+			t.Errorf("%s: PartFilename(%s) = %q, %v, want %q", c.Why, header, got, ok, want)
 		}
-		if field, ok := PartField(disposition(c.header)); !ok || field != "files" {
-			t.Errorf("%s: PartField(%s) = %q, %v", c.why, c.header, field, ok)
+		if field, ok := PartField(disposition(header)); !ok || field != "files" {
+			t.Errorf("%s: PartField(%s) = %q, %v", c.Why, header, field, ok)
 		}
 	}
 }
 
 func TestPartFilename_FieldIsNoFile(t *testing.T) {
 	t.Parallel()
-	for header, field := range map[string]string{
-		`form-data; name="files"`:                       "files",
-		`form-data; name="note\"; filename=\"x"`:        `note"; filename="x`,
-		`form-data; name="files"; filename*=UTF-8''%zz`: "files",
-		`form-data`:          "",
-		`form-data; name=""`: "",
-		`form-data; name="files"; x-filename="a.txt"`:        "files",
-		`form-data; name*=UTF-8''fil%65s; description="a=b"`: "files",
-	} {
-		if name, ok := PartFilename(disposition(header)); ok {
-			t.Errorf("PartFilename(%s) = %q, want none", header, name)
+	for _, c := range readPartHeaderCases(t).Fields {
+		if name, ok := PartFilename(disposition(c.Header)); ok {
+			t.Errorf("%s: PartFilename(%s) = %q, want none", c.Why, c.Header, name)
 		}
-		if got, ok := PartField(disposition(header)); !ok || got != field {
-			t.Errorf("PartField(%s) = %q, %v, want %q", header, got, ok, field)
+		if got, ok := PartField(disposition(c.Header)); !ok || got != c.Field {
+			t.Errorf("%s: PartField(%s) = %q, %v, want %q", c.Why, c.Header, got, ok, c.Field)
 		}
 	}
 }
@@ -74,18 +68,8 @@ func TestPartFilename_FieldIsNoFile(t *testing.T) {
 func TestPartFilename_UnreadableHeaderIsNeitherFileNorField(t *testing.T) {
 	t.Parallel()
 	headers := []textproto.MIMEHeader{nil, {}}
-	for _, value := range []string{
-		"",
-		";",
-		`form-data; name="files"; filename="a.txt`,
-		`form-data; name="files"; filename=a b.txt`,
-		`form-data; name="files"; filename`,
-		`form-data; name="files"; filename="a"; filename="b"`,
-		`form-data; name="files" filename="a"`,
-		`attachment; name="files"; filename="a.txt"`,
-		`filename="a.txt"`,
-	} {
-		headers = append(headers, disposition(value))
+	for _, c := range readPartHeaderCases(t).Unreadable {
+		headers = append(headers, disposition(c.Header))
 	}
 	for _, header := range headers {
 		if name, ok := PartFilename(header); ok || name != "" {
