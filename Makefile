@@ -58,7 +58,7 @@ coverage: ## Check that the last test run covered every statement of internal/pe
 
 .PHONY: test-python
 test-python: .venv/ready build ## The Python tests, on the platform as it is built.
-	cd workspace && ../$(PYTHON) -m pytest -q
+	cd workspace && ../$(PYTHON) -m pytest -q -n 3 --dist worksteal
 
 .PHONY: fuzz
 fuzz: setup-test ## Run every fuzz target for FUZZTIME (20s).

@@ -1,0 +1,280 @@
+"""What a poller remembers on disk, so that kill -9 costs nothing and repeats nothing.
+
+Two things, in one folder of the state:
+
+- ``cursor.json``: the last row of the inbox that was handled, replaced atomically.
+- ``journal.db``: SQLite. Which files were announced, under which name each is stored, and how
+  far it came; and which messages were handled. Every change is synced before it counts.
+
+Several pollers of one workspace may share the folder.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from internal_chat_uploads import sanitize_filename
+
+LOCK_TIMEOUT: Final = 30.0
+"""Longest wait, in seconds, for another poller that writes the journal."""
+
+KEEP_SECONDS: Final = 90 * 24 * 3600
+"""How long what is over is remembered: thrice the longest that the platform keeps a row."""
+
+_UNREADABLE: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR")
+"""Beginnings of what SQLite says of a file that is no journal, or one with other columns."""
+
+_COLUMNS: Final = "file_id, name, stored, size, sha256, state, changed"
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS files (
+    file_id TEXT PRIMARY KEY,
+    name    TEXT NOT NULL,
+    stored  TEXT NOT NULL,
+    size    INTEGER,
+    sha256  TEXT,
+    state   TEXT NOT NULL,
+    changed REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS handled (
+    row_id  TEXT PRIMARY KEY,
+    changed REAL NOT NULL
+) STRICT;
+"""
+
+
+class State(StrEnum):
+    """How far a file came. It moves down this list, unless the platform says that it must not."""
+
+    WANTED = "wanted"
+    STORED = "stored"
+    ACKED = "acked"
+    LOST = "lost"
+
+
+@dataclass(frozen=True)
+class Announced:
+    """A file as the platform announced it, checked: ``file_id`` is a UUID in its usual form.
+
+    ``size`` or ``sha256`` (lower-case hex) is None where the platform did not tell.
+    """
+
+    file_id: str
+    name: str
+    size: int | None
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file in the journal. ``stored`` is its name on disk, chosen here.
+
+    ``changed`` is the time, in seconds since 1970, at which it came into its state.
+    """
+
+    file_id: str
+    name: str
+    stored: str
+    size: int | None
+    sha256: str | None
+    state: State
+    changed: float
+
+
+class DiskFullError(Exception):
+    """There is no room on disk, or it cannot be written. The text says where."""
+
+
+class _UnreadableError(Exception):
+    """The file is no journal."""
+
+
+class Journal:
+    """The state folder of one workspace."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open or make the journal in ``folder``, which must exist."""
+        self.folder = folder
+        self.set_aside: Path | None = None
+        """Where an unreadable journal was put, if there was one."""
+        path = folder / "journal.db"
+        # Two that put it aside at once would put aside each other's new one.
+        with (folder / "journal.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                self._db = self._open(path)
+            except _UnreadableError:
+                self.set_aside = folder / f"journal.unreadable-{secrets.token_hex(4)}.db"
+                path.rename(self.set_aside)
+                self._db = self._open(path)
+
+    @staticmethod
+    def _open(path: Path) -> sqlite3.Connection:
+        db = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None)
+        try:
+            db.execute("PRAGMA synchronous = FULL")
+            # The file for going back stays, so that noting how far a file came needs no room.
+            db.execute("PRAGMA journal_mode = PERSIST")
+            with _disk(path):
+                if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                    raise _UnreadableError
+                db.executescript(_SCHEMA)
+                db.execute(f"SELECT {_COLUMNS} FROM files LIMIT 1")
+                over = time.time() - KEEP_SECONDS
+                db.execute(
+                    "DELETE FROM files WHERE state IN ('acked', 'lost') AND changed < ?", (over,)
+                )
+                db.execute("DELETE FROM handled WHERE changed < ?", (over,))
+        except sqlite3.DatabaseError as error:
+            db.close()
+            if error.sqlite_errorname.startswith(_UNREADABLE):
+                raise _UnreadableError from error
+            raise
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def close(self) -> None:
+        """Close the journal."""
+        self._db.close()
+
+    def want(self, files: list[Announced]) -> None:
+        """Note files to be fetched, all in one transaction. One that is known stays as it is."""
+        rows = [
+            (
+                f.file_id,
+                f.name,
+                new_stored_name(f.name),
+                f.size,
+                f.sha256,
+                State.WANTED,
+                time.time(),
+            )
+            for f in files
+        ]
+        with self._transaction():
+            self._db.executemany(
+                f"INSERT INTO files ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT DO NOTHING",
+                rows,
+            )
+
+    def get(self, file_id: str) -> Entry | None:
+        """Return what is known of a file."""
+        found = self._db.execute(
+            f"SELECT {_COLUMNS} FROM files WHERE file_id = ?", (file_id,)
+        ).fetchone()
+        return _entry(found) if found else None
+
+    def unfinished(self) -> list[Entry]:
+        """Return the files that are not stored or not acknowledged, oldest first."""
+        found = self._db.execute(
+            f"SELECT {_COLUMNS} FROM files WHERE state IN ('wanted', 'stored') ORDER BY rowid"
+        )
+        return [_entry(row) for row in found]
+
+    def move(self, file_id: str, was: State, state: State) -> bool:
+        """Note how far a file came; False if another poller has noted something already."""
+        with self._transaction():
+            moved = self._db.execute(
+                "UPDATE files SET state = ?, changed = ? WHERE file_id = ? AND state = ?",
+                (state, time.time(), file_id, was),
+            )
+            return moved.rowcount == 1
+
+    def handled(self, row_id: str) -> bool:
+        """Tell whether a message was handled."""
+        found = self._db.execute("SELECT 1 FROM handled WHERE row_id = ?", (row_id,))
+        return found.fetchone() is not None
+
+    def note_handled(self, row_id: str) -> None:
+        """Note that a message was handled."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO handled VALUES (?, ?) ON CONFLICT DO NOTHING", (row_id, time.time())
+            )
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with _disk(self.folder):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def cursor(self) -> str | None:
+        """Return the id of the last row that was handled; None to begin at the oldest."""
+        try:
+            kept = json.loads((self.folder / "cursor.json").read_bytes())
+        except (FileNotFoundError, ValueError, RecursionError):
+            return None
+        row = kept.get("since_id") if isinstance(kept, dict) else None
+        return row if isinstance(row, str) and row else None
+
+    def save_cursor(self, row_id: str | None) -> None:
+        """Remember the last row that was handled; it is this one or the one before, never half."""
+        path = self.folder / "cursor.json"
+        new = self.folder / f".cursor-{secrets.token_hex(4)}.json"
+        try:
+            with new.open("x", encoding="ascii") as file:
+                json.dump({"since_id": row_id}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+        except OSError as error:
+            new.unlink(missing_ok=True)
+            raise disk_error(error, path) from error
+        sync_folder(self.folder)
+
+
+def new_stored_name(name: str) -> str:
+    """Return a name that nothing on disk has: 32 hex digits, and the sanitized name."""
+    return f"{secrets.token_hex(16)}-{sanitize_filename(name)}"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def disk_error(error: OSError, path: Path) -> Exception:
+    """Return DiskFullError for an error that means it, else the error."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"no space left for {path}")
+    return error
+
+
+@contextlib.contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname == "SQLITE_FULL":
+            raise DiskFullError(f"no space left for {path}") from error
+        if error.sqlite_errorname.startswith("SQLITE_IOERR"):  # such as a quota that is used up
+            raise DiskFullError(f"{path} cannot be written: {error}") from error
+        raise
+
+
+def _entry(row: tuple[str, str, str, int | None, str | None, str, float]) -> Entry:
+    file_id, name, stored, size, sha256, state, changed = row
+    return Entry(file_id, name, stored, size, sha256, State(state), changed)

@@ -1,0 +1,215 @@
+"""A disk that is full: a small tmpfs, really mounted."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bad_network import BadNetwork, Treatment, in_turn
+from poller import acked, noise, part_bytes, states
+from polling import Poller, attach, digests
+
+from inbox_events import FileAcked, FileDelayed, FileLost, MessageHandled, Trouble
+from inbox_journal import DiskFullError, Journal
+from local_platform import LocalPlatform, Sample
+
+pytestmark = pytest.mark.anyio
+
+KIB = 1 << 10
+MIB = 1 << 20
+DISK = 8 * MIB
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = f"size={DISK},mode=700"
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(disk)], capture_output=True, text=True
+    )
+    if mounted.returncode != 0:
+        pytest.fail(
+            "these tests mount a tmpfs, which needs root; run them as root, or under "
+            f"'unshare --map-root-user --mount': {mounted.stderr.strip()}"
+        )
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.fixture
+def network(platform: LocalPlatform) -> Iterator[BadNetwork]:
+    """A network before the platform that all tests share."""
+    with BadNetwork(platform.base_url) as network:
+        yield network
+
+
+@pytest.fixture
+def poller(
+    platform: LocalPlatform, network: BadNetwork, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> Poller:
+    """A poller whose files go to the small disk, and who looks often whether there is room."""
+    monkeypatch.setattr("inbox_uploads.DISK_PAUSE", 0.1)
+    return Poller(network.url, platform.operator.create("disk"), disk / "files")
+
+
+def fill(disk: Path, leave: int = 0) -> Path:
+    """Take all room of a disk but ``leave`` bytes; return the file that does."""
+    filler = disk / "filler"
+    with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(64 * KIB)):
+            pass
+    os.truncate(filler, filler.stat().st_size - leave)
+    return filler
+
+
+def full(poller: Poller) -> list[FileDelayed]:
+    """Return the events that say that there is no room."""
+    return [event for event in poller.of(FileDelayed) if "no space left in" in event.reason]
+
+
+async def test_small_files_pass_a_big_one_that_has_no_room(
+    platform: LocalPlatform, disk: Path, poller: Poller
+) -> None:
+    """The big one is unacknowledged and said to be; with room it arrives by itself.
+
+    Planted: a file that has no room is lost; one that waits keeps its slot.
+    """
+    workspace = poller.workspace
+    big = [Sample(f"big{i}.bin", noise(3 * MIB, i)) for i in range(5)]
+    small = [Sample(f"small{i}.bin", noise(10 * KIB, i)) for i in range(5)]
+    await poller.once()
+    filler = fill(disk, leave=3 * MIB)
+    platform.operator.upload(workspace.id, [*big, *small])
+    async with poller.running():
+        await poller.until(lambda: acked(poller, 5) and len(full(poller)) >= 10)
+        assert states(platform.operator, workspace) == ["staged"] * 5 + ["acked"] * 5
+        assert {path.name[33:39] for path in poller.folder.iterdir() if path.is_file()} == {
+            f"small{i}" for i in range(5)
+        }
+        assert part_bytes(poller) == 0
+        filler.unlink()
+        # 8 MiB hold two of the five; what is read is removed.
+        for count in range(6, 11):
+            await poller.until(lambda count=count: acked(poller, count))  # type: ignore[misc]
+            for path in poller.folder.glob("*-big*"):
+                path.unlink()
+    assert states(platform.operator, workspace) == ["acked"] * 10
+    assert poller.of(FileLost) == []
+
+
+async def test_a_file_that_expires_while_there_is_no_room_is_lost(
+    network: BadNetwork, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that mentions it does not wait for ever.
+
+    Planted: nothing is asked of the platform until there is room.
+    """
+    monkeypatch.setattr("inbox_uploads.DISK_PAUSE", 0.1)
+    with LocalPlatform(tmp_path / "platform", {"PENDING_TTL": "4s"}) as own:
+        network.target = own.base_url
+        poller = Poller(network.url, own.operator.create("expiry"), disk / "files")
+        attach(own.operator, poller.workspace, "look", Sample("a.bin", noise(DISK)))
+        async with poller.running():
+            await poller.until(lambda: bool(full(poller)))
+            assert poller.of(FileLost) == []
+            await poller.until(lambda: bool(poller.of(FileLost) and poller.of(MessageHandled)))
+
+
+async def test_a_disk_that_fills_up_in_mid_download_ends_only_that_download(
+    platform: LocalPlatform, network: BadNetwork, disk: Path, poller: Poller
+) -> None:
+    """Somebody else takes the last byte: the part is given up, and the file comes later.
+
+    Planted: the part kept, which keeps the disk full; an OSError that nobody expects.
+    """
+    workspace = poller.workspace
+    content = noise(5 * MIB)
+    network.on_request = in_turn([Treatment(stall_after=2 * MIB)])
+    platform.operator.upload(workspace.id, [Sample("a.bin", content)])
+    async with poller.running():
+        await poller.until(lambda: network.sent("/content") == 2 * MIB)
+        filler = fill(disk)
+        network.release()
+        await poller.until(lambda: bool(full(poller)))
+        assert part_bytes(poller) == 0
+        platform.operator.upload(workspace.id, [Sample("b.txt", b"b")])
+        await poller.until(lambda: acked(poller, 1))
+        assert digests(poller.folder).keys() == {
+            path.name for path in poller.folder.glob("*-b.txt")
+        }
+        filler.unlink()
+        await poller.until(lambda: acked(poller, 2))
+    (path,) = poller.folder.glob("*-a.bin")
+    assert path.read_bytes() == content
+    assert states(platform.operator, workspace) == ["acked", "acked"]
+
+
+async def test_a_journal_that_cannot_be_written_holds_everything_up_and_loses_nothing(
+    platform: LocalPlatform, network: BadNetwork, disk: Path, poller: Poller
+) -> None:
+    """Not a byte is free: the poller says so and goes on by itself when there is room.
+
+    Planted: what cannot be noted is passed over; DiskFullError ends the poller; a cursor or a
+    note that cannot be written ends it.
+    """
+    workspace = poller.workspace
+    network.on_request = in_turn([Treatment(stall_after=MIB)])
+    platform.operator.upload(workspace.id, [Sample("first.bin", noise(2 * MIB))])
+    async with poller.running():
+        await poller.until(lambda: network.sent("/content") == MIB)
+        filler = fill(disk)
+        samples = [Sample(f"{i}-{'n' * 90}.bin", noise(KIB, i)) for i in range(60)]
+        attach(platform.operator, workspace, "look", *samples)
+        told = f"no space left for {poller.state}"
+        await poller.until(lambda: told in {event.reason for event in poller.of(Trouble)})
+        assert poller.of(FileAcked) == []
+        fill(disk)
+        network.release()
+        await poller.until(lambda: bool(full(poller)))
+        assert poller.of(MessageHandled) == []
+        filler.unlink()
+        await poller.until(lambda: acked(poller, 61) and bool(poller.of(MessageHandled)))
+    assert len(set(digests(poller.folder).values())) == 61
+    assert states(platform.operator, workspace) == ["acked"] * 61
+    assert poller.of(FileLost) == []
+
+
+async def test_a_poller_that_is_stopped_on_a_full_disk_starts_on_it_again(
+    platform: LocalPlatform, disk: Path, poller: Poller
+) -> None:
+    """What it knows is on disk already; noting that a file was acknowledged takes no room.
+
+    Planted: the file for going back made anew for each note.
+    """
+    workspace = poller.workspace
+    platform.operator.upload(workspace.id, [Sample("a.txt", b"a")])
+    await poller.once()
+    filler = fill(disk)
+    assert (await poller.once()).unfinished == 0
+    platform.operator.upload(workspace.id, [Sample("b.bin", noise(KIB))])
+    async with poller.running():
+        await poller.until(lambda: bool(full(poller)))
+    filler.unlink()
+    async with poller.running():
+        await poller.until(lambda: acked(poller, 2))
+    assert states(platform.operator, workspace) == ["acked", "acked"]
+
+
+async def test_a_first_start_on_a_full_disk_says_what_is_wrong(disk: Path) -> None:
+    """There is nothing to go on with, so it ends.
+
+    Planted: SQLite's own error.
+    """
+    state = disk / "state"
+    state.mkdir()
+    filler = fill(disk)
+    with pytest.raises(DiskFullError, match="no space left for"):
+        Journal(state)
+    filler.unlink()
+    Journal(state).close()

@@ -1,0 +1,290 @@
+"""Files from a platform that lies: nothing outside the folder, nothing wrong inside, no end."""
+
+import gzip
+import re
+import tracemalloc
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bad_network import Answer, BadNetwork, Treatment, in_turn
+from impostor import (
+    GIB,
+    HOSTILE_FILE_IDS,
+    HOSTILE_NAMES,
+    HostilePlatform,
+    Reply,
+    body,
+    captive_portal,
+    endless,
+    redirect,
+)
+from poller import acked, noise, part_bytes, parts, states
+from polling import Poller, digests
+from starlette.responses import Response, StreamingResponse
+
+from inbox_events import FileArrived, FileDelayed, FileLost, FileStarted, Notice
+from internal_chat_uploads import sanitize_filename
+from local_platform import LocalPlatform, Sample, Workspace
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1 << 20
+KIB = 1 << 10
+CAPTIVE = Answer(200, {"Content-Type": "text/html"}, b"<!doctype html>Please log in.")
+
+
+@pytest.fixture
+def hostile() -> Iterator[HostilePlatform]:
+    """A platform that means harm."""
+    with HostilePlatform() as hostile:
+        yield hostile
+
+
+@pytest.fixture
+def victim(hostile: HostilePlatform, tmp_path: Path) -> Poller:
+    """A poller that trusts it."""
+    return Poller(hostile.url, Workspace(str(uuid.uuid4()), "t", "s"), tmp_path / "files")
+
+
+@pytest.fixture
+def network(platform: LocalPlatform) -> Iterator[BadNetwork]:
+    """A network before the platform that all tests share."""
+    with BadNetwork(platform.base_url) as network:
+        yield network
+
+
+@pytest.fixture
+def poller(platform: LocalPlatform, network: BadNetwork, tmp_path: Path) -> Poller:
+    """A poller behind the network."""
+    return Poller(network.url, platform.operator.create("hostile"), tmp_path / "files")
+
+
+def everything(folder: Path) -> set[str]:
+    """Return the paths of all files below a folder."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def delays(poller: Poller) -> Counter[str]:
+    """Count the failures of each file."""
+    return Counter(event.file_id for event in poller.of(FileDelayed))
+
+
+def ranged(content: bytes, content_range: str) -> Reply:
+    """Answer 206, asked or not."""
+    return lambda: Response(content, 206, {"Content-Range": content_range})
+
+
+BAD_CONTENTS: dict[str, tuple[Reply, dict[str, Any]]] = {
+    "endless": (lambda: endless(), {"size": KIB}),
+    "ten GiB": (lambda: endless(10 * GIB), {"size": KIB}),
+    "one byte too many": (lambda: body([bytes(KIB + 1)]), {"size": KIB}),
+    "one byte too few": (lambda: body([bytes(KIB - 1)]), {"size": KIB}),
+    "other bytes": (lambda: body(b"x" * KIB), {"size": KIB}),
+    "other digest": (lambda: body(bytes(KIB)), {"size": KIB, "sha256": "0" * 64}),
+    "a login page": (captive_portal, {"size": KIB}),
+    "a login page of that length": (captive_portal, {"size": len(captive_portal().body)}),
+    "packed": (
+        lambda: Response(gzip.compress(bytes(KIB)), headers={"Content-Encoding": "gzip"}),
+        {"size": KIB},
+    ),
+    "a range that nobody wanted": (ranged(bytes(10), "bytes 0-9/10"), {"size": 10, "sha256": None}),
+    "a range of another place": (ranged(bytes(KIB), f"bytes 5-{KIB + 4}/9999"), {"size": KIB}),
+    "a range of nonsense": (ranged(bytes(KIB), "bytes \u00b2-\u00b3/\u00b9"), {}),
+    "no range": (lambda: Response(status_code=416), {"size": KIB}),
+    "elsewhere": (lambda: redirect("http://169.254.169.254/"), {"size": KIB}),
+    "no content": (lambda: Response(status_code=204), {"size": KIB}),
+    "a broken tag": (
+        lambda: StreamingResponse([bytes(10)], headers={"ETag": '"\xff\xfe"'}),
+        {"size": KIB},
+    ),
+}
+
+
+async def test_bad_bytes_never_become_a_file_and_the_next_good_one_arrives(
+    hostile: HostilePlatform, victim: Poller, tmp_path: Path
+) -> None:
+    """All kinds of wrong answers at once; each is delayed and tried again, none stays on disk.
+
+    Planted: no limit of bytes; the digest not compared; 206 taken unasked; a tag sent back that
+    no header can hold.
+    """
+    bad = [
+        hostile.announce(reply, **({"sha256": "1" * 64} | told))["file_id"]
+        for reply, told in BAD_CONTENTS.values()
+    ]
+    hostile.announce(b"good", name="good.txt")
+    async with victim.running():
+        await victim.until(lambda: acked(victim, 1))
+        # Each is tried again and again, and the poller lives.
+        await victim.until(lambda: all(delays(victim)[file_id] >= 2 for file_id in bad))
+    assert [event.name for event in victim.of(FileArrived)] == ["good.txt"]
+    assert len(digests(victim.folder)) == 1
+    assert victim.of(FileLost) == []
+    assert part_bytes(victim) <= 2 * KIB
+    assert all(path.startswith("files/") for path in everything(tmp_path))
+
+
+async def test_what_is_too_long_is_not_even_begun(hostile: HostilePlatform, victim: Poller) -> None:
+    """10 GiB announced: not asked for. No size announced and no end: cut off at the limit.
+
+    Planted: the announced size not compared; the limit without a size.
+    """
+    long = hostile.announce(lambda: endless(), size=10 * GIB)
+    hostile.announce(lambda: endless(), size=None, sha256=None)
+    hostile.announce(b"good")
+    outcome = await victim.run(once=True, max_file_bytes=MIB)
+    assert (outcome.arrived, outcome.lost, outcome.unfinished) == (1, 2, 0)
+    assert all(event.reason for event in victim.of(FileLost))
+    assert not any(long["file_id"] in asked.path for asked in hostile.requests)
+    assert parts(victim) == []
+
+
+async def test_memory_does_not_grow_with_what_is_sent(
+    hostile: HostilePlatform, victim: Poller
+) -> None:
+    """Four files of 24 MiB at once take a few MiB of memory, both ends counted.
+
+    Planted: the whole answer read before it is written.
+    """
+    for _ in range(4):
+        hostile.announce(lambda: endless(24 * MIB), size=24 * MIB, sha256=None)
+    tracemalloc.start()
+    try:
+        outcome = await victim.once()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert outcome.arrived == 4
+    assert peak < 24 * MIB
+
+
+async def test_no_name_chooses_the_path(
+    hostile: HostilePlatform, victim: Poller, tmp_path: Path
+) -> None:
+    """Whatever a file is called, it is in the folder, under a name that a terminal can show.
+
+    Planted: the name told as it came; the name used as it came, which two places prevent.
+    """
+    for name in HOSTILE_NAMES:
+        hostile.announce(name.encode("utf-8", "replace"), name=name)
+    outcome = await victim.once()
+    assert outcome.arrived == len(HOSTILE_NAMES)
+    stored = list(digests(victim.folder))
+    assert len(stored) == len(HOSTILE_NAMES)
+    assert all(re.fullmatch(r"[0-9a-f]{32}-[A-Za-z0-9._-]{1,100}", name) for name in stored)
+    assert {name[33:] for name in stored} == {sanitize_filename(name) for name in HOSTILE_NAMES}
+    assert all(path.startswith("files/") for path in everything(tmp_path))
+    assert {event.name for event in victim.of(FileArrived)} == {name[33:] for name in stored}
+
+
+async def test_no_id_chooses_what_is_asked_for(hostile: HostilePlatform, victim: Poller) -> None:
+    """A file_id that is no UUID is told and passed over, in rows and in the list alike.
+
+    Planted: the id put into the address as it came.
+    """
+    for file_id in HOSTILE_FILE_IDS:
+        hostile.listed.append(hostile.announce(b"bad", file_id=file_id))
+    hostile.announce(b"good")
+    outcome = await victim.once()
+    assert (outcome.arrived, outcome.unfinished) == (1, 0)
+    assert len(victim.of(Notice)) == len(HOSTILE_FILE_IDS)
+    base = f"/workspaces/{victim.workspace.id}"
+    allowed = rf"/registry/\w+|{base}/(activity|pending-uploads(/[0-9a-f-]{{36}}/(content|ack))?)"
+    assert all(re.fullmatch(allowed, asked.path) for asked in hostile.requests)
+
+
+async def test_a_list_without_an_end_does_not_keep_the_inbox_waiting(
+    hostile: HostilePlatform, victim: Poller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages that go round in circles are left after a while.
+
+    Planted: no limit to the pages.
+    """
+    monkeypatch.setattr("inbox_uploads.LIST_PAGES", 3)
+    monkeypatch.setattr("inbox_uploads.LIST_PAGE", 2)
+    reached = 0
+
+    def page() -> Response:
+        nonlocal reached
+        reached += 1
+        files = [{"file_id": str(uuid.uuid4()), "name": "a", "size": 1 << 59} for _ in range(2)]
+        return Response(repr(files).replace("'", '"'))
+
+    hostile.replies["/pending-uploads"] = page
+    hostile.announce(b"good")
+    async with victim.running():
+        await victim.until(lambda: acked(victim, 1))
+    assert reached == 3
+
+
+async def test_a_resumed_file_survives_a_wrong_range_and_wrong_bytes(
+    platform: LocalPlatform, network: BadNetwork, poller: Poller
+) -> None:
+    """A cut, a login page, a range from elsewhere, the right length of other bytes, the file.
+
+    Planted: Content-Range not compared; the digest not compared; begun anew for the login page.
+    """
+    content = noise(100 * KIB)
+    wrong = {"Content-Range": f"bytes 0-{len(content) - 1}/{len(content)}"}
+    network.on_request = in_turn(
+        [
+            Treatment(cut_after=50 * KIB),
+            Treatment(answer=CAPTIVE),
+            Treatment(cut_after=10 * KIB),
+            Treatment(answer=Answer(206, wrong, content)),
+            Treatment(answer=Answer(200, {}, bytes(len(content)))),
+        ]
+    )
+    platform.operator.upload(poller.workspace.id, [Sample("a.bin", content)])
+    async with poller.running():
+        await poller.until(lambda: acked(poller, 1))
+    (arrived,) = poller.of(FileArrived)
+    assert arrived.path.read_bytes() == content
+    assert len(poller.of(FileDelayed)) == 5
+    assert [event.received for event in poller.of(FileStarted)] == [0, 50 * KIB, 0, 0]
+
+
+async def test_a_login_page_is_no_acknowledgement(
+    platform: LocalPlatform, network: BadNetwork, poller: Poller
+) -> None:
+    """HTML with 200 in the place of an ack: said, and acknowledged again.
+
+    Planted: any 200 counts.
+    """
+    network.on_request = in_turn([Treatment(answer=CAPTIVE)], "/ack")
+    platform.operator.upload(poller.workspace.id, [Sample("a.txt", b"a")])
+    async with poller.running():
+        await poller.until(lambda: acked(poller, 1))
+    assert "login page" in poller.of(FileDelayed)[0].reason
+    assert states(platform.operator, poller.workspace) == ["acked"]
+
+
+@pytest.mark.parametrize("place", ["part", "name"])
+async def test_a_planted_link_leads_nowhere(
+    platform: LocalPlatform, network: BadNetwork, poller: Poller, tmp_path: Path, place: str
+) -> None:
+    """A link where the part or the file belongs is replaced; what it leads to stays as it is.
+
+    Planted: opened without O_NOFOLLOW; the link kept in the file's place.
+    """
+    target = tmp_path / "precious"
+    target.write_bytes(b"precious")
+    content = noise(100 * KIB)
+    network.on_request = in_turn([Treatment(cut_after=50 * KIB)])
+    platform.operator.upload(poller.workspace.id, [Sample("a.bin", content)])
+    await poller.run(once=True, once_attempts=1)
+    assert poller.of(FileArrived) == []
+    (part,) = parts(poller)
+    planted = part if place == "part" else poller.folder / part.stem
+    planted.unlink(missing_ok=True)
+    planted.symlink_to(target)
+    await poller.once()
+    assert target.read_bytes() == b"precious"
+    (arrived,) = poller.of(FileArrived)
+    assert not arrived.path.is_symlink()
+    assert arrived.path.read_bytes() == content
+    assert states(platform.operator, poller.workspace) == ["acked"]

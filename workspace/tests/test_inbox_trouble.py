@@ -1,0 +1,346 @@
+"""The poller on a bad day: what stops it, and what it gets over by itself."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from bad_network import Answer, BadNetwork, Hook, Seen, Treatment, always
+from polling import QUICK, Poller, say
+
+import inbox_client
+from inbox import Options
+from inbox_client import RefusedError
+from inbox_events import FileAcked, Recovered, Stopped, Trouble
+from local_platform import LocalPlatform, Sample, Workspace
+
+pytestmark = pytest.mark.anyio
+
+HTML = Answer(200, {"Content-Type": "text/html"}, b"<html>please log in</html>")
+BAD_GATEWAY = Answer(502, {"Content-Type": "text/html"}, b"<html>bad gateway</html>")
+
+
+@pytest.fixture
+def workspace(platform: LocalPlatform) -> Workspace:
+    """A workspace of the test's own."""
+    return platform.operator.create("trouble test")
+
+
+@pytest.fixture
+def network(platform: LocalPlatform) -> Iterator[BadNetwork]:
+    """A network in front of the platform."""
+    with BadNetwork(platform.base_url) as network:
+        yield network
+
+
+@pytest.fixture
+def poller(network: BadNetwork, workspace: Workspace, tmp_path: Path) -> Poller:
+    """A poller that does not run yet."""
+    return Poller(network.url, workspace, tmp_path / "files")
+
+
+class Times:
+    """A hook that notes when requests for a path came, and lets another hook decide."""
+
+    def __init__(self, suffix: str, hook: Hook = lambda seen: None) -> None:
+        """Watch requests whose path ends in ``suffix``."""
+        self.suffix, self.hook = suffix, hook
+        self.at: list[float] = []
+
+    def __call__(self, seen: Seen) -> Treatment | None:
+        """Note the time."""
+        if seen.path.endswith(self.suffix):
+            self.at.append(time.monotonic())
+        return self.hook(seen)
+
+    @property
+    def gaps(self) -> list[float]:
+        """Seconds between one request and the next."""
+        return [later - earlier for earlier, later in pairwise(self.at)]
+
+
+def first(count: int, treatment: Treatment, suffix: str) -> Hook:
+    """Return a hook that treats so many requests to a path, and no more."""
+    left = iter(range(count))
+
+    def hook(seen: Seen) -> Treatment | None:
+        if seen.path.endswith(suffix) and next(left, None) is not None:
+            return treatment
+        return None
+
+    return hook
+
+
+def refuse(status: int, suffix: str) -> Hook:
+    """Return a hook that refuses requests to a path with a status."""
+    return always(Treatment(answer=Answer.of_json({"error": "not for you"}, status)), suffix)
+
+
+async def test_a_wrong_token_stops_it_with_one_sentence(poller: Poller) -> None:
+    """Nothing is tried twice.
+
+    Planted: 401 tried again.
+    """
+    poller.workspace = Workspace(poller.workspace.id, "wrong", "")
+    with pytest.raises(RefusedError, match="does not accept this token") as refused:
+        await asyncio.wait_for(poller.run(), 10)
+    assert "\n" not in str(refused.value)
+    assert poller.of(Stopped)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("suffix", ["/register", "/activity", "/heartbeat", "/pending-uploads"])
+async def test_being_refused_anywhere_stops_it(
+    network: BadNetwork, poller: Poller, status: int, suffix: str
+) -> None:
+    """Whichever request is the first to be refused, though all others work.
+
+    Planted: heartbeats that swallow every error; 403 tried again.
+    """
+    network.on_request = refuse(status, suffix)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(pytest.raises(RefusedError))
+        await stack.enter_async_context(poller.running())
+        await poller.ended()
+    assert network.count(suffix) == 1
+    assert poller.of(Stopped)
+
+
+async def test_a_registration_that_is_wrong_is_not_repeated(
+    network: BadNetwork, poller: Poller
+) -> None:
+    """What the platform does not like about it, a person has to change.
+
+    Planted: a 400 tried again.
+    """
+    network.on_request = refuse(400, "/register")
+    with pytest.raises(RefusedError, match="not for you"):
+        await asyncio.wait_for(poller.run(), 10)
+    assert network.count("/register") == 1
+
+
+@pytest.mark.parametrize("how", ["token", "workspace", "heartbeat"])
+async def test_being_refused_in_mid_run_stops_it(
+    platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller, how: str
+) -> None:
+    """The token is revoked, the workspace removed, or only a heartbeat says so.
+
+    Planted: RefusedError in a background task that nobody sees.
+    """
+    poller.options = Options(poll_interval=0.1, heartbeat_interval=0.1)
+    path = f"/workspaces/{workspace.id}"
+    operator = platform.operator
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(pytest.raises(RefusedError))
+        await stack.enter_async_context(poller.running())
+        say(operator, workspace, "first")
+        await poller.until(lambda: poller.texts == ["first"])
+        if how == "token":
+            for token in operator.call("GET", f"{path}/tokens"):
+                operator.http.delete(f"{path}/tokens/{token['id']}").raise_for_status()
+        elif how == "workspace":
+            operator.remove(workspace.id)
+        else:
+            network.on_request = refuse(403, "/heartbeat")
+        await poller.ended()
+    assert not poller.of(Trouble)
+
+
+async def test_what_is_no_platform_is_said_at_once(network: BadNetwork, poller: Poller) -> None:
+    """A web server that knows no such path.
+
+    Planted: 404 tried again.
+    """
+    network.on_request = always(Treatment(answer=Answer(404, {}, b"404 page not found")))
+    with pytest.raises(RefusedError, match=f"no platform at {network.url}"):
+        await asyncio.wait_for(poller.run(), 10)
+
+
+TROUBLES = {
+    "500": Treatment(answer=Answer.of_json({"error": "boom"}, 500)),
+    "502 in HTML": Treatment(answer=BAD_GATEWAY),
+    "200 in HTML": Treatment(answer=HTML),
+    "an object": Treatment(answer=Answer.of_json({"rows": []})),
+    "half an answer": Treatment(cut_after=1),
+    "no answer": Treatment(cut_after=0),
+    "reset": Treatment(refuse=True, reset=True),
+    "silence": Treatment(stall_after=0),
+    "400": Treatment(answer=Answer.of_json({"error": "bad"}, 400)),
+    "redirect": Treatment(answer=Answer(302, {"Location": "http://127.0.0.1:9/"}, b"")),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        (name, suffix)
+        for name in TROUBLES
+        for suffix in ("/register", "/activity", "/pending-uploads")
+        if (name, suffix) != ("400", "/register")  # that one stops it
+    ],
+)
+async def test_trouble_passes_by_itself(
+    platform: LocalPlatform,
+    network: BadNetwork,
+    workspace: Workspace,
+    poller: Poller,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    suffix: str,
+) -> None:
+    """It is told, with the pause; then that it is over; and the message comes.
+
+    Planted: no Recovered; a 5xx that ends the run; a page that is an object as a crash.
+    """
+    if name == "silence":
+        patience = 0.3
+        monkeypatch.setattr(inbox_client, "READ_TIMEOUT", patience)
+        send = inbox_client.PlatformClient._send
+        monkeypatch.setattr(
+            inbox_client.PlatformClient,
+            "_send",
+            lambda self, method, path, read_timeout=0.0, **request: send(
+                self, method, path, patience, **request
+            ),
+        )
+    say(platform.operator, workspace, "hello")
+    network.on_request = first(1, TROUBLES[name], suffix)
+    async with poller.running():
+        await poller.until(lambda: poller.texts == ["hello"])
+        (trouble,) = poller.of(Trouble)
+        assert 0.05 <= trouble.retry_in <= 0.1
+        assert trouble.reason
+        assert "\n" not in trouble.reason
+        assert len(poller.of(Recovered)) == 1
+
+
+async def test_an_outage_is_borne_with_few_requests(
+    platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
+) -> None:
+    """The pauses double, with jitter, and begin again after the recovery.
+
+    Planted: no growth; no jitter; a pause that stays long after the recovery.
+    """
+    outage = Times("/activity", always(Treatment(answer=BAD_GATEWAY)))
+    async with poller.running():
+        await poller.until(lambda: network.count("/activity") > 0)
+        network.on_request = outage
+        assert Options().first_pause == 1.0
+        await poller.until(lambda: len(poller.of(Trouble)) == 5)
+        pauses = [trouble.retry_in for trouble in poller.of(Trouble)]
+        for pause, longest in zip(pauses, (0.1, 0.2, 0.4, 0.8, 1.6), strict=True):
+            assert longest / 2 <= pause <= longest
+        assert len({pause / 2**n for n, pause in enumerate(pauses)}) == 5
+        assert len(outage.at) == 5
+        assert all(gap >= pause - 0.01 for gap, pause in zip(outage.gaps, pauses, strict=False))
+        network.on_request = lambda seen: None
+        say(platform.operator, workspace, "hello")
+        await poller.until(lambda: poller.texts == ["hello"])
+        assert len(poller.of(Recovered)) == 1
+        network.on_request = first(1, Treatment(answer=BAD_GATEWAY), "/activity")
+        await poller.until(lambda: len(poller.of(Trouble)) == 6)
+        assert poller.of(Trouble)[-1].retry_in <= 0.1
+
+
+async def test_a_platform_that_is_gone_is_found_again(
+    platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
+) -> None:
+    """Refused connections, at the start and in mid-run.
+
+    Planted: refused connections as a reason to end.
+    """
+    network.down(reset=True)
+    async with poller.running():
+        await poller.until(lambda: len(poller.of(Trouble)) == 1)
+        assert "cannot reach" in poller.of(Trouble)[0].reason
+        network.up()
+        say(platform.operator, workspace, "one")
+        await poller.until(lambda: poller.texts == ["one"])
+        network.down(reset=True)
+        await poller.until(lambda: len(poller.of(Trouble)) >= 2)
+        say(platform.operator, workspace, "two")
+        network.up()
+        await poller.until(lambda: poller.texts == ["one", "two"])
+        assert len(poller.of(Recovered)) == 2
+
+
+@pytest.mark.parametrize(
+    ("suffix", "status"),
+    [
+        ("/register", 429),
+        ("/activity", 503),
+        ("/activity", 429),
+        ("/pending-uploads", 503),
+        ("/heartbeat", 429),
+        ("/content", 503),
+        ("/ack", 429),
+    ],
+)
+async def test_retry_after_is_honoured(
+    platform: LocalPlatform,
+    network: BadNetwork,
+    workspace: Workspace,
+    poller: Poller,
+    suffix: str,
+    status: int,
+) -> None:
+    """No request of the kind before the time, and one soon after.
+
+    Planted: Retry-After ignored by each; heartbeats in their usual rhythm.
+    """
+    asked = Answer.of_json({"error": "later"}, status, Retry_After="1")
+    times = Times(suffix, first(1, Treatment(answer=asked), suffix))
+    network.on_request = times
+    poller.options = replace(QUICK, heartbeat_interval=0.1)
+    platform.operator.upload(workspace.id, [Sample("a.txt", b"a")])
+    async with poller.running():
+        await poller.until(lambda: bool(poller.of(FileAcked)) and len(times.at) >= 2)
+    assert 1.0 <= times.gaps[0] < 1.9
+
+
+async def test_a_platform_that_holds_the_request_is_asked_again_at_once(
+    network: BadNetwork, poller: Poller
+) -> None:
+    """The held request has used the pause up already.
+
+    Planted: the pause after every empty page.
+    """
+    poller.options = Options(poll_interval=0.4, wait=1)
+    held = Times("/activity", always(Treatment(delay=0.5), "/activity"))
+    network.on_request = held
+    async with poller.running():
+        await poller.until(lambda: len(held.at) == 5)
+    assert all("wait=1" in seen.query for seen in network.requests if "activity" in seen.path)
+    assert all(0.5 <= gap < 0.8 for gap in held.gaps)
+
+
+async def test_a_platform_that_does_not_hold_is_asked_every_five_seconds(
+    network: BadNetwork, poller: Poller
+) -> None:
+    """And not faster; a page with rows is followed by the next at once.
+
+    Planted: no pause.
+    """
+    assert Options().poll_interval == 5.0
+    poller.options = Options()
+    times = Times("/activity")
+    network.on_request = times
+    async with poller.running():
+        await poller.until(lambda: len(times.at) == 2)
+    assert 4.9 <= times.gaps[0] < 6.0
+
+
+async def test_a_single_round_gives_up_in_time(network: BadNetwork, poller: Poller) -> None:
+    """With UnavailableError, and no Trouble for the last failure.
+
+    Planted: ``once`` tries for ever.
+    """
+    network.on_request = always(Treatment(answer=BAD_GATEWAY))
+    with pytest.raises(inbox_client.UnavailableError, match="502"):
+        await asyncio.wait_for(poller.run(once=True, once_attempts=2), 15)
+    assert len(poller.of(Trouble)) == 1
+    assert QUICK.once_attempts == 6
