@@ -1,0 +1,149 @@
+"""``molecule-workspace connect``: runs an inbox until it is done or a signal comes."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import inbox_events as events
+from inbox import Inbox, Options, Outcome
+from inbox_client import InboxError, PlatformClient
+from inbox_journal import DiskFullError
+from inbox_messages import Message
+from inbox_uploads import DEFAULT_FOLDER
+from workspace_arguments import ArgumentError
+from workspace_display import Display, Shown, Started, Stopping
+from workspace_exec import FINISH_SECONDS, Command
+from workspace_lines import clean
+
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+OK: Final = 0
+FAILED: Final = 1
+INTERRUPTED: Final = 130
+"""128 + SIGINT, as shells have it."""
+
+ENDED_EARLY: Final = "the command was ended; its message comes again with the next start"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """What ``connect`` was asked for."""
+
+    platform: str
+    workspace: str
+    token: str
+    folder: Path
+    command: str | None
+    command_output: int | None
+    options: Options
+
+
+class FailedError(Exception):
+    """The command cannot go on; the text says why."""
+
+
+@contextlib.contextmanager
+def at_signal(first: Callable[[], None], second: Callable[[], None]) -> Iterator[None]:
+    """Call ``first`` at the first SIGINT or SIGTERM, and ``second`` at each after it."""
+    loop = asyncio.get_running_loop()
+    came = False
+
+    def signalled() -> None:
+        nonlocal came
+        (second if came else first)()
+        came = True
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, signalled)
+    try:
+        yield
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+async def connect(asked: Connection, display: Display) -> int:
+    """Run the inbox; return the exit code. FailedError and ArgumentError say what is wrong."""
+    client = PlatformClient(asked.platform, asked.workspace, asked.token)
+    command = (
+        Command(asked.command, asked.workspace, os.environ, asked.command_output)
+        if asked.command is not None
+        else None
+    )
+    given_up = False
+
+    def tell(event: Shown) -> None:
+        nonlocal given_up
+        given_up |= isinstance(event, events.MessageFailed) and event.retry_in is None
+        display.tell(event)
+
+    try:
+        inbox = Inbox(client, asked.folder, command or _shown, tell, asked.options)
+    except (OSError, sqlite3.Error, DiskFullError) as error:
+        await client.close()
+        raise ArgumentError(unusable(asked.folder, error)) from error
+    display.tell(Started(client.platform, client.workspace, asked.folder.absolute()))
+    try:
+        outcome = await _run(inbox, command, display)
+    except (InboxError, DiskFullError, OSError, sqlite3.Error) as error:
+        raise FailedError(clean(str(error))) from error
+    finally:
+        await client.close()
+    if outcome is None:
+        return INTERRUPTED if asked.options.once else OK
+    return FAILED if outcome.lost or outcome.unfinished or given_up else OK
+
+
+async def _run(inbox: Inbox, command: Command | None, display: Display) -> Outcome | None:
+    """Run until the inbox ends, or a signal ends it: then the outcome is None."""
+    run = asyncio.create_task(inbox.run())
+    stop = asyncio.Event()
+
+    def interrupted() -> None:
+        busy = command is not None and command.running
+        display.tell(
+            Stopping(f"the command has ended ({FINISH_SECONDS:.0f} s at most)" if busy else "")
+        )
+        stop.set()
+
+    def at_once() -> None:
+        if command is not None:
+            command.kill()
+        display.close()
+        os._exit(INTERRUPTED)
+
+    display.on_closed = stop.set
+    with at_signal(interrupted, at_once):
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait((run, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not run.done():
+            if command is not None:
+                await command.stop()
+            run.cancel()
+        try:
+            return await run
+        except asyncio.CancelledError:
+            return None
+        finally:
+            if command is not None and command.ended_early:
+                display.tell(events.Notice(ENDED_EARLY))
+
+
+async def _shown(_: Message) -> None:
+    """Handle a message by nothing: the display has shown it."""
+
+
+def unusable(folder: Path, error: Exception) -> str:
+    """Say that files cannot be kept in a folder, and what to do."""
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    said = f"files cannot be kept in {clean(str(folder))} ({clean(reason or str(error))})"
+    if folder == DEFAULT_FOLDER:
+        return f"{said}; give --dir DIR, a folder of yours"
+    return f"{said}; give a folder that you may write to with --dir DIR"

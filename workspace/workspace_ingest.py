@@ -1,0 +1,263 @@
+"""``molecule-workspace ingest``: serves the uploads that the platform hands to a push workspace.
+
+The server is ``internal_chat_uploads``; here is what surrounds it: the socket, the registration
+with the platform whose answers bring the inbound secret, and a stop that lets uploads finish.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+
+import inbox_events as events
+from inbox_client import Backoff, InboxError, MissingError, PlatformClient, UnavailableError
+from internal_chat_uploads import IngestLimits, StoredFile, ingest_app
+from workspace_arguments import ArgumentError
+from workspace_connect import INTERRUPTED, FailedError, at_signal, unusable
+from workspace_display import Display, Ended, FileStored, Registered, Serving, Stopping
+from workspace_lines import clean
+
+STOP_SECONDS: Final = 10
+"""How long uploads in flight may take to finish when the server stops."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """How the platform learns where this ingest is, and this ingest its secret."""
+
+    platform: str
+    workspace: str
+    token: str
+    url: str
+    agent_card: Mapping[str, Any]
+    heartbeat_interval: float = 30.0
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """What ``ingest`` was asked for: either the inbound secret, or where to learn it."""
+
+    listen: tuple[str, int]
+    folder: Path
+    limits: IngestLimits
+    secret: str | None
+    registration: Registration | None
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it serves, and leaves signals alone."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.serving = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.serving.set()
+
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+        return contextlib.nullcontext()
+
+
+class _Secret:
+    """The inbound secret as it is now; None until it is known, and then nobody gets in."""
+
+    def __init__(self, value: str | None) -> None:
+        self.value = value
+
+    def __call__(self) -> str | None:
+        return self.value
+
+
+async def ingest(asked: Ingest, display: Display) -> int:
+    """Serve until a signal comes; return the exit code. FailedError says why it cannot."""
+    secret = _Secret(asked.secret)
+    folder = asked.folder.absolute()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(0, "it is not writable")
+        app = ingest_app(
+            folder,
+            secret,
+            limits=asked.limits,
+            on_stored=lambda file: display.tell(_stored(file)),
+        )
+    except OSError as error:
+        raise ArgumentError(unusable(asked.folder, error)) from error
+    listener = _bind(*asked.listen)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=STOP_SECONDS,
+        )
+    )
+    _log_to(display)
+    stop = asyncio.Event()
+
+    def interrupted() -> None:
+        busy = bool(server.server_state.connections)
+        display.tell(
+            Stopping(f"uploads in flight have ended ({STOP_SECONDS} s at most)" if busy else "")
+        )
+        stop.set()
+
+    def at_once() -> None:
+        display.close()
+        os._exit(INTERRUPTED)
+
+    display.on_closed = stop.set
+    with at_signal(interrupted, at_once):
+        serve = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            await _first(serve, asyncio.create_task(server.serving.wait()))
+            display.tell(Serving(_address(listener), folder))
+            kept = asyncio.create_task(_keep_registered(asked.registration, secret, display))
+            try:
+                await _first(serve, kept, asyncio.create_task(stop.wait()))
+            finally:
+                await _cancel(kept)
+        finally:
+            server.should_exit = True
+            await serve
+    display.tell(Ended())
+    return 0
+
+
+async def _first(*tasks: asyncio.Task[Any]) -> None:
+    """Wait until one of the tasks is done; raise what it raised. The last is cancelled then."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    await _cancel(tasks[-1])
+    for task in done:
+        task.result()
+
+
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    if task.cancel():
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _keep_registered(
+    registration: Registration | None, secret: _Secret, display: Display
+) -> None:
+    """Register, and take the secret of every heartbeat. FailedError: it is of no use."""
+    if registration is None:
+        await asyncio.Event().wait()
+        return
+    client = PlatformClient(registration.platform, registration.workspace, registration.token)
+    try:
+        await _register(client, registration, secret, display)
+        display.tell(Registered(client.platform, client.workspace, registration.url))
+        await _beat(client, registration.heartbeat_interval, secret, display)
+    except InboxError as error:
+        raise FailedError(clean(str(error))) from error
+    finally:
+        await client.close()
+
+
+async def _register(
+    client: PlatformClient, registration: Registration, secret: _Secret, display: Display
+) -> None:
+    backoff = Backoff()
+    while True:
+        try:
+            secret.value = await client.register(registration.agent_card, "push", registration.url)
+        except UnavailableError as error:
+            if error.status == 400:
+                raise FailedError(f"{clean(str(error))}; --url is {registration.url}") from error
+            pause = backoff.next(error.retry_after)
+            display.tell(events.Trouble(str(error), pause))
+            await asyncio.sleep(pause)
+        except MissingError as error:
+            raise FailedError(f"there is no platform at {client.platform}: {error}") from error
+        else:
+            if backoff.failures:
+                display.tell(events.Recovered())
+            return
+
+
+async def _beat(client: PlatformClient, interval: float, secret: _Secret, display: Display) -> None:
+    started = time.monotonic()
+    well = True
+    while True:
+        await asyncio.sleep(interval)
+        uptime = int(time.monotonic() - started)
+        try:
+            # An answer without a secret is no reason to shut the platform out.
+            new = await client.heartbeat(
+                {"active_tasks": 0, "error_rate": 0, "uptime_seconds": uptime}
+            )
+            secret.value = new or secret.value
+        except UnavailableError as error:
+            well = False
+            display.tell(events.Trouble(str(error), interval))
+        else:
+            if not well:
+                display.tell(events.Recovered())
+            well = True
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise FailedError(f"cannot listen on {host}:{port} ({error.strerror})") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise FailedError(
+            f"cannot listen on {host}:{port} ({error.strerror}); give another --listen"
+        ) from error
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _stored(file: StoredFile) -> FileStored:
+    return FileStored(file.name, file.mime_type, file.size, file.path)
+
+
+class _ToDisplay(logging.Handler):
+    """Shows what the server logs: a sentence, and the cause in a few words."""
+
+    def __init__(self, display: Display) -> None:
+        super().__init__(logging.WARNING)
+        self._display = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            text = f"{text}: {error or type(error).__name__}"
+        self._display.tell(events.Notice(text))
+        if error is not None and not isinstance(error, OSError):
+            traceback.print_exception(error)  # a fault of ours: whoever mends it needs all
+
+
+def _log_to(display: Display) -> None:
+    logging.getLogger().addHandler(_ToDisplay(display))
