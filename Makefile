@@ -60,6 +60,15 @@ coverage: ## Check that the last test run covered every statement of internal/pe
 test-python: .venv/ready build ## The Python tests, on the platform as it is built.
 	cd workspace && ../$(PYTHON) -m pytest -q -n 3 --dist worksteal
 
+.PHONY: demo
+demo: setup-postgres build .venv/ready ## See files arrive: a throw-away platform, two workspaces, and a table.
+	@exec $(PYTHON) workspace/demo.py
+
+# What is given on make's command line is in the environment of what it runs.
+.PHONY: e2e
+e2e: .venv/ready ## The same against a platform that runs: BASE_URL=... ADMIN_TOKEN=... [PUSH_LISTEN=host:port].
+	@exec $(PYTHON) workspace/demo.py e2e
+
 .PHONY: fuzz
 fuzz: setup-test ## Run every fuzz target for FUZZTIME (20s).
 	@grep -rlE '^func Fuzz' internal --include '*_test.go' | xargs -n1 dirname | sort -u | while read -r dir; do \
