@@ -29,6 +29,9 @@ MAX_TOLD: Final = 200
 DRIP_TIMEOUT: Final = 120.0
 """Longest time, in seconds, for the head of an answer once it may come, and for its JSON."""
 
+KEEPALIVE: Final = 55.0
+"""How long an idle connection is kept, in seconds: past the next poll, within a proxy's 60 s."""
+
 CONNECT_TIMEOUT: Final = 10.0
 READ_TIMEOUT: Final = 30.0
 """Longest silence in an answer, in seconds. A cut connection that nobody reports ends by it."""
@@ -112,7 +115,11 @@ class PlatformClient:
                 "User-Agent": "molecule-workspace",
             },
             timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            limits=httpx.Limits(
+                max_connections=connections,
+                max_keepalive_connections=connections,
+                keepalive_expiry=KEEPALIVE,
+            ),
             follow_redirects=False,
         )
 
