@@ -39,7 +39,7 @@ func TestHelp_ListsEverySettingWithVariableAndDefault(t *testing.T) {
 func TestHelp_ListsEveryCommand(t *testing.T) {
 	t.Parallel()
 	help := execute(t, newFolder(t), nil, "--help").stdout
-	for _, command := range []string{"serve", "migrate up", "migrate down", "migrate status", "migrate force", "version"} {
+	for _, command := range []string{"serve", "migrate up", "migrate down", "migrate status", "migrate force", "sweep", "version"} {
 		if !strings.Contains(help, "\n  "+command+" ") {
 			t.Errorf("no command %q in:\n%s", command, help)
 		}
@@ -66,6 +66,7 @@ func TestCommandLine_MistakesGetAHintAndExitCode2(t *testing.T) {
 		{"flag without its value", []string{"--addr"}, "--addr"},
 		{"unknown migrate command", []string{"migrate", "sideways"}, "sideways"},
 		{"number that is none", []string{"migrate", "down", "many"}, "many"},
+		{"to sweep and not to", []string{"sweep", "--once", "--dry-run"}, "--dry-run"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -31,6 +31,7 @@ type cli struct {
 
 	Serve   serveCmd   `cmd:"" default:"1" help:"Serve the platform (the default)."`
 	Migrate migrateCmd `cmd:"" help:"Bring the database to this platform's schema, or back."`
+	Sweep   sweepCmd   `cmd:"" help:"Delete what is over, once, as the platform does by itself all the time."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
@@ -59,7 +60,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		kong.ValueFormatter(describe),
 		kong.ExplicitGroups([]kong.Group{
 			{Key: "serving", Title: "Serving"}, {Key: "storing", Title: "Storing"},
-			{Key: "access", Title: "Access"}, {Key: "limits", Title: "Limits"},
+			{Key: "access", Title: "Access"}, {Key: "limits", Title: "Limits"}, {Key: "keeping", Title: "Keeping"},
 		}),
 	)
 	if err != nil {
@@ -103,12 +104,17 @@ var version string
 
 type versionCmd struct{}
 
+// programVersion is the version of this binary.
+func programVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && version == "" {
+		return info.Main.Version
+	}
+	return version
+}
+
 // Run prints the version.
 func (versionCmd) Run(env *environment) error {
-	if info, ok := debug.ReadBuildInfo(); ok && version == "" {
-		version = info.Main.Version
-	}
-	_, err := fmt.Fprintln(env.stdout, "platform", version, runtime.Version())
+	_, err := fmt.Fprintln(env.stdout, "platform", programVersion(), runtime.Version())
 	return err
 }
 

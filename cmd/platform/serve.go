@@ -19,6 +19,7 @@ func (serveCmd) Run(env *environment, settings *config.Settings) error {
 	if err != nil {
 		return fmt.Errorf("%w:\n%w", errConfig, err)
 	}
+	c.Version = programVersion()
 	log := newLogger(c, env.stderr)
 	s, err := server.New(env.ctx, c, log)
 	if err != nil {

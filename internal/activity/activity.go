@@ -8,7 +8,7 @@
 // the order of commits the order of the numbers. Every writer of activity_logs therefore
 // goes through this package.
 //
-// It does not interpret what the rows say, and it does not delete them.
+// It does not interpret what the rows say, and it deletes none by itself.
 package activity
 
 import (

@@ -28,11 +28,19 @@ FROM counter, unnest($3::text[], $4::uuid[], $5::uuid[], $6::text[], $7::text[],
 
 // Inbox reads and writes the activity log. It is safe for concurrent use.
 type Inbox struct {
-	db *sql.DB
+	db    *sql.DB
+	notes bool // the schema has activity_readers
 }
 
 // New returns the inbox in db.
 func New(db *sql.DB) *Inbox { return &Inbox{db: db} }
+
+// WithReaders makes the inbox note how far workspaces have read, which Prune goes by, and
+// returns it. The schema must have the table for it.
+func (in *Inbox) WithReaders() *Inbox {
+	in.notes = true
+	return in
+}
 
 // Append writes the entries as rows of the workspace, in their order, as part of tx.
 //

@@ -41,10 +41,15 @@ type Query struct {
 	After  uuid.NullUUID // only rows after this one, oldest first
 	Oldest bool          // oldest first, without After
 	Limit  int           // 0 is DefaultLimit; more than MaxLimit is MaxLimit
+	Reader bool          // the workspace itself reads: what is before After is read
 }
 
 const (
 	sqlSeqOf = `SELECT seq FROM activity_logs WHERE id = $1 AND workspace_id = $2`
+
+	// sqlSeqAndNoteOf also tells whether it is time to note that the workspace has come so far.
+	sqlSeqAndNoteOf = `SELECT l.seq, coalesce(r.read_seq < l.seq AND r.noted_at < now() - interval '1 minute', true) ` +
+		`FROM activity_logs l LEFT JOIN activity_readers r USING (workspace_id) WHERE l.id = $1 AND l.workspace_id = $2`
 
 	rowColumns = `id, seq, workspace_id, activity_type, source_id, target_id, method, summary, ` +
 		`request_body, response_body, duration_ms, status, error_detail, created_at`
@@ -64,12 +69,20 @@ const (
 func (in *Inbox) Read(ctx context.Context, workspace uuid.UUID, q Query) ([]Row, error) {
 	var after sql.NullInt64
 	if q.After.Valid {
-		err := in.db.QueryRowContext(ctx, sqlSeqOf, q.After.UUID, workspace).Scan(&after)
+		statement, places, due := sqlSeqOf, []any{&after}, false
+		if q.Reader && in.notes {
+			statement, places = sqlSeqAndNoteOf, append(places, &due)
+		}
+		err := in.db.QueryRowContext(ctx, statement, q.After.UUID, workspace).Scan(places...)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil, ErrCursorGone
 		}
 		if err != nil {
 			return nil, fmt.Errorf("activity: find cursor of workspace %s: %w", workspace, err)
+		}
+		if due {
+			// Best effort: without it rows are kept for longer, and the next poll notes it.
+			_ = in.noteRead(ctx, workspace, after.Int64)
 		}
 	}
 	query, args := q.page(workspace, after)

@@ -1,5 +1,6 @@
 // Package config turns flags and environment variables into one Config. Nothing else in
-// the platform reads the environment.
+// the platform reads the environment, but for OpenTelemetry's library, which reads those that
+// OpenTelemetry defines for it.
 //
 // Every setting is a flag and a variable of the same name, --max-files and MAX_FILES. Load
 // reports all that is wrong at once, each in a sentence that says what to write instead.
@@ -24,57 +25,80 @@ import (
 // Settings are the flags as they were given; kong fills them. They are all strings, so
 // that a bad one does not keep Load from looking at the others.
 type Settings struct {
-	Addr            string `group:"serving" env:"ADDR" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Address to serve on."`
-	DatabaseURL     string `group:"storing" env:"DATABASE_URL" placeholder:"URL" help:"PostgreSQL to use, migrated by 'platform migrate up'. Empty: a private PostgreSQL under the data folder, migrated on start."`
-	DataDir         string `group:"storing" env:"DATA_DIR" default:"data" placeholder:"DIR" help:"Folder of the private PostgreSQL and its admin token."`
-	SpoolDir        string `group:"storing" env:"SPOOL_DIR" placeholder:"DIR" help:"Folder for the temporary files of uploads in flight. Empty: the system's."`
-	AdminToken      string `group:"access" env:"ADMIN_TOKEN" placeholder:"TOKEN" help:"Token of the operator and the canvas. Required with a database URL; otherwise made on first start and kept in the data folder. Prefer the variable: flags show in process lists."`
-	Registration    string `group:"access" env:"REGISTRATION" placeholder:"open|closed" help:"Whether an unknown workspace may register without a token. Empty: open on the private PostgreSQL, closed otherwise."`
-	CORSOrigins     string `group:"access" name:"cors-origins" env:"CORS_ORIGINS" placeholder:"ORIGIN,..." help:"Origins from which browsers may call, such as https://canvas.example, or *."`
-	TrustedProxies  string `group:"access" env:"TRUSTED_PROXIES" placeholder:"CIDR,..." help:"Reverse proxies whose X-Forwarded-For is believed."`
-	PushAllowCIDRs  string `group:"access" name:"push-allow-cidrs" env:"PUSH_ALLOW_CIDRS" placeholder:"CIDR,..." help:"Networks that are not on the public internet, but in which push workspaces may be called."`
-	MaxFileBytes    string `group:"limits" env:"MAX_FILE_BYTES" default:"100MiB" placeholder:"SIZE" help:"Longest file."`
-	MaxRequestBytes string `group:"limits" env:"MAX_REQUEST_BYTES" default:"100MiB" placeholder:"SIZE" help:"All files of one upload together."`
-	MaxFiles        string `group:"limits" env:"MAX_FILES" default:"64" placeholder:"N" help:"Files in one upload."`
-	MaxUploads      string `group:"limits" env:"MAX_UPLOADS" default:"256" placeholder:"N" help:"Uploads in flight; more are asked to come back."`
-	MaxDownloads    string `group:"limits" env:"MAX_DOWNLOADS" default:"256" placeholder:"N" help:"Files being fetched; more are asked to come back."`
-	MaxMessages     string `group:"limits" env:"MAX_MESSAGES" default:"256" placeholder:"N" help:"Messages that push workspaces are working on; more are asked to come back."`
-	MaxJSONBytes    string `group:"limits" name:"max-json-bytes" env:"MAX_JSON_BYTES" default:"32MiB" placeholder:"SIZE" help:"Messages and inbox pages held in memory at once; more are asked to come back. At least 4MiB."`
-	PendingTTL      string `group:"limits" name:"pending-ttl" env:"PENDING_TTL" default:"24h" placeholder:"TIME" help:"How long a file waits to be acknowledged."`
-	LogLevel        string `group:"serving" env:"LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"Least level to log: debug, info, warn or error."`
-	LogFormat       string `group:"serving" env:"LOG_FORMAT" default:"json" placeholder:"FORMAT" help:"Form of log lines: json or text."`
+	Addr               string `group:"serving" env:"ADDR" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Address to serve on."`
+	DatabaseURL        string `group:"storing" env:"DATABASE_URL" placeholder:"URL" help:"PostgreSQL to use, migrated by 'platform migrate up'. Empty: a private PostgreSQL under the data folder, migrated on start."`
+	DataDir            string `group:"storing" env:"DATA_DIR" default:"data" placeholder:"DIR" help:"Folder of the private PostgreSQL and its admin token."`
+	SpoolDir           string `group:"storing" env:"SPOOL_DIR" placeholder:"DIR" help:"Folder for the temporary files of uploads in flight. Empty: the system's."`
+	AdminToken         string `group:"access" env:"ADMIN_TOKEN" placeholder:"TOKEN" help:"Token of the operator and the canvas. Required with a database URL; otherwise made on first start and kept in the data folder. Prefer the variable: flags show in process lists."`
+	Registration       string `group:"access" env:"REGISTRATION" placeholder:"open|closed" help:"Whether an unknown workspace may register without a token. Empty: open on the private PostgreSQL, closed otherwise."`
+	CORSOrigins        string `group:"access" name:"cors-origins" env:"CORS_ORIGINS" placeholder:"ORIGIN,..." help:"Origins from which browsers may call, such as https://canvas.example, or *."`
+	TrustedProxies     string `group:"access" env:"TRUSTED_PROXIES" placeholder:"CIDR,..." help:"Reverse proxies whose X-Forwarded-For is believed."`
+	PushAllowCIDRs     string `group:"access" name:"push-allow-cidrs" env:"PUSH_ALLOW_CIDRS" placeholder:"CIDR,..." help:"Networks that are not on the public internet, but in which push workspaces may be called."`
+	MaxFileBytes       string `group:"limits" env:"MAX_FILE_BYTES" default:"100MiB" placeholder:"SIZE" help:"Longest file."`
+	MaxRequestBytes    string `group:"limits" env:"MAX_REQUEST_BYTES" default:"100MiB" placeholder:"SIZE" help:"All files of one upload together."`
+	MaxFiles           string `group:"limits" env:"MAX_FILES" default:"64" placeholder:"N" help:"Files in one upload."`
+	MaxUploads         string `group:"limits" env:"MAX_UPLOADS" default:"256" placeholder:"N" help:"Uploads in flight; more are asked to come back."`
+	MaxDownloads       string `group:"limits" env:"MAX_DOWNLOADS" default:"256" placeholder:"N" help:"Files being fetched; more are asked to come back."`
+	MaxMessages        string `group:"limits" env:"MAX_MESSAGES" default:"256" placeholder:"N" help:"Messages that push workspaces are working on; more are asked to come back."`
+	MaxWaits           string `group:"limits" env:"MAX_WAITS" default:"20000" placeholder:"N" help:"Inbox polls that are held until there is something; more are asked to come back."`
+	MaxStreams         string `group:"limits" env:"MAX_STREAMS" default:"1000" placeholder:"N" help:"Open streams of events; more are asked to come back."`
+	MaxJSONBytes       string `group:"limits" name:"max-json-bytes" env:"MAX_JSON_BYTES" default:"32MiB" placeholder:"SIZE" help:"Messages and inbox pages held in memory at once; more are asked to come back. At least 4MiB."`
+	PendingTTL         string `group:"limits" name:"pending-ttl" env:"PENDING_TTL" default:"24h" placeholder:"TIME" help:"How long a file waits to be acknowledged."`
+	AckRetention       string `group:"keeping" env:"ACK_RETENTION" default:"1h" placeholder:"TIME" help:"How long a file stays after it was acknowledged."`
+	ActivityRetention  string `group:"keeping" env:"ACTIVITY_RETENTION" default:"168h" placeholder:"TIME" help:"How long inbox rows stay that their workspace has read; unread ones stay for 30 days, or this if it is longer."`
+	SweepInterval      string `group:"keeping" env:"SWEEP_INTERVAL" default:"5m" placeholder:"TIME" help:"How often what is over is deleted."`
+	QuotaBytes         string `group:"keeping" env:"QUOTA_BYTES" default:"1GiB" placeholder:"SIZE" help:"Unacknowledged files of a workspace together."`
+	QuotaFiles         string `group:"keeping" env:"QUOTA_FILES" default:"1000" placeholder:"N" help:"Unacknowledged files of a workspace."`
+	MetricsAddr        string `group:"serving" env:"METRICS_ADDR" placeholder:"HOST:PORT" help:"Address to serve GET /metrics on, and nowhere else. Empty: it is served beside everything else."`
+	OTELEndpoint       string `group:"serving" name:"otel-exporter-otlp-endpoint" env:"OTEL_EXPORTER_OTLP_ENDPOINT" placeholder:"URL" help:"OpenTelemetry collector that takes OTLP over HTTP, such as http://127.0.0.1:4318. Empty, as the next two: no traces."`
+	OTELTracesEndpoint string `group:"serving" name:"otel-exporter-otlp-traces-endpoint" env:"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" placeholder:"URL" help:"The same, for traces only, with its path."`
+	OTELTracesExporter string `group:"serving" name:"otel-traces-exporter" env:"OTEL_TRACES_EXPORTER" placeholder:"otlp|none" help:"Whether traces are sent. Empty: if there is an endpoint."`
+	OTELDisabled       string `group:"serving" name:"otel-sdk-disabled" env:"OTEL_SDK_DISABLED" placeholder:"true|false" help:"Whether no traces are sent whatever else is set."`
+	LogLevel           string `group:"serving" env:"LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"Least level to log: debug, info, warn or error."`
+	LogFormat          string `group:"serving" env:"LOG_FORMAT" default:"json" placeholder:"FORMAT" help:"Form of log lines: json or text."`
 }
 
 // Config is what the platform runs with.
 type Config struct {
-	Addr             string
-	DatabaseURL      string // "": a private PostgreSQL
-	DataDir          string
-	SpoolDir         string // "": the system's
-	AdminToken       string // "": made on first start
-	OpenRegistration bool
-	CORSOrigins      []string
-	TrustedProxies   []string
-	PushAllowCIDRs   []netip.Prefix
-	MaxFileBytes     int64
-	MaxRequestBytes  int64
-	MaxFiles         int
-	MaxUploads       int
-	MaxDownloads     int
-	MaxMessages      int
-	MaxJSONBytes     int64
-	PendingTTL       time.Duration
-	LogLevel         slog.Level
-	LogFormat        string // json or text
+	Addr              string
+	DatabaseURL       string // "": a private PostgreSQL
+	DataDir           string
+	SpoolDir          string // "": the system's
+	AdminToken        string // "": made on first start
+	OpenRegistration  bool
+	CORSOrigins       []string
+	TrustedProxies    []string
+	PushAllowCIDRs    []netip.Prefix
+	MaxFileBytes      int64
+	MaxRequestBytes   int64
+	MaxFiles          int
+	MaxUploads        int
+	MaxDownloads      int
+	MaxMessages       int
+	MaxWaits          int
+	MaxStreams        int
+	MaxJSONBytes      int64
+	PendingTTL        time.Duration
+	AckRetention      time.Duration
+	ActivityRetention time.Duration
+	SweepInterval     time.Duration
+	QuotaBytes        int64
+	QuotaFiles        int
+	MetricsAddr       string // "": on Addr
+	TracesEndpoint    string // URL; "": no traces
+	LogLevel          slog.Level
+	LogFormat         string // json or text
+	Version           string // of the binary, for who looks at it from outside; Load does not set it
 }
 
 // The bounds of what can be set. They guard against slips, not against operators.
 const (
-	maxBytes     = 1 << 40
-	maxFiles     = 10_000
-	maxInFlight  = 100_000
-	minJSONBytes = 4 << 20 // a page of the inbox and its last row
-	maxTTL       = 365 * 24 * time.Hour
+	maxBytes      = 1 << 40
+	maxFiles      = 10_000
+	maxInFlight   = 100_000
+	maxQuotaFiles = 1_000_000
+	minJSONBytes  = 4 << 20 // a page of the inbox and its last row
+	maxTTL        = 365 * 24 * time.Hour
 )
 
 // Embedded reports whether the platform brings its own PostgreSQL.
@@ -84,22 +108,33 @@ func (c Config) Embedded() bool { return c.DatabaseURL == "" }
 func (s Settings) Load() (Config, error) {
 	var l loader
 	c := Config{
-		Addr:            l.address("ADDR", s.Addr),
-		DatabaseURL:     l.database("DATABASE_URL", s.DatabaseURL),
-		DataDir:         l.required("DATA_DIR", s.DataDir),
-		SpoolDir:        l.writable("SPOOL_DIR", s.SpoolDir),
-		AdminToken:      l.token("ADMIN_TOKEN", s.AdminToken),
-		CORSOrigins:     l.origins("CORS_ORIGINS", s.CORSOrigins),
-		PushAllowCIDRs:  l.prefixes("PUSH_ALLOW_CIDRS", s.PushAllowCIDRs),
-		MaxFileBytes:    l.size("MAX_FILE_BYTES", s.MaxFileBytes),
-		MaxRequestBytes: l.size("MAX_REQUEST_BYTES", s.MaxRequestBytes),
-		MaxFiles:        l.count("MAX_FILES", s.MaxFiles, maxFiles),
-		MaxUploads:      l.count("MAX_UPLOADS", s.MaxUploads, maxInFlight),
-		MaxDownloads:    l.count("MAX_DOWNLOADS", s.MaxDownloads, maxInFlight),
-		MaxMessages:     l.count("MAX_MESSAGES", s.MaxMessages, maxInFlight),
-		MaxJSONBytes:    l.size("MAX_JSON_BYTES", s.MaxJSONBytes),
-		PendingTTL:      l.duration("PENDING_TTL", s.PendingTTL),
-		LogFormat:       l.oneOf("LOG_FORMAT", s.LogFormat, "json", "text"),
+		Addr:              l.address("ADDR", s.Addr),
+		DatabaseURL:       l.database("DATABASE_URL", s.DatabaseURL),
+		DataDir:           l.required("DATA_DIR", s.DataDir),
+		SpoolDir:          l.writable("SPOOL_DIR", s.SpoolDir),
+		AdminToken:        l.token("ADMIN_TOKEN", s.AdminToken),
+		CORSOrigins:       l.origins("CORS_ORIGINS", s.CORSOrigins),
+		PushAllowCIDRs:    l.prefixes("PUSH_ALLOW_CIDRS", s.PushAllowCIDRs),
+		MaxFileBytes:      l.size("MAX_FILE_BYTES", s.MaxFileBytes),
+		MaxRequestBytes:   l.size("MAX_REQUEST_BYTES", s.MaxRequestBytes),
+		MaxFiles:          l.count("MAX_FILES", s.MaxFiles, maxFiles),
+		MaxUploads:        l.count("MAX_UPLOADS", s.MaxUploads, maxInFlight),
+		MaxDownloads:      l.count("MAX_DOWNLOADS", s.MaxDownloads, maxInFlight),
+		MaxMessages:       l.count("MAX_MESSAGES", s.MaxMessages, maxInFlight),
+		MaxWaits:          l.count("MAX_WAITS", s.MaxWaits, maxInFlight),
+		MaxStreams:        l.count("MAX_STREAMS", s.MaxStreams, maxInFlight),
+		MaxJSONBytes:      l.size("MAX_JSON_BYTES", s.MaxJSONBytes),
+		PendingTTL:        l.duration("PENDING_TTL", s.PendingTTL),
+		AckRetention:      l.age("ACK_RETENTION", s.AckRetention),
+		ActivityRetention: l.age("ACTIVITY_RETENTION", s.ActivityRetention),
+		SweepInterval:     l.duration("SWEEP_INTERVAL", s.SweepInterval),
+		QuotaBytes:        l.size("QUOTA_BYTES", s.QuotaBytes),
+		QuotaFiles:        l.count("QUOTA_FILES", s.QuotaFiles, maxQuotaFiles),
+		TracesEndpoint:    l.traces(s),
+		LogFormat:         l.oneOf("LOG_FORMAT", s.LogFormat, "json", "text"),
+	}
+	if s.MetricsAddr != "" {
+		c.MetricsAddr = l.address("METRICS_ADDR", s.MetricsAddr)
 	}
 	for _, p := range l.prefixes("TRUSTED_PROXIES", s.TrustedProxies) {
 		c.TrustedProxies = append(c.TrustedProxies, p.String())
@@ -129,6 +164,17 @@ func (s Settings) LoadDatabase() (databaseURL, dataDir string, err error) {
 	var l loader
 	databaseURL, dataDir = l.database("DATABASE_URL", s.DatabaseURL), l.required("DATA_DIR", s.DataDir)
 	return databaseURL, dataDir, errors.Join(l.errs...)
+}
+
+// LoadRetention is Load for commands that delete what is over. Of the Config only what they
+// need is set.
+func (s Settings) LoadRetention() (Config, error) {
+	var l loader
+	c := Config{
+		AckRetention:      l.age("ACK_RETENTION", s.AckRetention),
+		ActivityRetention: l.age("ACTIVITY_RETENTION", s.ActivityRetention),
+	}
+	return c, errors.Join(l.errs...)
 }
 
 // A loader parses values and collects what is wrong with them.
@@ -237,6 +283,15 @@ func (l *loader) duration(name, value string) time.Duration {
 	d, err := time.ParseDuration(value)
 	if err != nil || d < time.Second || d > maxTTL {
 		l.bad(name, value, "a time from 1s to 8760h, such as 24h or 90m")
+	}
+	return d
+}
+
+// age is a duration that may be nothing.
+func (l *loader) age(name, value string) time.Duration {
+	d, err := time.ParseDuration(value)
+	if err != nil || d < 0 || d > maxTTL {
+		l.bad(name, value, "a time from 0s to 8760h, such as 1h or 90m")
 	}
 	return d
 }

@@ -46,8 +46,9 @@ func TestLoad_Defaults(t *testing.T) {
 	want := config.Config{
 		Addr: "127.0.0.1:8080", DataDir: "data", OpenRegistration: true,
 		MaxFileBytes: 100 << 20, MaxRequestBytes: 100 << 20, MaxFiles: 64, MaxUploads: 256, MaxDownloads: 256,
-		MaxMessages: 256, MaxJSONBytes: 32 << 20,
+		MaxMessages: 256, MaxWaits: 20_000, MaxStreams: 1000, MaxJSONBytes: 32 << 20,
 		PendingTTL: 24 * time.Hour, LogLevel: slog.LevelInfo, LogFormat: "json",
+		AckRetention: time.Hour, ActivityRetention: 7 * 24 * time.Hour, SweepInterval: 5 * time.Minute, QuotaBytes: 1 << 30, QuotaFiles: 1000,
 	}
 	c, err := parse(t).Load()
 	if err != nil || !reflect.DeepEqual(c, want) || !c.Embedded() {
@@ -63,15 +64,20 @@ func TestLoad_EverySettingByItsVariable(t *testing.T) {
 		OpenRegistration: true, CORSOrigins: []string{"https://a.example", "http://b.example:8080"},
 		TrustedProxies: []string{"10.0.0.0/8", "fd00::1/128"}, PushAllowCIDRs: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")},
 		MaxFileBytes: 1, MaxRequestBytes: 2 << 30, MaxFiles: 3, MaxUploads: 4, MaxDownloads: 5,
-		MaxMessages: 6, MaxJSONBytes: 7 << 20,
+		MaxMessages: 6, MaxWaits: 8, MaxStreams: 9, MaxJSONBytes: 7 << 20,
 		PendingTTL: 90 * time.Minute, LogLevel: slog.LevelDebug, LogFormat: "text",
+		AckRetention: time.Minute, ActivityRetention: 2 * time.Hour, SweepInterval: 3 * time.Second, QuotaBytes: 10 << 20, QuotaFiles: 11,
+		MetricsAddr: ":10", TracesEndpoint: "https://traces.example/in",
 	}
 	values := map[string]string{
 		"ADDR": ":9", "DATABASE_URL": want.DatabaseURL, "DATA_DIR": "/d", "SPOOL_DIR": spool, "ADMIN_TOKEN": "admin", "REGISTRATION": "open",
 		"CORS_ORIGINS": " https://a.example,, http://b.example:8080 ", "TRUSTED_PROXIES": "10.1.2.3/8,fd00::1", "PUSH_ALLOW_CIDRS": "192.168.7.7/16",
 		"MAX_FILE_BYTES": "1", "MAX_REQUEST_BYTES": "2GiB", "MAX_FILES": "3", "MAX_UPLOADS": "4", "MAX_DOWNLOADS": "5",
-		"MAX_MESSAGES": "6", "MAX_JSON_BYTES": "7MiB",
-		"PENDING_TTL": "1h30m", "LOG_LEVEL": "debug", "LOG_FORMAT": "text",
+		"MAX_MESSAGES": "6", "MAX_WAITS": "8", "MAX_STREAMS": "9", "MAX_JSON_BYTES": "7MiB",
+		"ACK_RETENTION": "1m", "ACTIVITY_RETENTION": "2h", "SWEEP_INTERVAL": "3s", "QUOTA_BYTES": "10MiB", "QUOTA_FILES": "11",
+		"PENDING_TTL": "1h30m", "LOG_LEVEL": "debug", "LOG_FORMAT": "text", "METRICS_ADDR": ":10",
+		"OTEL_EXPORTER_OTLP_ENDPOINT": "https://all.example", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": want.TracesEndpoint,
+		"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "false",
 	}
 	var args []string
 	for name, value := range values {
@@ -135,7 +141,10 @@ func TestLoad_ReportsAllThatIsWrongAtOnce(t *testing.T) {
 	s := config.Settings{
 		Addr: "localhost", DatabaseURL: "postgres://u:hunter2@[", DataDir: "", SpoolDir: "/no/such/folder", AdminToken: "s3cret s3cret", Registration: "maybe",
 		CORSOrigins: "canvas.example", TrustedProxies: "proxy", PushAllowCIDRs: "10.0.0.0/33", MaxFileBytes: "big", MaxRequestBytes: "0",
-		MaxFiles: "-1", MaxUploads: "x", MaxDownloads: "", MaxMessages: "0", MaxJSONBytes: "4095KiB", PendingTTL: "1", LogLevel: "loud", LogFormat: "xml",
+		MaxFiles: "-1", MaxUploads: "x", MaxDownloads: "", MaxMessages: "0", MaxWaits: "-1", MaxStreams: "0", MaxJSONBytes: "4095KiB", PendingTTL: "1",
+		AckRetention: "-1s", ActivityRetention: "7", SweepInterval: "0s", QuotaBytes: "0", QuotaFiles: "0",
+		MetricsAddr: "nowhere", OTELEndpoint: "s3cret:s3cret@collector:4318", OTELTracesEndpoint: "/v1/traces", OTELTracesExporter: "zipkin",
+		OTELDisabled: "perhaps", LogLevel: "loud", LogFormat: "xml",
 	}
 	_, err := s.Load()
 	if err == nil {
@@ -154,8 +163,8 @@ func TestLoad_ReportsAllThatIsWrongAtOnce(t *testing.T) {
 			t.Errorf("%d lines on %s, want 1", n, name)
 		}
 	}
-	if len(lines) != 19 {
-		t.Errorf("%d lines, want 19:\n%s", len(lines), err)
+	if want := len(reflect.VisibleFields(reflect.TypeFor[config.Settings]())); len(lines) != want {
+		t.Errorf("%d lines, want %d:\n%s", len(lines), want, err)
 	}
 	for _, secret := range []string{"hunter2", "s3cret"} {
 		if strings.Contains(err.Error(), secret) {
@@ -185,16 +194,24 @@ func TestLoad_ChecksEveryValue(t *testing.T) {
 			bad: []string{"a.example", "https://a.example/", "https://a.example/path", "ftp://a.example", "https://u@a.example", "https://", "null",
 				"https://*.example", "https://a.example?q", "https://a.example https://b.example"},
 		},
-		"trusted-proxies":   {good: []string{"", "10.0.0.0/8", "10.0.0.1", "::1", "fd00::/8,10.0.0.1"}, bad: []string{"proxy", "10.0.0.0/33", "10.0.0", "10.0.0.0/8;::1"}},
-		"push-allow-cidrs":  {good: []string{"", "10.1.0.0/16", "::1"}, bad: []string{"10.1.0.0/-1", "*", "10.1.0.0/16/8"}},
-		"max-file-bytes":    {good: []string{"1", "100MiB", "100 MB", "1TiB", "1.5GiB"}, bad: []string{"", "0", "-1", "0.5", "1TiB1", "2TiB", "99999999999999999999", "NaN", "1e400", "MiB"}},
-		"max-request-bytes": {good: []string{"1", "104857600"}, bad: []string{"", "0", "1025GiB", "100 MiBs"}},
-		"max-files":         {good: []string{"1", "10000"}, bad: []string{"", "0", "-1", "10001", "1.5", "64 ", "0x10", "99999999999999999999"}},
-		"max-uploads":       {good: []string{"1", "100000"}, bad: []string{"", "0", "100001"}},
-		"max-downloads":     {good: []string{"1", "100000"}, bad: []string{"", "0", "100001"}},
-		"pending-ttl":       {good: []string{"1s", "24h", "8760h", "1h30m"}, bad: []string{"", "0", "999ms", "-1h", "24", "8760h1s", "1d", "9999999999h"}},
-		"log-level":         {good: []string{"debug", "info", "warn", "error", "INFO"}, bad: []string{"", "loud", "warning"}},
-		"log-format":        {good: []string{"json", "text"}, bad: []string{"", "JSON"}},
+		"trusted-proxies":    {good: []string{"", "10.0.0.0/8", "10.0.0.1", "::1", "fd00::/8,10.0.0.1"}, bad: []string{"proxy", "10.0.0.0/33", "10.0.0", "10.0.0.0/8;::1"}},
+		"push-allow-cidrs":   {good: []string{"", "10.1.0.0/16", "::1"}, bad: []string{"10.1.0.0/-1", "*", "10.1.0.0/16/8"}},
+		"max-file-bytes":     {good: []string{"1", "100MiB", "100 MB", "1TiB", "1.5GiB"}, bad: []string{"", "0", "-1", "0.5", "1TiB1", "2TiB", "99999999999999999999", "NaN", "1e400", "MiB"}},
+		"max-request-bytes":  {good: []string{"1", "104857600"}, bad: []string{"", "0", "1025GiB", "100 MiBs"}},
+		"max-files":          {good: []string{"1", "10000"}, bad: []string{"", "0", "-1", "10001", "1.5", "64 ", "0x10", "99999999999999999999"}},
+		"max-uploads":        {good: []string{"1", "100000"}, bad: []string{"", "0", "100001"}},
+		"max-waits":          {good: []string{"1", "100000"}, bad: []string{"", "0", "100001"}},
+		"max-streams":        {good: []string{"1", "100000"}, bad: []string{"", "0", "100001"}},
+		"max-downloads":      {good: []string{"1", "100000"}, bad: []string{"", "0", "100001"}},
+		"pending-ttl":        {good: []string{"1s", "24h", "8760h", "1h30m"}, bad: []string{"", "0", "999ms", "-1h", "24", "8760h1s", "1d", "9999999999h"}},
+		"ack-retention":      {good: []string{"0s", "0", "1h", "8760h"}, bad: []string{"", "-1ns", "1", "8760h1ns"}},
+		"activity-retention": {good: []string{"0s", "168h"}, bad: []string{"", "-1h", "7d"}},
+		"sweep-interval":     {good: []string{"1s", "5m"}, bad: []string{"", "0s", "999ms", "8761h"}},
+		"quota-bytes":        {good: []string{"1", "1GiB", "1TiB"}, bad: []string{"", "0", "2TiB"}},
+		"quota-files":        {good: []string{"1", "1000000"}, bad: []string{"", "0", "1000001"}},
+		"metrics-addr":       {good: []string{"", ":9090", "127.0.0.1:0"}, bad: []string{"9090", ":99999"}},
+		"log-level":          {good: []string{"debug", "info", "warn", "error", "INFO"}, bad: []string{"", "loud", "warning"}},
+		"log-format":         {good: []string{"json", "text"}, bad: []string{"", "JSON"}},
 	} {
 		for _, value := range slices.Concat(values.good, values.bad) {
 			args := []string{"--" + flag + "=" + value}
@@ -247,5 +264,20 @@ func TestLoadDatabase_ChecksOnlyTheDatabase(t *testing.T) {
 	_, _, err := broken.LoadDatabase()
 	if err == nil || strings.Contains(err.Error(), "hunter2") || strings.Count(err.Error(), "\n") != 1 {
 		t.Errorf("%v, want a line on DATABASE_URL and one on DATA_DIR, and no password", err)
+	}
+}
+
+func TestLoadRetention_ChecksOnlyWhatSweepingNeeds(t *testing.T) {
+	t.Parallel()
+	s := config.Settings{
+		Addr: "nowhere", MaxFiles: "none", AckRetention: "0s", ActivityRetention: "1h", SweepInterval: "never", LogFormat: "none",
+	}
+	c, err := s.LoadRetention()
+	if want := (config.Config{ActivityRetention: time.Hour}); err != nil || !reflect.DeepEqual(c, want) {
+		t.Errorf("got  %+v, %v\nwant %+v", c, err, want)
+	}
+	s.AckRetention, s.ActivityRetention = "x", "x"
+	if _, err := s.LoadRetention(); err == nil || strings.Count(err.Error(), "\n") != 1 {
+		t.Errorf("%v, want a line on each of them", err)
 	}
 }

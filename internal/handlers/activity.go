@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/news"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
@@ -26,27 +27,55 @@ const rowBytes = 1 << 10
 // ActivityHandler is the inbox that pollers read.
 type ActivityHandler struct {
 	workspaces *workspaces.Store
+	tokens     *wsauth.Tokens
 	inbox      *activity.Inbox
+	hub        *news.Hub
+	waiting    *Admission
 }
 
-// NewActivityHandler returns the handler.
-func NewActivityHandler(store *workspaces.Store, inbox *activity.Inbox) *ActivityHandler {
-	return &ActivityHandler{workspaces: store, inbox: inbox}
+// NewActivityHandler returns the handler. waiting bounds the polls that are held.
+func NewActivityHandler(
+	store *workspaces.Store, tokens *wsauth.Tokens, inbox *activity.Inbox, hub *news.Hub, waiting *Admission,
+) *ActivityHandler {
+	return &ActivityHandler{workspaces: store, tokens: tokens, inbox: inbox, hub: hub, waiting: waiting}
 }
 
 // List answers with a page of the workspace's rows.
 func (h *ActivityHandler) List(c *gin.Context) error {
+	p, err := h.parse(c)
+	if err != nil {
+		return err
+	}
+	if p.patience > 0 {
+		err = h.hold(c, p)
+	} else {
+		err = h.read(c, p)
+	}
+	if err != nil {
+		return err
+	}
+	return renderRows(c, p.rows)
+}
+
+// parse reads what is asked for, and by whom.
+func (h *ActivityHandler) parse(c *gin.Context) (*poll, error) {
 	q, err := parseActivityQuery(c.Query)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	patience, err := parseWait(c.Query)
+	if err != nil {
+		return nil, err
 	}
 	if err := known(c, h.workspaces); err != nil {
-		return err
+		return nil, err
 	}
-	rows, err := h.inbox.Read(c.Request.Context(), wsauth.WorkspaceOf(c), q)
-	if err != nil {
-		return err
-	}
+	q.Reader = !wsauth.CallerOf(c).Admin
+	return &poll{query: q, patience: patience, rows: []activity.Row{}}, nil
+}
+
+// renderRows answers with rows, if there is memory for them.
+func renderRows(c *gin.Context, rows []activity.Row) error {
 	var held int64
 	for _, r := range rows {
 		held += int64(rowBytes + len(r.RequestBody) + len(r.ResponseBody))

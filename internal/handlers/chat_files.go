@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
 
 	"github.com/molecule-ai/platform/internal/forward"
+	"github.com/molecule-ai/platform/internal/news"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
@@ -52,6 +54,7 @@ type ChatFilesHandler struct {
 	limits     UploadLimits
 	storage    pendinguploads.Storage // nil: staging is not wired
 	spoolDir   string
+	keys       bool
 	admission  *Admission
 }
 
@@ -65,6 +68,13 @@ func NewChatFilesHandler(store *workspaces.Store, push *forward.Client, limits U
 // to spoolDir, or the system's folder for them if it is "".
 func (h *ChatFilesHandler) WithPendingUploads(storage pendinguploads.Storage, spoolDir string) *ChatFilesHandler {
 	h.storage, h.spoolDir = storage, spoolDir
+	return h
+}
+
+// WithKeys makes the handler heed Idempotency-Key, which the storage must be able to, and
+// returns the handler.
+func (h *ChatFilesHandler) WithKeys() *ChatFilesHandler {
+	h.keys = true
 	return h
 }
 
@@ -103,7 +113,7 @@ func (h *ChatFilesHandler) Upload(c *gin.Context) error {
 	defer release()
 	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, h.limits.MaxRequestBytes+bodyAllowance)
 	if w.Mode == workspaces.Poll {
-		return h.uploadPollMode(c, w)
+		return spooling(c, func() error { return h.uploadPollMode(c, w) })
 	}
 	return h.uploadPushMode(c, w)
 }
@@ -112,6 +122,11 @@ func (h *ChatFilesHandler) Upload(c *gin.Context) error {
 // that a slow client holds no transaction.
 func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace) error {
 	start := time.Now()
+	key, err := h.key(c)
+	if err != nil {
+		drain(c)
+		return err
+	}
 	batch := pendinguploads.NewBatch(pendinguploads.Limits{
 		MaxFileBytes: h.limits.MaxFileBytes, MaxBatchBytes: h.limits.MaxRequestBytes,
 	}, h.spoolDir)
@@ -120,9 +135,16 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 		drain(c)
 		return err
 	}
-	files, err := h.storage.Stage(c.Request.Context(), w.ID, batch.Files())
+	files, replayed, err := h.storage.StageOnce(c.Request.Context(), w.ID, key, batch.Files())
 	if err != nil {
 		return stageFailed(err)
+	}
+	if !replayed {
+		announce(c, w.ID, news.Rows)
+	}
+	if replayed {
+		meter(c).Replayed()
+		audit(c, "upload replayed", "files", len(files))
 	}
 	views := make([]gin.H, len(files))
 	for i, f := range files {
@@ -130,7 +152,11 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 			"uri": f.URI(), "name": f.Name, "mimeType": f.MIMEType, "size": f.Size,
 			"sha256": hex.EncodeToString(f.SHA256[:]), "expires_at": f.ExpiresAt.UTC(),
 		}
-		logger(c).InfoContext(c, "staged", "file_id", f.ID, "filename", f.Name, "size", f.Size, "duration", time.Since(start))
+		if replayed {
+			continue
+		}
+		meter(c).Staged(f.Size)
+		audit(c, "staged", "file_id", f.ID, "filename", f.Name, "size", f.Size, "duration", time.Since(start))
 	}
 	c.PureJSON(http.StatusOK, gin.H{"files": views})
 	return nil
@@ -150,8 +176,35 @@ func drain(c *gin.Context) {
 	}
 }
 
-// stageFailed is the answer when it is the platform that could not keep the files.
-func stageFailed(err error) *refusal {
+// idempotencyKey is what may come as one (the IETF's draft allows a quoted string; clients send
+// it with and without the quotes, and they count).
+var idempotencyKey = regexp.MustCompile(`^[!-~]{1,255}$`)
+
+// key returns the request's Idempotency-Key, "" if it has none.
+func (h *ChatFilesHandler) key(c *gin.Context) (string, error) {
+	values := c.Request.Header.Values("Idempotency-Key")
+	switch {
+	case !h.keys || len(values) == 0:
+		return "", nil
+	case len(values) > 1 || !idempotencyKey.MatchString(values[0]):
+		return "", refuse(http.StatusBadRequest, "invalid_idempotency_key", "Idempotency-Key must be one value of 1 to 255 visible ASCII characters")
+	}
+	return values[0], nil
+}
+
+// stageFailed is the answer when the files could not be kept.
+func stageFailed(err error) error {
+	var quota *pendinguploads.QuotaError
+	switch {
+	case errors.As(err, &quota):
+		return refuse(http.StatusInsufficientStorage, "quota_exceeded",
+			"the workspace's quota of staged "+quota.What+" is used up; it has to fetch and acknowledge some first").
+			with("quota", quota.What).with("used", quota.Used).with("limit", quota.Limit).because(err)
+	case errors.Is(err, pendinguploads.ErrKeyInUse):
+		return refusalFor(err).after(1)
+	case errors.Is(err, pendinguploads.ErrKeyReused):
+		return err
+	}
 	return refuse(http.StatusInternalServerError, "stage_failed", "could not stage file").because(err)
 }
 
@@ -173,7 +226,7 @@ func (h *ChatFilesHandler) uploadPushMode(c *gin.Context, w workspaces.Workspace
 	case err != nil:
 		return bodyError(err, h.limits.MaxRequestBytes)
 	}
-	logger(c).InfoContext(c, "forwarded", "answer", answer.Status, "size", c.Request.ContentLength, "duration", time.Since(start))
+	audit(c, "forwarded", "answer", answer.Status, "size", c.Request.ContentLength, "duration", time.Since(start))
 	relay(c, answer)
 	return nil
 }

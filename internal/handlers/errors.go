@@ -11,6 +11,7 @@ import (
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/forward"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/receipts"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
@@ -47,10 +48,17 @@ var problems = []struct {
 	{activity.ErrCursorGone, http.StatusGone, "cursor_gone",
 		"since_id is unknown or was pruned; omit since_id to start again, with order=asc from the oldest row"},
 
+	{receipts.ErrGone, http.StatusGone, "events_gone",
+		"the events after Last-Event-ID cannot be told any more; connect without it and read the lists again"},
+	{receipts.ErrInvalidPosition, http.StatusBadRequest, "invalid_last_event_id", "Last-Event-ID must be the id of an event of this stream"},
+
 	{pendinguploads.ErrNotFound, http.StatusNotFound, "pending_upload_not_found", "pending upload not found, expired, or already acked"},
 	{pendinguploads.ErrTruncated, http.StatusNotFound, "pending_upload_not_found", "pending upload not found, expired, or already acked"},
 	{pendinguploads.ErrTooLarge, http.StatusRequestEntityTooLarge, "file_too_large", "file exceeds per-file cap"},
 	{pendinguploads.ErrBatchTooLarge, http.StatusRequestEntityTooLarge, "request_too_large", "request body exceeds limit"},
+	{pendinguploads.ErrQuota, http.StatusInsufficientStorage, "quota_exceeded", "the workspace's quota is used up; it has to fetch and acknowledge files first"},
+	{pendinguploads.ErrKeyReused, http.StatusUnprocessableEntity, "idempotency_key_reused", "this Idempotency-Key was used for other files; use a new one"},
+	{pendinguploads.ErrKeyInUse, http.StatusConflict, "idempotency_key_in_use", "the upload with this Idempotency-Key is still running; retry shortly"},
 	{pendinguploads.ErrSpool, http.StatusInternalServerError, "stage_failed", "could not stage file"},
 	{pendinguploads.ErrInvalidFile, http.StatusInternalServerError, "stage_failed", "could not stage file"},
 
@@ -115,20 +123,36 @@ func refusalFor(err error) *refusal {
 	return refuse(http.StatusInternalServerError, "internal", "internal error; it has been logged").because(err)
 }
 
+// cutByClient reports whether there is an error because nobody waits for the answer any more.
+func cutByClient(c *gin.Context, err error) bool {
+	// To net/http a read that fails for slowness is a client who has gone.
+	return errors.Is(c.Request.Context().Err(), context.Canceled) && !errors.Is(err, errSlowBody)
+}
+
+// codeFor is what an error is counted as.
+func codeFor(c *gin.Context, err error) string {
+	if cutByClient(c, err) {
+		return "cut_by_client"
+	}
+	return refusalFor(err).code
+}
+
 // Render answers with err, unless the answer has begun already, and logs it: what the
 // platform could not do as an error, what it would not do as a refusal.
 func Render(c *gin.Context, err error) {
 	r := refusalFor(err)
+	meter(c).Refused(c.FullPath(), codeFor(c, err))
 	log := logger(c).With("status", r.status, "code", r.code, "error", err.Error())
 	for field, value := range r.fields {
 		log = log.With(field, value)
 	}
 	switch {
-	// To net/http a read that fails for slowness is a client who has gone.
-	case errors.Is(c.Request.Context().Err(), context.Canceled) && !errors.Is(err, errSlowBody):
+	case cutByClient(c, err):
 		log.InfoContext(c, "request cut by the client")
-	case r.status >= http.StatusInternalServerError:
+	case r.status >= http.StatusInternalServerError && r.status != http.StatusInsufficientStorage: // a quota is a will
 		log.ErrorContext(c, "failed")
+	case r.status == http.StatusUnauthorized:
+		refusedStranger(c, log)
 	default:
 		log.InfoContext(c, "refused")
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/tracing"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
@@ -43,16 +44,24 @@ func logger(c *gin.Context) *slog.Logger {
 	if !ok {
 		log = slog.Default()
 	}
+	if trace := tracing.ID(c.Request.Context()); trace != "" {
+		log = log.With("trace_id", trace)
+	}
 	if workspace := wsauth.WorkspaceOf(c); workspace != uuid.Nil {
 		log = log.With("workspace_id", workspace)
 	}
-	switch caller := wsauth.CallerOf(c); {
+	return log.With(callerFields(wsauth.CallerOf(c))...)
+}
+
+// callerFields tell who is asking, if that is known.
+func callerFields(caller wsauth.Caller) []any {
+	switch {
 	case caller.Admin:
-		log = log.With("caller", "admin")
+		return []any{"caller", "admin"}
 	case caller.TokenID != uuid.Nil:
-		log = log.With("caller", "workspace", "token_id", caller.TokenID)
+		return []any{"caller", "workspace", "token_id", caller.TokenID}
 	}
-	return log
+	return nil
 }
 
 // known makes the operator learn that there is no such workspace, instead of that it has

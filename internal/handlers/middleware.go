@@ -27,6 +27,7 @@ var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9._:/+=@-]{1,128}$`)
 // Log gives every request an id and a logger that carries it, and writes one line when
 // the request is over. The id is the caller's if it is sane, else a new one.
 func Log(log *slog.Logger) gin.HandlerFunc {
+	refused := newStrangers()
 	return func(c *gin.Context) {
 		id := c.GetHeader(requestIDHeader)
 		if !saneRequestID.MatchString(id) {
@@ -35,11 +36,20 @@ func Log(log *slog.Logger) gin.HandlerFunc {
 		c.Header(requestIDHeader, id)
 		c.Set(requestIDKey, id)
 		c.Set(loggerKey, log.With("request_id", id))
+		c.Set(strangersKey, refused)
 		start := time.Now()
 		c.Next()
-		logger(c).InfoContext(c, "request", "method", c.Request.Method, "route", c.FullPath(), "status", c.Writer.Status(),
-			"bytes", max(c.Writer.Size(), 0), "duration", time.Since(start), "client_ip", c.ClientIP())
+		logRequest(c, start)
 	}
+}
+
+// logRequest is not part of Log, for what that has on its stack is held for as long as the request
+// is: with a poll that waits, long.
+//
+//go:noinline
+func logRequest(c *gin.Context, start time.Time) {
+	logger(c).InfoContext(c, "request", "method", c.Request.Method, "route", c.FullPath(), "status", c.Writer.Status(),
+		"bytes", max(c.Writer.Size(), 0), "duration", time.Since(start), "client_ip", c.ClientIP())
 }
 
 // Recover answers a panic with a 500 and logs it with its stack.

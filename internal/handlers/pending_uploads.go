@@ -13,6 +13,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 
+	"github.com/molecule-ai/platform/internal/news"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
@@ -55,6 +56,13 @@ func (h *PendingUploadsHandler) Content(c *gin.Context) error {
 	target := &rangeWriter{ResponseWriter: c.Writer}
 	// No name and no time: the type is set, and the digest says more than a date.
 	http.ServeContent(target, c.Request, "", time.Time{}, source)
+	meter(c).Sent(target.written)
+	if target.refused != "" {
+		meter(c).Refused(c.FullPath(), target.refused)
+	}
+	if 0 < target.written && target.written < file.Size {
+		audit(c, "read in part", "file_id", file.ID, "filename", file.Name, "size", file.Size, "bytes", target.written)
+	}
 	if source.err != nil {
 		// What was sent is shorter than announced, which the client sees. Or nothing was sent
 		// yet, and the answer is the error.
@@ -80,9 +88,13 @@ func (h *PendingUploadsHandler) markFetched(c *gin.Context, file pendinguploads.
 	first, err := h.storage.MarkFetched(ctx, file.Workspace, file.ID)
 	switch {
 	case err != nil:
-		logger(c).WarnContext(c, "fetch not noted", "file_id", file.ID, "error", err)
-	case first:
-		logger(c).InfoContext(c, "fetched", "file_id", file.ID, "filename", file.Name, "size", file.Size, "duration", took)
+		logger(c).WarnContext(c, "fetch not noted", append(auditFields(c), "file_id", file.ID, "error", err)...)
+	case !first:
+		audit(c, "read again", "file_id", file.ID, "filename", file.Name, "size", file.Size)
+	default:
+		announce(c, file.Workspace, news.Receipts)
+		meter(c).Fetched(file.Size)
+		audit(c, "fetched", "file_id", file.ID, "filename", file.Name, "size", file.Size, "duration", took)
 	}
 }
 
@@ -137,32 +149,31 @@ type rangeWriter struct {
 	gin.ResponseWriter
 	written int64
 	err     error
-	refused bool
+	refused string // the code of that error
 }
 
 func (w *rangeWriter) WriteHeader(status int) {
-	var body string
+	var sentence string
 	switch status {
 	case http.StatusRequestedRangeNotSatisfiable:
-		body = `{"error":"range is outside the file","code":"range_not_satisfiable"}`
+		w.refused, sentence = "range_not_satisfiable", "range is outside the file"
 	case http.StatusPreconditionFailed:
-		body = `{"error":"the file is not the one that If-Match names","code":"precondition_failed"}`
+		w.refused, sentence = "precondition_failed", "the file is not the one that If-Match names"
 	default:
 		w.ResponseWriter.WriteHeader(status)
 		return
 	}
-	w.refused = true
 	for _, ofFile := range []string{"Content-Disposition", "Content-Length", "Repr-Digest"} {
 		w.Header().Del(ofFile)
 	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Cache-Control", "private, no-store") // net/http takes it from errors
 	w.ResponseWriter.WriteHeader(status)
-	_, w.err = w.ResponseWriter.WriteString(body)
+	_, w.err = w.ResponseWriter.WriteString(`{"error":"` + sentence + `","code":"` + w.refused + `"}`)
 }
 
 func (w *rangeWriter) Write(p []byte) (int, error) {
-	if w.refused {
+	if w.refused != "" {
 		return len(p), nil
 	}
 	n, err := w.ResponseWriter.Write(p)
@@ -182,7 +193,10 @@ func (h *PendingUploadsHandler) Ack(c *gin.Context) error {
 		return err
 	}
 	if first {
-		logger(c).InfoContext(c, "acked", "file_id", f.ID, "filename", f.Name, "size", f.Size, "duration", time.Since(f.CreatedAt))
+		announce(c, f.Workspace, news.Receipts)
+		waited := f.AckedAt.Sub(f.CreatedAt)
+		meter(c).Acked(f.Size, waited)
+		audit(c, "acked", "file_id", f.ID, "filename", f.Name, "size", f.Size, "duration", waited)
 	}
 	c.PureJSON(http.StatusOK, gin.H{"acked": true})
 	return nil

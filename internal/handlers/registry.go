@@ -9,6 +9,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 
+	"github.com/molecule-ai/platform/internal/news"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
@@ -56,9 +57,31 @@ func (h *RegistryHandler) Register(c *gin.Context) error {
 	if token != "" {
 		answer["auth_token"] = token
 	}
-	logger(c).InfoContext(c, "registered", "workspace_id", id, "delivery_mode", w.DeliveryMode(), "token_issued", token != "")
+	h.auditRegistration(c, id, w, token != "")
 	c.PureJSON(http.StatusOK, answer)
 	return nil
+}
+
+// auditRegistration tells who registered, which no guard has found out before, and which token
+// that gave.
+func (h *RegistryHandler) auditRegistration(c *gin.Context, id uuid.UUID, w workspaces.Workspace, issued bool) {
+	about := []any{"workspace_id", id, "delivery_mode", w.DeliveryMode(), "token_issued", issued}
+	if issued {
+		about = append(about, "new_token_id", newestToken(c, h.tokens, id))
+	}
+	// A workspace that had no token may have come with any: then this is nobody, as it should be.
+	caller, _ := h.tokens.Authenticate(c.Request.Context(), id, wsauth.Bearer(c.GetHeader("Authorization")))
+	auditBy(c, caller, "registered", about...)
+}
+
+// newestToken returns the id of the token that was issued last, for the log. It is the zero one
+// if that cannot be found out.
+func newestToken(c *gin.Context, tokens *wsauth.Tokens, workspace uuid.UUID) uuid.UUID {
+	list, err := tokens.List(c.Request.Context(), workspace)
+	if err != nil || len(list) == 0 {
+		return uuid.Nil
+	}
+	return list[len(list)-1].ID
 }
 
 // Heartbeat notes that a workspace lives and what it reports.
@@ -130,7 +153,7 @@ func (h *WorkspacesHandler) Create(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	logger(c).InfoContext(c, "workspace created", "workspace_id", w.ID, "delivery_mode", w.DeliveryMode())
+	audit(c, "workspace created", "workspace_id", w.ID, "delivery_mode", w.DeliveryMode(), "new_token_id", newestToken(c, h.tokens, w.ID))
 	c.PureJSON(http.StatusCreated, gin.H{
 		"id": w.ID, "auth_token": token, "platform_inbound_secret": w.InboundSecret, "delivery_mode": w.DeliveryMode(),
 	})
@@ -170,7 +193,8 @@ func (h *WorkspacesHandler) Remove(c *gin.Context) error {
 	if err := h.workspaces.Remove(c.Request.Context(), id); err != nil {
 		return err
 	}
-	logger(c).InfoContext(c, "workspace removed", "workspace_id", id)
+	announce(c, id, news.Access)
+	audit(c, "workspace removed", "workspace_id", id)
 	c.PureJSON(http.StatusOK, gin.H{"status": workspaces.StatusRemoved})
 	return nil
 }
@@ -181,7 +205,7 @@ func (h *WorkspacesHandler) MintToken(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	logger(c).InfoContext(c, "token minted", "new_token_id", token.ID)
+	audit(c, "token minted", "new_token_id", token.ID)
 	c.PureJSON(http.StatusCreated, gin.H{
 		"id": token.ID, "auth_token": bearer, "prefix": token.Prefix, "created_at": token.CreatedAt.UTC(),
 	})
@@ -213,7 +237,8 @@ func (h *WorkspacesHandler) RevokeToken(c *gin.Context) error {
 	if err := h.tokens.Revoke(c.Request.Context(), wsauth.WorkspaceOf(c), id); err != nil {
 		return err
 	}
-	logger(c).InfoContext(c, "token revoked", "revoked_token_id", id)
+	announce(c, wsauth.WorkspaceOf(c), news.Access)
+	audit(c, "token revoked", "revoked_token_id", id)
 	c.PureJSON(http.StatusOK, gin.H{"status": "revoked"})
 	return nil
 }

@@ -36,8 +36,9 @@ type brokenStorage struct {
 	open  func() (pendinguploads.File, io.ReadSeekCloser, error)
 }
 
-func (s brokenStorage) Stage(_ context.Context, _ uuid.UUID, files []pendinguploads.NewFile) ([]pendinguploads.File, error) {
-	return s.stage(files)
+func (s brokenStorage) StageOnce(_ context.Context, _ uuid.UUID, _ string, files []pendinguploads.NewFile) ([]pendinguploads.File, bool, error) {
+	staged, err := s.stage(files)
+	return staged, false, err
 }
 
 func (s brokenStorage) Open(context.Context, uuid.UUID, uuid.UUID) (pendinguploads.File, io.ReadSeekCloser, error) {

@@ -23,7 +23,8 @@ const (
 	sqlBackend = `SELECT pg_backend_pid()`
 	sqlLives   = `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)`
 	sqlCount   = `SELECT (SELECT count(*) FROM pending_uploads WHERE workspace_id = $1), ` +
-		`(SELECT count(*) FROM activity_logs WHERE workspace_id = $1)`
+		`(SELECT count(*) FROM activity_logs WHERE workspace_id = $1), ` +
+		`(SELECT count(*) FROM upload_reservations WHERE workspace_id = $1)`
 
 	settleTimeout = 20 * time.Second
 )
@@ -111,10 +112,13 @@ func (c *cutConn) Write(message []byte) (int, error) {
 
 // The connection is cut at each message that staging five files sends, one after the other: before
 // the server gets it, when it has half of it, and when it has all and the answer is lost. Only
-// a COMMIT that the server got may leave files behind an error, and then all of them.
+// a COMMIT that the server got may leave files behind an error, and then all of them. Whichever it
+// was, no room stays reserved, and the client that sends it again with its key has it staged once.
 //
 // Planted once each and caught here: the rows in a transaction of their own, after that of the
-// files and before it; a commit after the second file; an error of the commit ignored.
+// files and before it; a commit after the second file; an error of the commit ignored; the key
+// remembered in a transaction of its own, before that of the files and after it; the room not
+// given back.
 func TestStage_ConnectionCutLeavesAllOrNothing(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -169,12 +173,14 @@ func newCutStage(t *testing.T, c *cutter) *cutStage {
 	cuttable.Dialer(c)
 	staging := openPool(t, cuttable)
 	staging.SetMaxOpenConns(1)
-	return &cutStage{cutter: c, db: db, staging: staging, storage: pendinguploads.NewPostgres(db, staging, activity.New(db), testLimits)}
+	limits := testLimits
+	limits.QuotaBytes, limits.QuotaFiles = 8<<20, 5
+	return &cutStage{cutter: c, db: db, staging: staging, storage: pendinguploads.NewPostgres(db, staging, activity.New(db), limits)}
 }
 
 // stage stages five files into a new workspace, with the cut at the nth message, waits until
-// the server has settled, and returns how many files there are then. Files without rows, rows
-// without files, or a part of either end the test.
+// the server has settled, and returns how many files there are then; after that it stages them
+// again. Files without rows, rows without files, or a part of either end the test.
 func (s *cutStage) stage(t *testing.T, n int) (cut bool, files int, stageErr error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), settleTimeout)
@@ -184,21 +190,32 @@ func (s *cutStage) stage(t *testing.T, n int) (cut bool, files int, stageErr err
 		t.Fatal(err)
 	}
 	workspace := uuid.New()
-	var batch []pendinguploads.NewFile
-	for i, size := range []int{0, 1<<20 + 1, 10, 2<<20 + 7, 1 << 20} {
-		batch = append(batch, newFile(fmt.Sprintf("%d.txt", i), make([]byte, size)))
+	batch := func() (files []pendinguploads.NewFile) {
+		for i, size := range []int{0, 1<<20 + 1, 10, 2<<20 + 7, 1 << 20} {
+			files = append(files, newFile(fmt.Sprintf("%d.txt", i), make([]byte, size)))
+		}
+		return files
+	}
+	count := func() (files, rows int) {
+		t.Helper()
+		var reserved int
+		if err := s.db.QueryRowContext(ctx, sqlCount, workspace).Scan(&files, &rows, &reserved); err != nil || reserved != 0 {
+			t.Fatalf("message %d: %d reservations, %v", n, reserved, err)
+		}
+		return files, rows
 	}
 	s.cutter.arm(n)
-	staged, stageErr := s.storage.Stage(ctx, workspace, batch)
+	staged, _, stageErr := s.storage.StageOnce(ctx, workspace, "key", batch())
 	if cut = s.cutter.disarm(); cut {
 		s.awaitEnd(t, ctx, backend)
 	}
-	var rows int
-	if err := s.db.QueryRowContext(ctx, sqlCount, workspace).Scan(&files, &rows); err != nil {
-		t.Fatal(err)
-	}
-	if files != rows || files != 0 && files != len(batch) || stageErr == nil && len(staged) != files {
+	files, rows := count()
+	if files != rows || files != 0 && files != 5 || stageErr == nil && len(staged) != files {
 		t.Fatalf("message %d: %d files, %d inbox rows, Stage returned %d files, %v", n, files, rows, len(staged), stageErr)
+	}
+	staged, replayed, err := s.storage.StageOnce(ctx, workspace, "key", batch())
+	if again, rows := count(); err != nil || replayed != (files == 5) || again != 5 || rows != 5 {
+		t.Fatalf("message %d: staged again, replayed %t, %v: %d files, %d inbox rows", n, replayed, err, again, rows)
 	}
 	for i, f := range staged {
 		_, content, err := s.storage.Open(ctx, workspace, f.ID)
@@ -206,7 +223,7 @@ func (s *cutStage) stage(t *testing.T, n int) (cut bool, files int, stageErr err
 			t.Fatal(err)
 		}
 		digest := sha256.New()
-		if _, err := io.Copy(digest, content); err != nil || [32]byte(digest.Sum(nil)) != batch[i].SHA256 {
+		if _, err := io.Copy(digest, content); err != nil || [32]byte(digest.Sum(nil)) != f.SHA256 {
 			t.Fatalf("message %d: file %d is not what was staged (%v)", n, i, err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"database/sql"
+	"io"
 	"testing"
 	"time"
 
@@ -73,4 +74,28 @@ func execute(db *sql.DB, statement string) func(context.Context, uuid.UUID) erro
 		_, err := db.ExecContext(ctx, statement, id)
 		return err
 	}
+}
+
+// failingInbox writes nothing, and fails if it is told to.
+type failingInbox struct{ fail bool }
+
+func (f *failingInbox) Append(context.Context, *sql.Tx, uuid.UUID, ...activity.Entry) error {
+	if f.fail {
+		return errDatabase
+	}
+	return nil
+}
+
+// sideEffect does something when it is first read.
+type sideEffect struct {
+	io.Reader
+	do func()
+}
+
+func (s *sideEffect) Read(b []byte) (int, error) {
+	if s.do != nil {
+		s.do()
+		s.do = nil
+	}
+	return s.Reader.Read(b)
 }

@@ -87,25 +87,51 @@ func NewPostgres(db, staging *sql.DB, inbox Inbox, limits Limits) *Postgres {
 
 // Stage implements Storage.
 func (p *Postgres) Stage(ctx context.Context, workspace uuid.UUID, files []NewFile) ([]File, error) {
+	staged, _, err := p.StageOnce(ctx, workspace, "", files)
+	return staged, err
+}
+
+// StageOnce implements Storage.
+func (p *Postgres) StageOnce(ctx context.Context, workspace uuid.UUID, key string, files []NewFile) ([]File, bool, error) {
 	if err := p.limits.check(files); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	tx, err := p.staging.BeginTx(ctx, nil)
 	if err != nil {
-		return nil, fmt.Errorf("pendinguploads: begin: %w", err)
+		return nil, false, fmt.Errorf("pendinguploads: begin: %w", err)
 	}
 	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
-	staged, err := p.stage(ctx, tx, workspace, files)
+	if key != "" {
+		// The first answer counts also when there would be no room for the files any more.
+		if staged, err := p.replay(ctx, tx, workspace, key, files); err != nil || staged != nil {
+			return staged, staged != nil, err
+		}
+	}
+	room, err := p.reserve(ctx, workspace, files)
 	if err != nil {
-		return nil, err
+		return nil, false, err
+	}
+	committed := false
+	defer func() {
+		if !committed {
+			_ = tx.Rollback() // first: tx may hold the lock of the reservation
+			p.release(ctx, room)
+		}
+	}()
+	staged, err := p.stage(ctx, tx, workspace, key, files, room)
+	if err != nil {
+		return nil, false, err
 	}
 	if err := tx.Commit(); err != nil {
-		return nil, fmt.Errorf("pendinguploads: commit %d files for workspace %s: %w", len(files), workspace, err)
+		return nil, false, fmt.Errorf("pendinguploads: commit %d files for workspace %s: %w", len(files), workspace, err)
 	}
-	return staged, nil
+	committed = true
+	return staged, false, nil
 }
 
-func (p *Postgres) stage(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, files []NewFile) ([]File, error) {
+func (p *Postgres) stage(
+	ctx context.Context, tx *sql.Tx, workspace uuid.UUID, key string, files []NewFile, room uuid.NullUUID,
+) ([]File, error) {
 	staged := make([]File, len(files))
 	entries := make([]activity.Entry, len(files))
 	for i, f := range files {
@@ -114,6 +140,14 @@ func (p *Postgres) stage(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, f
 			return nil, fmt.Errorf("pendinguploads: stage %s for workspace %s: %w", f.Name, workspace, err)
 		}
 		staged[i], entries[i] = file, file.announcement()
+	}
+	if err := useReservation(ctx, tx, room); err != nil {
+		return nil, err
+	}
+	if key != "" {
+		if err := remember(ctx, tx, workspace, key, files, staged); err != nil {
+			return nil, err
+		}
 	}
 	// The inbox last: it takes a lock that every writer of the workspace waits for.
 	if err := p.inbox.Append(ctx, tx, workspace, entries...); err != nil {

@@ -19,10 +19,14 @@ import (
 )
 
 const (
-	sqlExpire  = `UPDATE pending_uploads SET expires_at = now() - interval '1 second' WHERE file_id = $1`
-	sqlDelete  = `DELETE FROM pending_uploads WHERE file_id = $1`
-	sqlContent = `SELECT octet_length(content) FROM pending_uploads WHERE file_id = $1`
-	sqlChunks  = `SELECT coalesce(array_agg(octet_length(data) ORDER BY seq), '{}') FROM pending_upload_chunks WHERE file_id = $1`
+	sqlExpire = `UPDATE pending_uploads SET expires_at = now() - interval '1 second' WHERE file_id = $1`
+	sqlAge    = `UPDATE pending_uploads SET created_at = created_at - $2 * interval '1 microsecond', ` +
+		`fetched_at = fetched_at - $2 * interval '1 microsecond', acked_at = acked_at - $2 * interval '1 microsecond', ` +
+		`expires_at = expires_at - $2 * interval '1 microsecond' WHERE file_id = $1`
+	sqlExpireKey = `UPDATE upload_keys SET expires_at = now() WHERE workspace_id = $1 AND key = $2`
+	sqlDelete    = `DELETE FROM pending_uploads WHERE file_id = $1`
+	sqlContent   = `SELECT octet_length(content) FROM pending_uploads WHERE file_id = $1`
+	sqlChunks    = `SELECT coalesce(array_agg(octet_length(data) ORDER BY seq), '{}') FROM pending_upload_chunks WHERE file_id = $1`
 )
 
 // Planted once each and caught here: the workspace taken out of the predicate of sqlOpen,
@@ -36,11 +40,23 @@ func TestPostgres_IsAStorage(t *testing.T) {
 	storagetest.Run(t, func(t *testing.T, limits pendinguploads.Limits) storagetest.Backend {
 		dsn := pgtest.New(t)
 		db := openPool(t, connector(t, dsn, false))
-		inbox := activity.New(db)
+		inbox, staging := activity.New(db), openPool(t, connector(t, dsn, true))
+		open := func(limits pendinguploads.Limits) pendinguploads.Storage {
+			return pendinguploads.NewPostgres(db, staging, inbox, limits)
+		}
 		return storagetest.Backend{
-			Storage: pendinguploads.NewPostgres(db, openPool(t, connector(t, dsn, true)), inbox, limits),
-			Expire:  execute(db, sqlExpire),
-			Delete:  execute(db, sqlDelete),
+			Storage: open(limits),
+			Open:    open,
+			Age: func(ctx context.Context, id uuid.UUID, by time.Duration) error {
+				_, err := db.ExecContext(ctx, sqlAge, id, by.Microseconds())
+				return err
+			},
+			Expire: execute(db, sqlExpire),
+			Delete: execute(db, sqlDelete),
+			ExpireKey: func(ctx context.Context, workspace uuid.UUID, key string) error {
+				_, err := db.ExecContext(ctx, sqlExpireKey, workspace, key)
+				return err
+			},
 			Inbox: func(ctx context.Context, workspace uuid.UUID) ([]activity.Row, error) {
 				return inbox.Read(ctx, workspace, activity.Query{Oldest: true, Limit: activity.MaxLimit})
 			},

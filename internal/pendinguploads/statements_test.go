@@ -58,6 +58,11 @@ type mocked struct {
 
 func newMocked(t *testing.T) mocked {
 	t.Helper()
+	return newMockedWith(t, testLimits)
+}
+
+func newMockedWith(t *testing.T, limits pendinguploads.Limits) mocked {
+	t.Helper()
 	open := func() (*sql.DB, sqlmock.Sqlmock) {
 		db, mock, err := sqlmock.New(sqlmock.QueryMatcherOption(sqlmock.QueryMatcherFunc(func(want, got string) error {
 			if want != got {
@@ -80,7 +85,7 @@ func newMocked(t *testing.T) mocked {
 	var db, staging *sql.DB
 	db, m.db = open()
 	staging, m.staging = open()
-	m.Postgres = pendinguploads.NewPostgres(db, staging, m.inbox, testLimits)
+	m.Postgres = pendinguploads.NewPostgres(db, staging, m.inbox, limits)
 	return m
 }
 

@@ -16,15 +16,22 @@
 //     row for each are durable; otherwise there is no trace of any. (Should the connection
 //     break while it commits, nobody can tell it which of the two it was: then it returns an
 //     error. Never are there some.)
+//
 //   - What Open reads is byte for byte what was staged, or an error; never less with a
 //     clean end of file.
+//
 //   - A file is kept until it is acknowledged or its time is over.
+//
 //   - Every call names the workspace. A file of another workspace is ErrNotFound, exactly
 //     as a file that never was; no caller can forget the check.
+//
 //   - Memory is bounded: a file is a stream, whatever its size, and a slow reader holds
 //     neither a transaction nor a connection.
 //
-// The package knows no HTTP. It decides no quota, and it does not sweep by itself.
+//   - A workspace has at most its quota staged and unacknowledged, however many uploads
+//     arrive at once on however many replicas.
+//
+// The package knows no HTTP, and it does not sweep by itself.
 package pendinguploads
 
 import (
@@ -53,6 +60,16 @@ var (
 	// has another length than it says.
 	ErrInvalidFile = errors.New("pendinguploads: invalid file")
 
+	// ErrQuota: the workspace has no room for the files until it acknowledges some, or some
+	// expire. It comes as a *QuotaError.
+	ErrQuota = errors.New("pendinguploads: quota used up")
+
+	// ErrKeyReused: the key was used for other files.
+	ErrKeyReused = errors.New("pendinguploads: key used for other files")
+
+	// ErrKeyInUse: the upload that has this key is still being staged.
+	ErrKeyInUse = errors.New("pendinguploads: key in use")
+
 	// ErrTruncated: the rest of a file vanished while it was being read, because it was
 	// swept. What was read up to here is right, but it is not all.
 	ErrTruncated = errors.New("pendinguploads: file vanished while it was read")
@@ -67,7 +84,16 @@ type Storage interface {
 	//
 	// ErrTooLarge, ErrBatchTooLarge or ErrInvalidFile if a file is not as it must be; nothing
 	// is staged then. An error of a Content comes back wrapped.
+	// ErrQuota, before any byte is written, if the workspace has no room.
 	Stage(ctx context.Context, workspace uuid.UUID, files []NewFile) ([]File, error)
+
+	// StageOnce is Stage for an upload that may be sent again: the workspace remembers the
+	// key for KeyTTL, from the same moment on that the files are durable. The same key with the
+	// same names, types and contents stages nothing and returns what the first call returned,
+	// with replayed set, whatever has become of the files since. ErrKeyReused if it comes with
+	// others; ErrKeyInUse while the first call is still at it. A call that fails leaves the key
+	// free. An empty key is none.
+	StageOnce(ctx context.Context, workspace uuid.UUID, key string, files []NewFile) (staged []File, replayed bool, err error)
 
 	// Open returns a file for reading. The reader fetches as it goes; close it when done. ctx
 	// governs the reads too. ErrNotFound. Reads return ErrTruncated if the file is swept
@@ -90,7 +116,44 @@ type Storage interface {
 	// List returns the workspace's files that can still be read, oldest first, never nil.
 	// ErrNotFound if the file q.After is not among them any more.
 	List(ctx context.Context, workspace uuid.UUID, q ListQuery) ([]File, error)
+
+	// Sweep deletes one batch of what is over: files acknowledged longer ago than retention,
+	// and files that have expired, of all workspaces; and what else has had its time. It takes
+	// only what no other replica is deleting. More is there if the answer says so. A reader in
+	// the middle of a file gets ErrTruncated.
+	Sweep(ctx context.Context, retention time.Duration) (Swept, error)
+
+	// Sweepable tells what Sweep would delete now, all batches together.
+	Sweepable(ctx context.Context, retention time.Duration) (Swept, error)
+
+	// Reclaim gives the room of what was swept to new files, if that does not happen by itself
+	// soon enough. It is for who has swept a lot; it may take minutes, and nobody waits for it.
+	Reclaim(ctx context.Context) error
 }
+
+// Swept is what a sweep deleted.
+type Swept struct {
+	Acked, Expired           int   // files
+	AckedBytes, ExpiredBytes int64 // of the files
+	More                     bool  // the batch was full
+}
+
+// KeyTTL is how long a key of StageOnce is remembered.
+const KeyTTL = 24 * time.Hour
+
+// A QuotaError says which quota is used up. It is an ErrQuota.
+type QuotaError struct {
+	What        string // "bytes" or "files"
+	Used, Limit int64  // staged, unacknowledged and being staged, without the refused upload
+}
+
+// Error implements error.
+func (e *QuotaError) Error() string {
+	return fmt.Sprintf("pendinguploads: quota of %s used up: %d of %d", e.What, e.Used, e.Limit)
+}
+
+// Unwrap makes it an ErrQuota.
+func (e *QuotaError) Unwrap() error { return ErrQuota }
 
 // NewFile is a file to stage. A Batch makes them, and sees to it that Size and SHA256
 // are those of Content.
@@ -171,6 +234,8 @@ type Limits struct {
 	MaxFileBytes  int64         // the longest file, in bytes
 	MaxBatchBytes int64         // the files of one upload together, in bytes
 	TTL           time.Duration // how long an unacknowledged file is kept
+	QuotaBytes    int64         // a workspace's unacknowledged files together; 0: no quota
+	QuotaFiles    int64         // how many they may be; 0: no quota
 }
 
 // check refuses what no workspace should be offered, before anything is written. Every

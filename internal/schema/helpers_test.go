@@ -18,7 +18,11 @@ var all = []schema.Migration{
 	{Version: 20260401100000, Name: "workspaces"},
 	{Version: 20260401110000, Name: "activity_logs"},
 	{Version: 20260505100000, Name: "pending_uploads"},
+	{Version: 20260601100000, Name: "operate"},
 }
+
+// newest is the number of the newest migration.
+var newest = len(all)
 
 // deadline is for what happens at once, on a machine that is busy.
 const deadline = 30 * time.Second
@@ -171,7 +175,8 @@ WITH rel AS (
     SELECT c.* FROM pg_class c
     WHERE c.relnamespace = current_schema()::regnamespace AND c.relname NOT LIKE 'schema_migrations%'
 )
-SELECT format('%s %s %s %s %s', relkind, relname, relpersistence, reloptions, obj_description(oid, 'pg_class')) FROM rel
+SELECT format('%s %s %s %s toast=%s %s', relkind, relname, relpersistence, reloptions,
+    (SELECT t.reloptions FROM pg_class t WHERE t.oid = rel.reltoastrelid), obj_description(oid, 'pg_class')) FROM rel
 UNION ALL
 SELECT format('column %s.%s %s: %s storage=%s compression=%s collation=%s null=%s default=%s identity=%s generated=%s %s',
     rel.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attstorage, a.attcompression, a.attcollation,

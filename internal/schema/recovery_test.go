@@ -19,8 +19,8 @@ var steps = []struct {
 	obstacle string
 }{
 	{"up from nothing", 0, 1, `CREATE TABLE workspace_tokens (id int)`},
-	{"up to the last", 2, 3, `CREATE TABLE pending_upload_chunks (id int)`},
-	{"down from the last", 3, 2, `LOCK TABLE pending_uploads IN ACCESS SHARE MODE`},
+	{"up to the last", newest - 1, newest, `CREATE TABLE activity_readers (id int)`},
+	{"down from the last", newest, newest - 1, `LOCK TABLE upload_keys IN ACCESS SHARE MODE`},
 	{"down to nothing", 1, 0, `LOCK TABLE workspaces IN ACCESS SHARE MODE`},
 }
 
@@ -150,14 +150,14 @@ func TestFailedMigration_IsNamedAndRecovers(t *testing.T) {
 	if _, err := schema.Up(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
-	assertAt(t, db, 3)
+	assertAt(t, db, newest)
 }
 
 // A crash between a migration and the note that it is done would leave the one without the
 // other, if they were two transactions. Here the note fails, in either direction.
 func TestMigration_IsKeptOnlyWithTheNoteThatItIsDone(t *testing.T) {
 	t.Parallel()
-	for _, s := range []struct{ from, to int }{{2, 3}, {3, 2}} {
+	for _, s := range []struct{ from, to int }{{newest - 1, newest}, {newest, newest - 1}} {
 		t.Run(fmt.Sprintf("%d to %d", s.from, s.to), func(t *testing.T) {
 			t.Parallel()
 			db := at(t, s.from)
@@ -192,7 +192,7 @@ func TestDirtyByAnotherTool_IsForTheOperator(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			db := at(t, 3)
+			db := at(t, newest)
 			mustExec(t, db, `UPDATE schema_migrations SET dirty = true`)
 			mustExec(t, db, mark)
 
@@ -202,7 +202,7 @@ func TestDirtyByAnotherTool_IsForTheOperator(t *testing.T) {
 				if !errors.Is(err, schema.ErrDirty) {
 					t.Fatalf("%v, want ErrDirty", err)
 				}
-				for _, part := range []string{all[2].String(), "Check which tables are there", "`platform migrate force <version>`"} {
+				for _, part := range []string{all[newest-1].String(), "Check which tables are there", "`platform migrate force <version>`"} {
 					if !strings.Contains(err.Error(), part) {
 						t.Errorf("the error lacks %q: %v", part, err)
 					}
@@ -213,10 +213,10 @@ func TestDirtyByAnotherTool_IsForTheOperator(t *testing.T) {
 				t.Errorf("%+v, want dirty", st)
 			}
 
-			if err := schema.Force(t.Context(), db, version(3)); err != nil {
+			if err := schema.Force(t.Context(), db, version(newest)); err != nil {
 				t.Fatal(err)
 			}
-			assertAt(t, db, 3)
+			assertAt(t, db, newest)
 			if _, err := schema.Down(t.Context(), db, 1); err != nil {
 				t.Error(err)
 			}
@@ -226,12 +226,12 @@ func TestDirtyByAnotherTool_IsForTheOperator(t *testing.T) {
 
 func TestForce_TakesOnlyVersionsThatExist(t *testing.T) {
 	t.Parallel()
-	db := at(t, 3)
+	db := at(t, newest)
 
 	if err := schema.Force(t.Context(), db, 42); !errors.Is(err, schema.ErrUnknownVersion) {
 		t.Errorf("force 42: %v, want ErrUnknownVersion", err)
 	}
-	assertAt(t, db, 3)
+	assertAt(t, db, newest)
 	if err := schema.Force(t.Context(), db, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func TestForce_TakesOnlyVersionsThatExist(t *testing.T) {
 
 func TestNewerDatabase_IsReadAndServedButNotMigrated(t *testing.T) {
 	t.Parallel()
-	db := at(t, 3)
+	db := at(t, newest)
 	mustExec(t, db, `UPDATE schema_migrations SET version = 20990101000000`)
 
 	_, upErr := schema.Up(t.Context(), db)
@@ -265,15 +265,15 @@ func TestNewerDatabase_IsReadAndServedButNotMigrated(t *testing.T) {
 // The newer platform's migration was stopped; this older one must not stumble over it.
 func TestInterruptedByANewerPlatform_IsStillOurVersion(t *testing.T) {
 	t.Parallel()
-	db := at(t, 3)
+	db := at(t, newest)
 	mustExec(t, db, `UPDATE schema_migrations SET version = 20990101000000, dirty = true`)
-	mustExec(t, db, `COMMENT ON TABLE schema_migrations IS 'platform: migrating from 20260505100000 to 20990101000000'`)
+	mustExec(t, db, fmt.Sprintf(`COMMENT ON TABLE schema_migrations IS 'platform: migrating from %d to 20990101000000'`, version(newest)))
 
-	if st := read(t, db); st.Unknown || st.Dirty || st.Current != version(3) || st.Interrupted == nil {
-		t.Errorf("%+v, want to be at %s, interrupted", st, all[2])
+	if st := read(t, db); st.Unknown || st.Dirty || st.Current != version(newest) || st.Interrupted == nil {
+		t.Errorf("%+v, want to be at %s, interrupted", st, all[newest-1])
 	}
 	if _, err := schema.Up(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
-	assertAt(t, db, 3)
+	assertAt(t, db, newest)
 }

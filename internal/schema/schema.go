@@ -124,6 +124,11 @@ func Staging(ctx context.Context, db *sql.DB) (bool, error) {
 	return haveTables(ctx, db, "pending_uploads", "pending_upload_chunks")
 }
 
+// Operating tells whether the tables are there that quotas, keys of uploads and sweeping need.
+func Operating(ctx context.Context, db *sql.DB) (bool, error) {
+	return haveTables(ctx, db, "upload_reservations", "upload_keys", "activity_readers", "receipts")
+}
+
 const sqlHaveTables = `SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest($1::text[]) AS name`
 
 func haveTables(ctx context.Context, db *sql.DB, names ...string) (bool, error) {

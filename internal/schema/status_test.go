@@ -16,7 +16,7 @@ func TestRead_OfAnEmptyDatabaseCreatesNothing(t *testing.T) {
 	db := pgtest.Open(t, pgtest.Empty(t))
 
 	st := read(t, db)
-	if st.Current != 0 || st.Latest != version(3) || len(st.Applied) != 0 || len(st.Pending) != 3 ||
+	if st.Current != 0 || st.Latest != version(newest) || len(st.Applied) != 0 || len(st.Pending) != newest ||
 		st.Running || st.Interrupted != nil || st.Dirty || st.Unknown {
 		t.Errorf("%+v, want everything pending and nothing else", st)
 	}
@@ -38,7 +38,7 @@ func TestRead_ListsWhatIsAppliedAndWhatIsPending(t *testing.T) {
 
 func TestRead_DoesNotTakeAReaderForAMigration(t *testing.T) {
 	t.Parallel()
-	db := at(t, 3)
+	db := at(t, newest)
 	var name string
 	if err := db.QueryRow(`SELECT current_database()`).Scan(&name); err != nil {
 		t.Fatal(err)
@@ -63,7 +63,7 @@ func TestRead_DoesNotTakeAReaderForAMigration(t *testing.T) {
 
 func TestReport_SaysWhereItIsAndWhatToDo(t *testing.T) {
 	t.Parallel()
-	latest := version(3)
+	latest, last := version(newest), all[newest-1].String()
 	for _, c := range []struct {
 		name    string
 		status  schema.Status
@@ -78,7 +78,7 @@ func TestReport_SaysWhereItIsAndWhatToDo(t *testing.T) {
 		{
 			name:    "up to date",
 			status:  schema.Status{Current: latest, Latest: latest, Applied: all},
-			want:    []string{"The schema is at 20260505100000_pending_uploads: up to date.", "  applied  20260505100000_pending_uploads\n"},
+			want:    []string{"The schema is at " + last + ": up to date.", "  applied  20260505100000_pending_uploads\n  applied  " + last + "\n"},
 			wantNot: []string{"Run ", "pending  "},
 		},
 		{
@@ -108,9 +108,9 @@ func TestReport_SaysWhereItIsAndWhatToDo(t *testing.T) {
 		{
 			name: "interrupted down",
 			status: schema.Status{Current: latest, Latest: latest, Applied: all,
-				Interrupted: &schema.Step{From: latest, To: version(2)}},
+				Interrupted: &schema.Step{From: latest, To: version(newest - 1)}},
 			want: []string{
-				"Undoing 20260505100000_pending_uploads was interrupted on the way to 20260401110000_activity_logs; nothing of it was kept.",
+				"Undoing " + last + " was interrupted on the way to " + all[newest-2].String() + "; nothing of it was kept.",
 				"run `platform migrate down` to undo it after all, or `platform migrate up` to stay",
 			},
 		},

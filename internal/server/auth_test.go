@@ -15,6 +15,7 @@ var public = map[string]string{
 	"HEAD /health":        "as GET",
 	"HEAD /readyz":        "as GET",
 	"GET /openapi.yaml":   "the contract is no secret",
+	"GET /metrics":        "Prometheus has none; it names no workspace. METRICS_ADDR takes it off the public port",
 	"GET /uploads/limits": "a client asks before it has anything to send, and the answer is the same for all",
 }
 

@@ -56,11 +56,18 @@ func (s *Server) openDatabase(ctx context.Context) error {
 		s.postgres = postgres
 		dsn = postgres.DSN(embeddedpg.DefaultDatabase)
 	}
+	s.dsn = dsn
 	var err error
 	if s.db, err = openPool(dsn, maxConns, bounded); err != nil {
 		return err
 	}
 	if s.staging, err = openPool(dsn, maxStagingConns, bounded, binary); err != nil {
+		return err
+	}
+	if s.watching, err = openPool(dsn, 1, bounded); err != nil {
+		return err
+	}
+	if s.telling, err = openPool(dsn, 1, bounded, unsynced); err != nil {
 		return err
 	}
 	if err := s.db.PingContext(ctx); err != nil {

@@ -15,6 +15,6 @@ func Routes() (gin.RoutesInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	route(e, &wsauth.Tokens{}, parts{pending: &handlers.PendingUploadsHandler{}})
+	route(e, &wsauth.Tokens{}, parts{pending: &handlers.PendingUploadsHandler{}, metrics: &handlers.MetricsHandler{}, events: &handlers.EventsHandler{}})
 	return e.Routes(), nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/molecule-ai/platform/internal/forward"
 	"github.com/molecule-ai/platform/internal/handlers"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/receipts"
 	"github.com/molecule-ai/platform/internal/schema"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
@@ -60,28 +61,53 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 	}
 	files := handlers.NewChatFilesHandler(store, push, limits, handlers.NewAdmission(c.MaxUploads))
 	var pending *handlers.PendingUploadsHandler
+	operating, err := schema.Operating(ctx, s.db)
+	if err != nil {
+		return nil, err
+	}
+	s.openNews(inbox)
+	var events *handlers.EventsHandler
+	if operating {
+		events = handlers.NewEventsHandler(store, s.tokens, receipts.New(s.db, inbox), s.news, handlers.NewAdmission(c.MaxStreams))
+	}
 	if staging {
-		storage := pendinguploads.NewPostgres(s.db, s.staging, inbox, pendinguploads.Limits{
-			MaxFileBytes: c.MaxFileBytes, MaxBatchBytes: c.MaxRequestBytes, TTL: c.PendingTTL,
-		})
+		bounds := pendinguploads.Limits{MaxFileBytes: c.MaxFileBytes, MaxBatchBytes: c.MaxRequestBytes, TTL: c.PendingTTL}
+		if operating {
+			inbox.WithReaders()
+			bounds.QuotaBytes, bounds.QuotaFiles = c.QuotaBytes, int64(c.QuotaFiles)
+		}
+		storage := s.tracing.Storage(pendinguploads.NewPostgres(s.db, s.staging, inbox, bounds))
 		files.WithPendingUploads(storage, c.SpoolDir)
+		if operating {
+			files.WithKeys()
+			s.sweeper = newSweeper(storage, newPrunedInbox(s.db, inbox), c, s.log, s.swept)
+		} else {
+			s.log.WarnContext(ctx, "no quotas, no Idempotency-Key, no events, and nothing is swept: the database is not up to date; run 'platform migrate up' and restart")
+		}
 		pending = handlers.NewPendingUploadsHandler(store, storage, handlers.NewAdmission(c.MaxDownloads))
 	} else {
 		s.log.WarnContext(ctx, "uploads to poll workspaces are refused: the database has no pending_uploads; run 'platform migrate up' and restart")
 	}
 
+	s.watchDatabase(staging)
+	var scrape *handlers.MetricsHandler
+	if s.metricsListener == nil {
+		scrape = handlers.NewMetricsHandler(s.metrics)
+	}
 	engine, err := s.engine()
 	if err != nil {
 		return nil, err
 	}
 	route(engine, s.tokens, parts{
 		operating:  handlers.NewOperatingHandler(s.ready(staging)),
+		metrics:    scrape,
 		registry:   handlers.NewRegistryHandler(store, s.tokens, c.OpenRegistration),
 		workspaces: handlers.NewWorkspacesHandler(store, s.tokens),
-		activity:   handlers.NewActivityHandler(store, inbox),
+		activity:   handlers.NewActivityHandler(store, s.tokens, inbox, s.news, handlers.NewAdmission(c.MaxWaits)),
 		a2a:        handlers.NewA2AHandler(store, inbox, push, handlers.NewAdmission(c.MaxMessages)),
 		files:      files,
 		pending:    pending,
+		events:     events,
 		jsonBytes:  c.MaxJSONBytes,
 	})
 	return engine, nil
@@ -89,12 +115,14 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 
 type parts struct {
 	operating  *handlers.OperatingHandler
+	metrics    *handlers.MetricsHandler // nil: they have an address of their own
 	registry   *handlers.RegistryHandler
 	workspaces *handlers.WorkspacesHandler
 	activity   *handlers.ActivityHandler
 	a2a        *handlers.A2AHandler
 	files      *handlers.ChatFilesHandler
 	pending    *handlers.PendingUploadsHandler // nil: staging is not wired
+	events     *handlers.EventsHandler         // nil: the schema is too old for it
 	jsonBytes  int64                           // of messages and pages held at once
 }
 
@@ -111,6 +139,9 @@ func route(e *gin.Engine, tokens *wsauth.Tokens, p parts) {
 	}
 	e.GET("/openapi.yaml", func(c *gin.Context) { c.Data(http.StatusOK, "application/yaml", OpenAPI) })
 	e.GET("/uploads/limits", do(p.files.Limits))
+	if p.metrics != nil {
+		e.GET("/metrics", do(p.metrics.Scrape))
+	}
 
 	// These two look at the token themselves: the workspace is named in the body.
 	e.POST("/registry/register", open, do(p.registry.Register))
@@ -126,6 +157,9 @@ func route(e *gin.Engine, tokens *wsauth.Tokens, p parts) {
 	w.GET("/tokens", do(p.workspaces.ListTokens))
 	w.DELETE("/tokens/:token_id", do(p.workspaces.RevokeToken))
 	w.GET("/activity", do(p.activity.List))
+	if p.events != nil {
+		w.GET("/events/stream", do(p.events.Stream))
+	}
 	w.POST("/a2a", do(p.a2a.Send))
 	w.POST("/chat/uploads", do(p.files.Upload))
 	if p.pending == nil {
@@ -148,12 +182,15 @@ func (s *Server) engine() (*gin.Engine, error) {
 	if err := e.SetTrustedProxies(s.config.TrustedProxies); err != nil {
 		return nil, fmt.Errorf("TRUSTED_PROXIES: %w", err)
 	}
-	e.Use(handlers.Log(s.log), handlers.Recover(), handlers.BoundBody(bodyWindow))
+	if s.tracing != nil {
+		e.Use(handlers.Trace(s.tracing))
+	}
+	e.Use(handlers.Log(s.log), handlers.Measure(s.metrics), handlers.Recover(), handlers.BoundBody(bodyWindow), handlers.News(s.news))
 	if len(s.config.CORSOrigins) > 0 {
 		e.Use(cors.New(cors.Config{
 			AllowOrigins: s.config.CORSOrigins,
 			AllowMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete},
-			AllowHeaders: []string{"Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "If-Range", "Range", "X-Request-ID"},
+			AllowHeaders: []string{"Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "If-Range", "Last-Event-ID", "Range", "X-Request-ID"},
 			ExposeHeaders: []string{"Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "ETag", "Repr-Digest",
 				"Retry-After", "X-Request-ID"},
 			MaxAge: preflightMaxAge,

@@ -17,8 +17,11 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// stagingVersion is the migration that brings pending_uploads.
-const stagingVersion = 20260505100000
+// The migrations that bring pending_uploads, and what quotas, keys and sweeping need.
+const (
+	stagingVersion   = 20260505100000
+	operatingVersion = 20260601100000
+)
 
 const noStaging = "workspace has no callback URL — chat upload requires push-mode + public URL"
 
@@ -43,8 +46,8 @@ func zonedDatabase(t testing.TB) string {
 	return dsn
 }
 
-// beforeStaging makes a database that is migrated to just before stagingVersion.
-func beforeStaging(t testing.TB) (string, *sql.DB) {
+// before makes a database that is migrated to just before that version.
+func before(t testing.TB, version uint) (string, *sql.DB) {
 	t.Helper()
 	dsn := pgtest.Empty(t)
 	db := pgtest.Open(t, dsn)
@@ -53,7 +56,7 @@ func beforeStaging(t testing.TB) (string, *sql.DB) {
 	}
 	for {
 		status, err := schema.Read(t.Context(), db)
-		if err == nil && status.Current < stagingVersion {
+		if err == nil && status.Current < version {
 			return dsn, db
 		}
 		if err == nil {
@@ -68,7 +71,7 @@ func beforeStaging(t testing.TB) (string, *sql.DB) {
 // What an operator has who deploys the binary first, and migrates when there is time.
 func TestServer_ServesTheSchemaBeforeStaging(t *testing.T) {
 	t.Parallel()
-	dsn, db := beforeStaging(t)
+	dsn, db := before(t, stagingVersion)
 	on := func(s *config.Settings) { s.DatabaseURL = dsn }
 	p := servertest.Start(t, on)
 	w := p.Create(t, "poll", "")

@@ -18,6 +18,10 @@ import (
 
 	"github.com/molecule-ai/platform/internal/config"
 	"github.com/molecule-ai/platform/internal/embeddedpg"
+	"github.com/molecule-ai/platform/internal/metrics"
+	"github.com/molecule-ai/platform/internal/news"
+	"github.com/molecule-ai/platform/internal/sweeper"
+	"github.com/molecule-ai/platform/internal/tracing"
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
@@ -46,7 +50,17 @@ type Server struct {
 	db       *sql.DB
 	staging  *sql.DB
 	tokens   *wsauth.Tokens
+	dsn      string
+	telling  *sql.DB // for the news alone
+	news     *news.Hub
+	sweeper  *sweeper.Sweeper // nil: the schema is too old for it
 	http     *http.Server
+
+	metrics         *metrics.Platform
+	metricsListener net.Listener // nil: they are served with everything else
+	metricsHTTP     *http.Server
+	watching        *sql.DB          // for the metrics alone
+	tracing         *tracing.Tracing // nil: no traces
 }
 
 // New takes the address, prepares the database and builds the platform. The private
@@ -67,6 +81,9 @@ func New(ctx context.Context, c config.Config, log *slog.Logger) (_ *Server, err
 		return nil, fmt.Errorf("cannot serve on %s: %w; free it, or choose another with --addr", c.Addr, err)
 	}
 	s.listener = stallListener{listener, stallTimeout}
+	if err := s.observe(ctx); err != nil {
+		return nil, err
+	}
 	if err := s.openDatabase(ctx); err != nil {
 		return nil, err
 	}
@@ -74,14 +91,18 @@ func New(ctx context.Context, c config.Config, log *slog.Logger) (_ *Server, err
 	if err != nil {
 		return nil, err
 	}
-	s.http = &http.Server{
+	s.http = s.httpServer(handler)
+	return s, s.buildMetrics()
+}
+
+func (s *Server) httpServer(handler http.Handler) *http.Server {
+	return &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
-	return s, nil
 }
 
 // Addr is the address that is served, with the port that was chosen if none was named.
@@ -94,12 +115,17 @@ func (s *Server) Run(ctx context.Context) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
 	wg.Go(func() { s.tokens.Run(background) })
+	wg.Go(func() { s.news.Run(background) })
+	wg.Go(func() { s.serveMetrics(background) })
+	if s.sweeper != nil {
+		wg.Go(func() { s.sweeper.Run(background) })
+	}
 	defer wg.Wait()
 	defer stopBackground()
 
 	served := make(chan error, 1)
 	go func() { served <- s.http.Serve(s.listener) }()
-	s.log.InfoContext(ctx, "serving", "addr", s.Addr(), "embedded_database", s.postgres != nil)
+	s.log.InfoContext(ctx, "serving", "addr", s.Addr(), "metrics_addr", s.MetricsAddr(), "embedded_database", s.postgres != nil)
 	var gone <-chan struct{}
 	if s.postgres != nil {
 		gone = s.postgres.Done()
@@ -113,6 +139,7 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.log.InfoContext(ctx, "stopping", "at_most", drainTimeout)
+	s.news.Close() // held polls and streams would go on for as long as they may
 	drain, cancel := context.WithTimeout(background, drainTimeout)
 	defer cancel()
 	if err := s.http.Shutdown(drain); err != nil {
@@ -125,7 +152,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // release gives back what New took, in the opposite order.
 func (s *Server) release() {
-	for _, db := range []*sql.DB{s.staging, s.db} {
+	for _, db := range []*sql.DB{s.telling, s.watching, s.staging, s.db} {
 		if db != nil {
 			_ = db.Close()
 		}
@@ -137,8 +164,15 @@ func (s *Server) release() {
 			s.log.Error("private PostgreSQL did not stop cleanly", "error", err)
 		}
 	}
-	if s.listener != nil {
-		_ = s.listener.Close()
+	for _, listener := range []net.Listener{s.metricsListener, s.listener} {
+		if listener != nil {
+			_ = listener.Close()
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), traceTimeout)
+	defer cancel()
+	if err := s.tracing.Close(ctx); err != nil {
+		s.log.Warn("the last traces were not sent", "error", err)
 	}
 }
 

@@ -187,6 +187,27 @@ func (s suite) list(t *testing.T, ctx context.Context, workspace uuid.UUID, q pe
 	return files
 }
 
+// eventually calls do until it succeeds, which must be soon.
+func (s suite) eventually(t *testing.T, ctx context.Context, what string, do func() error) {
+	t.Helper()
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	late := time.After(10 * time.Second)
+	for {
+		err := do()
+		if err == nil {
+			return
+		}
+		select {
+		case <-again.C:
+		case <-late:
+			t.Fatalf("not soon: %s: %v", what, err)
+		case <-ctx.Done():
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+}
+
 // show renders all of a file, the same for the same instants in other zones.
 func show(f pendinguploads.File) string {
 	at := func(t *time.Time) string {

@@ -21,6 +21,16 @@ import (
 type Backend struct {
 	Storage pendinguploads.Storage
 
+	// Open returns another Storage on the same files, as another replica has it, with other
+	// limits.
+	Open func(limits pendinguploads.Limits) pendinguploads.Storage
+
+	// Age moves all times of a file into the past.
+	Age func(ctx context.Context, id uuid.UUID, by time.Duration) error
+
+	// ExpireKey ends the time of a key.
+	ExpireKey func(ctx context.Context, workspace uuid.UUID, key string) error
+
 	// Expire ends the time of a file, as if it had been staged long ago.
 	Expire func(ctx context.Context, id uuid.UUID) error
 
@@ -43,7 +53,8 @@ const (
 )
 
 // Run runs the suite against the Storage that open returns, which must have those limits.
-// open is called once: each test has workspaces of its own.
+// open is called once for all tests, for each has workspaces of its own, and once more for each
+// test that sweeps.
 func Run(t *testing.T, open func(t *testing.T, limits pendinguploads.Limits) Backend) {
 	s := suite{open(t, limits)}
 	for _, c := range []struct {
@@ -83,12 +94,42 @@ func Run(t *testing.T, open func(t *testing.T, limits pendinguploads.Limits) Bac
 
 		{"OneOfManyIsTheFirst", s.oneFirst},
 		{"AckersFetchersAndDeletersDoNotHurtEachOther", s.race},
+
+		{"AnUploadSentAgainGetsItsFirstAnswer", s.onceReplays},
+		{"AKeyIsForTheVeryFiles", s.onceOtherFiles},
+		{"KeysAreIndependent", s.onceIndependent},
+		{"AFailedUploadFreesItsKey", s.onceFailed},
+		{"AKeyInUseIsNotWaitedFor", s.onceInUse},
+		{"OfManyWithOneKeyOneIsStaged", s.onceConcurrent},
+		{"AKeyThatIsOverIsNew", s.onceOver},
+
+		{"AtItsEdgeAQuotaIsExact", s.quotaEdge},
+		{"AQuotaIsFilledAndFreed", s.quotaFills},
+		{"AnUploadInFlightHasItsRoom", s.quotaInFlight},
+		{"AReplayNeedsNoRoom", s.quotaAndKeys},
+		{"NoQuotaIsNone", s.noQuota},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 			defer cancel()
 			c.test(t, ctx)
+		})
+	}
+	// A sweep is of all workspaces, so these must not see each other's files.
+	for _, c := range []struct {
+		name string
+		test func(suite, *testing.T, context.Context)
+	}{
+		{"ASweepTakesWhatIsOverAndNothingElse", suite.sweepTakesWhatIsOver},
+		{"SweepersShareTheWork", suite.sweepersShare},
+		{"ASweepHurtsNobody", suite.sweepRaces},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+			defer cancel()
+			c.test(suite{open(t, limits)}, t, ctx)
 		})
 	}
 }

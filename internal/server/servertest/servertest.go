@@ -5,6 +5,7 @@
 package servertest
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"database/sql"
@@ -161,12 +162,28 @@ func (p *Platform) Do(t testing.TB, r Request) *Response {
 		t.Fatalf("%s %s: %v", r.Method, r.Path, err)
 	}
 	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
+	body, err := readBody(answer)
 	if err != nil {
 		t.Fatalf("%s %s: read answer: %v", r.Method, r.Path, err)
 	}
 	checkAnswer(t, request, answer, body)
 	return &Response{Status: answer.StatusCode, Header: answer.Header, Body: body}
+}
+
+// readBody reads the answer to its end; of a stream of events, which has none, what comes before
+// the first empty line.
+func readBody(answer *http.Response) ([]byte, error) {
+	if answer.Header.Get("Content-Type") != "text/event-stream" {
+		return io.ReadAll(answer.Body)
+	}
+	var all []byte
+	r := bufio.NewReader(answer.Body)
+	for {
+		line, err := r.ReadBytes('\n')
+		if all = append(all, line...); err != nil || len(line) == 1 {
+			return all, err
+		}
+	}
 }
 
 // Logs collects log lines.

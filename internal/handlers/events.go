@@ -1,0 +1,237 @@
+package handlers
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/news"
+	"github.com/molecule-ai/platform/internal/receipts"
+	"github.com/molecule-ai/platform/internal/workspaces"
+	"github.com/molecule-ai/platform/internal/wsauth"
+)
+
+// pageEvents is how many events a stream reads at once, and with that what it holds in memory:
+// some hundred bytes each.
+const pageEvents = 100
+
+// pace is how often a stream does what.
+type pace struct {
+	look      time.Duration // looks for events without news of any
+	pause     time.Duration // at least, between two looks: what comes in a burst is read together
+	heartbeat time.Duration // says that it is still there; proxies cut connections that are silent
+	recheck   time.Duration // looks whether its token still is good
+	retry     time.Duration // what clients are told to wait before they connect again
+}
+
+var usualPace = pace{
+	look: news.Interval, pause: 20 * time.Millisecond, heartbeat: 15 * time.Second, recheck: 30 * time.Second, retry: 2 * time.Second,
+}
+
+// EventsHandler streams what happens in a workspace, as server-sent events (WHATWG HTML, section
+// 9.2). The id of an event is the position of who has seen it; a client that comes back with the
+// last one in Last-Event-ID goes on from there, on any replica.
+type EventsHandler struct {
+	workspaces *workspaces.Store
+	tokens     *wsauth.Tokens
+	log        *receipts.Log
+	hub        *news.Hub
+	admission  *Admission
+	pace       pace
+}
+
+// NewEventsHandler returns the handler. admission bounds the open streams.
+func NewEventsHandler(
+	store *workspaces.Store, tokens *wsauth.Tokens, log *receipts.Log, hub *news.Hub, admission *Admission,
+) *EventsHandler {
+	return &EventsHandler{workspaces: store, tokens: tokens, log: log, hub: hub, admission: admission, pace: usualPace}
+}
+
+// Stream sends events until the client goes, does not read, or may not read any more, or the
+// platform stops.
+func (h *EventsHandler) Stream(c *gin.Context) error {
+	if err := known(c, h.workspaces); err != nil {
+		return err
+	}
+	release, err := h.admission.Admit()
+	if err != nil {
+		return err
+	}
+	defer release()
+	workspace := wsauth.WorkspaceOf(c)
+	waiter := h.hub.Wait(workspace, news.Rows|news.Receipts|news.Access)
+	defer waiter.Close()
+	position, err := h.position(c, workspace)
+	if err != nil {
+		return err
+	}
+	c.Header("Content-Type", "text/event-stream")
+	c.Header("Cache-Control", "private, no-store, no-transform")
+	c.Header("X-Accel-Buffering", "no") // nginx would collect events before it passes them on
+	c.Header("X-Content-Type-Options", "nosniff")
+	s := &stream{EventsHandler: h, c: c, ctx: c.Request.Context(), workspace: workspace, position: position, waiter: waiter}
+	err = s.run()
+	if s.cut != nil || errors.Is(err, context.Canceled) {
+		logger(c).DebugContext(c, "stream cut", "error", errors.Join(s.cut, err))
+		return nil
+	}
+	return err
+}
+
+// position is where the stream begins: after the event that the client names, or now.
+func (h *EventsHandler) position(c *gin.Context, workspace uuid.UUID) (receipts.Position, error) {
+	last := c.GetHeader("Last-Event-ID")
+	if last == "" {
+		return h.log.Now(c.Request.Context(), workspace)
+	}
+	p, err := receipts.ParsePosition(last)
+	if err != nil {
+		return p, err
+	}
+	return p, h.log.Check(c.Request.Context(), workspace, p)
+}
+
+// stillAllowed returns why a request that was let in would not be let in now.
+func stillAllowed(c *gin.Context, tokens *wsauth.Tokens, store *workspaces.Store) error {
+	_, err := tokens.Authenticate(c.Request.Context(), wsauth.WorkspaceOf(c), wsauth.Bearer(c.GetHeader("Authorization")))
+	if err != nil {
+		return err
+	}
+	return known(c, store)
+}
+
+// A stream is one client's.
+type stream struct {
+	*EventsHandler
+	c         *gin.Context
+	ctx       context.Context //nolint:containedctx // it lives as long as the request
+	workspace uuid.UUID
+	position  receipts.Position
+	waiter    *news.Waiter
+	cut       error // why nothing more can be written
+}
+
+// run returns nil if the stream has come to its end: the client has gone, or the platform stops.
+func (s *stream) run() error {
+	// The position goes out at once, so that a client that is cut off before the first event
+	// misses none either. An id without data is no event.
+	retry := s.pace.retry/2 + time.Duration(rand.Int64N(int64(s.pace.retry)))
+	s.write(fmt.Appendf(nil, "retry: %d\nid: %s\n\n", retry.Milliseconds(), s.position))
+	look, looked := time.Now(), time.Time{}
+	beat, check := look.Add(s.pace.heartbeat), look.Add(s.pace.recheck)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for s.cut == nil {
+		now := time.Now()
+		if !now.Before(check) {
+			if err := stillAllowed(s.c, s.tokens, s.workspaces); err != nil {
+				return err
+			}
+			check = now.Add(s.pace.recheck)
+		}
+		if !now.Before(look) {
+			told, more, err := s.tell()
+			if err != nil {
+				return err
+			}
+			looked = now
+			if look = now.Add(s.pace.look); more {
+				look = now
+			}
+			if told {
+				beat = now.Add(s.pace.heartbeat)
+			}
+		}
+		if !now.Before(beat) {
+			s.write([]byte(":\n\n"))
+			beat = now.Add(s.pace.heartbeat)
+		}
+		timer.Reset(min(time.Until(look), time.Until(beat), time.Until(check)))
+		select {
+		case <-s.ctx.Done():
+			return nil
+		case <-s.hub.Done():
+			return nil
+		case <-timer.C:
+		case <-s.waiter.News():
+			kinds := s.waiter.Take()
+			if kinds&news.Access != 0 {
+				check = now
+			}
+			if soon := looked.Add(s.pace.pause); kinds&^news.Access != 0 && soon.Before(look) {
+				look = soon
+			}
+		}
+	}
+	return nil
+}
+
+// tell sends the events after the position, and reports whether there were any and whether there
+// are more.
+func (s *stream) tell() (told, more bool, err error) {
+	events, more, err := s.log.After(s.ctx, s.workspace, s.position, pageEvents)
+	if err != nil || len(events) == 0 {
+		return false, more, err
+	}
+	var b bytes.Buffer
+	for _, e := range events {
+		data, err := marshal(viewEvent(e))
+		if err != nil {
+			return false, false, err
+		}
+		fmt.Fprintf(&b, "event: %s\nid: %s\ndata: %s\n\n", e.Kind, e.Position, data)
+	}
+	s.write(b.Bytes())
+	s.position = events[len(events)-1].Position
+	return true, more, nil
+}
+
+// write sends b at once.
+func (s *stream) write(b []byte) {
+	if s.cut == nil {
+		_, s.cut = s.c.Writer.Write(b)
+	}
+	if s.cut == nil {
+		s.cut = http.NewResponseController(s.c.Writer).Flush()
+	}
+}
+
+type fileEvent struct {
+	FileID uuid.UUID     `json:"file_id"`
+	Name   string        `json:"name"`
+	Size   int64         `json:"size"`
+	State  receipts.Kind `json:"state"`
+	At     time.Time     `json:"at"`
+	RowID  uuid.UUID     `json:"row_id,omitzero"` // of a staged file
+	Seq    int64         `json:"seq,omitzero"`    // of a staged file
+}
+
+type messageEvent struct {
+	RowID    uuid.UUID  `json:"row_id"`
+	Seq      int64      `json:"seq"`
+	Method   string     `json:"method"`
+	SourceID *uuid.UUID `json:"source_id"`
+	At       time.Time  `json:"at"`
+}
+
+func viewEvent(e receipts.Event) any {
+	switch e.Kind {
+	case receipts.Message:
+		view := messageEvent{RowID: e.RowID, Seq: e.Row, Method: e.Method, At: e.At}
+		if e.Source.Valid {
+			view.SourceID = &e.Source.UUID
+		}
+		return view
+	case receipts.Staged:
+		return fileEvent{FileID: e.FileID, Name: e.Name, Size: e.Size, State: e.State, At: e.At, RowID: e.RowID, Seq: e.Row}
+	default:
+		return fileEvent{FileID: e.FileID, Name: e.Name, Size: e.Size, State: e.State, At: e.At}
+	}
+}

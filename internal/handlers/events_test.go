@@ -1,0 +1,267 @@
+package handlers_test
+
+import (
+	"bufio"
+	"database/sql"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
+	"github.com/molecule-ai/platform/internal/handlers"
+	"github.com/molecule-ai/platform/internal/news"
+	"github.com/molecule-ai/platform/internal/receipts"
+	"github.com/molecule-ai/platform/internal/workspaces"
+	"github.com/molecule-ai/platform/internal/wsauth"
+)
+
+// streaming is a server of streams at another pace, and a workspace. Nothing announces anything.
+type streaming struct {
+	*httptest.Server
+	db        *sql.DB
+	hub       *news.Hub
+	inbox     *activity.Inbox
+	workspace uuid.UUID
+	token     string
+	ended     chan struct{} // receives when a stream has ended
+	longest   atomic.Int64  // bytes that were written at once
+}
+
+func newStreaming(t *testing.T, look, heartbeat, recheck time.Duration) *streaming {
+	t.Helper()
+	db := pgtest.Open(t, pgtest.New(t))
+	log := slog.New(slog.DiscardHandler)
+	tokens := wsauth.New(db, "", log)
+	store := workspaces.New(db, tokens, func(string) error { return nil })
+	w, token, err := store.Create(t.Context(), t.Name(), workspaces.Poll, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &streaming{db: db, hub: news.New(news.Options{}), inbox: activity.New(db), workspace: w.ID, token: token, ended: make(chan struct{}, 10)}
+	events := handlers.NewEventsHandler(store, tokens, receipts.New(db, s.inbox), s.hub, handlers.NewAdmission(10))
+	events.SetPace(look, heartbeat, recheck)
+	e := gin.New()
+	e.Use(handlers.Log(log), handlers.Recover(), tokens.RequireWorkspace(handlers.Render))
+	e.GET("/workspaces/:id/events/stream", func(c *gin.Context) {
+		handlers.Wrap(events.Stream)(c)
+		s.ended <- struct{}{}
+	})
+	polls := handlers.NewActivityHandler(store, tokens, s.inbox, s.hub, handlers.NewAdmission(10))
+	e.GET("/workspaces/:id/activity", handlers.Wrap(polls.List))
+	s.Server = httptest.NewUnstartedServer(e)
+	s.Listener = impatient{s.Listener, &s.longest}
+	s.Start()
+	t.Cleanup(s.Close)
+	return s
+}
+
+// impatient cuts off who does not take what is written within a second, as the platform does
+// after 30.
+type impatient struct {
+	net.Listener
+	longest *atomic.Int64
+}
+
+func (l impatient) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	_ = conn.(*net.TCPConn).SetWriteBuffer(4 << 10)
+	return impatientConn{conn, l.longest}, nil
+}
+
+type impatientConn struct {
+	net.Conn
+	longest *atomic.Int64
+}
+
+func (c impatientConn) Write(p []byte) (int, error) {
+	if n := int64(len(p)); n > c.longest.Load() {
+		c.longest.Store(n)
+	}
+	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+	return c.Conn.Write(p)
+}
+
+// open connects and sends the request for a stream.
+func (s *streaming) open(t *testing.T, last string) net.Conn {
+	t.Helper()
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	_ = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+	_, err = fmt.Fprintf(conn, "GET /workspaces/%s/events/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nLast-Event-ID: %s\r\n\r\n",
+		s.workspace, s.token, last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// over waits until a stream has ended.
+func (s *streaming) over(t *testing.T) {
+	t.Helper()
+	select {
+	case <-s.ended:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the stream goes on")
+	}
+	if n := s.hub.Waiting(); n != 0 {
+		t.Errorf("%d still wait", n)
+	}
+}
+
+// body reads the stream until it has what is wanted, or ends.
+func body(t *testing.T, conn net.Conn, until string) string {
+	t.Helper()
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || answer.StatusCode != http.StatusOK {
+		t.Fatalf("%v, %v", answer, err)
+	}
+	var got strings.Builder
+	buffer := make([]byte, 1000)
+	for until == "" || !strings.Contains(got.String(), until) {
+		n, err := answer.Body.Read(buffer)
+		got.Write(buffer[:n])
+		if err == io.EOF && until == "" {
+			break
+		}
+		if err != nil {
+			t.Fatalf("%q: %v", got.String(), err)
+		}
+	}
+	return got.String()
+}
+
+// Planted: a waiter that is not closed.
+func TestWait_LeavesNothing(t *testing.T) {
+	t.Parallel()
+	s := newStreaming(t, time.Hour, time.Hour, time.Hour)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/workspaces/"+s.workspace.String()+"/activity?wait=1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+s.token)
+	answer, err := s.Client().Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if got, err := io.ReadAll(answer.Body); err != nil || string(got) != "[]\n" || s.hub.Waiting() != 0 {
+		t.Errorf("%q, %v, and %d still wait", got, err, s.hub.Waiting())
+	}
+}
+
+// Planted: no heartbeat.
+func TestStream_ShowsThatItIsThere(t *testing.T) {
+	t.Parallel()
+	s := newStreaming(t, time.Hour, 50*time.Millisecond, time.Hour)
+	got := body(t, s.open(t, ""), ":\n\n:\n\n")
+	if !strings.HasPrefix(got, "retry: ") || !strings.Contains(got, "\nid: 0-0\n\n:\n\n") {
+		t.Errorf("the stream begins %q", got)
+	}
+}
+
+// Without any news it looks by itself. Planted: no look without news.
+func TestStream_LooksByItself(t *testing.T) {
+	t.Parallel()
+	s := newStreaming(t, 50*time.Millisecond, time.Hour, time.Hour)
+	conn := s.open(t, "")
+	body(t, conn, "id: 0-0")
+	if err := s.inbox.Record(t.Context(), s.workspace, activity.Entry{Type: "x", Method: "unannounced"}); err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	var got []byte
+	for buffer := make([]byte, 1000); !strings.Contains(string(got), "unannounced"); {
+		n, err := conn.Read(buffer)
+		if got = append(got, buffer[:n]...); err != nil {
+			t.Fatalf("%q: %v", got, err)
+		}
+	}
+	conn.Close()
+	s.over(t)
+}
+
+// A token that was revoked behind the platform's back ends its streams too. Planted: no check
+// but on news; a stream goes on if the token cannot be looked up.
+func TestStream_EndsSomeTimeAfterItsToken(t *testing.T) {
+	t.Parallel()
+	for what, statement := range map[string]string{
+		"revoked":           `UPDATE workspace_tokens SET revoked_at = now()`,
+		"removed":           `UPDATE workspaces SET status = 'removed'`,
+		"cannot be checked": `ALTER TABLE workspace_tokens RENAME TO hidden`,
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			s := newStreaming(t, time.Hour, time.Hour, 100*time.Millisecond)
+			conn := s.open(t, "")
+			buffer := make([]byte, 1000)
+			if _, err := conn.Read(buffer); err != nil { // it has begun
+				t.Fatal(err)
+			}
+			time.Sleep(250 * time.Millisecond) // it has been checked before, and was good
+			if _, err := s.db.ExecContext(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+			s.over(t)
+		})
+	}
+}
+
+// Who does not read is cut off, and until then has no connection to the database, and no more
+// than a page in memory. Planted: all events read before any is sent.
+func TestStream_WhoDoesNotReadIsCutOff(t *testing.T) {
+	t.Parallel()
+	s := newStreaming(t, 50*time.Millisecond, time.Hour, time.Hour)
+	const insert = `INSERT INTO activity_logs (workspace_id, seq, activity_type, method) SELECT $1, i, 'x', repeat('m', 200) FROM generate_series(1, 50000) i`
+	for _, statement := range []string{insert, `INSERT INTO activity_counters (workspace_id, last_seq) VALUES ($1, 50000)`} {
+		if _, err := s.db.ExecContext(t.Context(), statement, s.workspace); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begun := time.Now()
+	conn := s.open(t, "0-0") // 20 MB, of which the sockets take a little
+	time.Sleep(500 * time.Millisecond)
+	if n := s.db.Stats().InUse; n != 0 || s.hub.Waiting() != 1 {
+		t.Errorf("%d connections to the database in use by %d streams that are not read", n, s.hub.Waiting())
+	}
+	s.over(t)
+	if n := s.longest.Load(); n > 100<<10 {
+		t.Errorf("%d bytes were held to be sent", n)
+	}
+	if took := time.Since(begun); took > 10*time.Second {
+		t.Errorf("cut off after %v", took)
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if n, _ := io.Copy(io.Discard, conn); n > 5<<20 {
+		t.Errorf("%d bytes were sent to who did not read", n)
+	}
+}
+
+// Planted: streams go on when the platform stops.
+func TestStream_EndsWithThePlatform(t *testing.T) {
+	t.Parallel()
+	s := newStreaming(t, time.Hour, time.Hour, time.Hour)
+	conn := s.open(t, "")
+	time.AfterFunc(200*time.Millisecond, s.hub.Close)
+	if got := body(t, conn, ""); !strings.HasSuffix(got, "\nid: 0-0\n\n") {
+		t.Errorf("the stream was not brought to a good end: %q", got)
+	}
+	s.over(t)
+}

@@ -1,0 +1,102 @@
+package handlers
+
+import (
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/molecule-ai/platform/internal/metrics"
+	"github.com/molecule-ai/platform/internal/tracing"
+)
+
+const meterKey = "handlers.meter"
+
+// The operations that are timed, by route. Limits of requests in flight go by the same names.
+const (
+	OperationUpload  = "upload"
+	OperationContent = "content"
+	OperationAck     = "ack"
+	OperationPoll    = "poll"
+	OperationWait    = "wait"   // a poll that may be held until there is news
+	OperationStream  = "stream" // of events
+)
+
+// Operations is which operation a route is. The others are counted, and not timed.
+var Operations = map[string]string{
+	"POST /workspaces/:id/chat/uploads":                    OperationUpload,
+	"GET /workspaces/:id/pending-uploads/:file_id/content": OperationContent,
+	"POST /workspaces/:id/pending-uploads/:file_id/ack":    OperationAck,
+	"GET /workspaces/:id/activity":                         OperationPoll,
+	"GET /workspaces/:id/events/stream":                    OperationStream,
+}
+
+func operation(c *gin.Context) string {
+	o := Operations[c.Request.Method+" "+c.FullPath()]
+	if wait := c.Query("wait"); o == OperationPoll && wait != "" && wait != "0" {
+		return OperationWait // how long that takes says nothing of the platform
+	}
+	return o
+}
+
+// Measure counts and times every request, and lets handlers count what they do.
+func Measure(m *metrics.Platform) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		c.Set(meterKey, m)
+		answered := m.Request(c.FullPath(), c.Request.Method, operation(c))
+		defer func() { answered(c.Writer.Status()) }() // also when net/http is told to hang up
+		c.Next()
+	}
+}
+
+// meter returns the platform's metrics. They may be nil, which counts nothing.
+func meter(c *gin.Context) *metrics.Platform {
+	m, _ := c.Value(meterKey).(*metrics.Platform)
+	return m
+}
+
+// spooling counts the bytes of the request's body as held while take runs.
+func spooling(c *gin.Context, take func() error) error {
+	spool := meter(c).Spool()
+	defer spool.Done("")
+	c.Request.Body = spool.Body(c.Request.Body)
+	err := take()
+	if err != nil {
+		spool.Done(codeFor(c, err))
+	}
+	return err
+}
+
+// MetricsHandler answers scrapes. It needs no token: metrics name no workspace and no file.
+type MetricsHandler struct {
+	scrape    http.Handler
+	admission *Admission
+}
+
+// maxScrapes is how many scrapes are answered at once. Anybody may ask, and each takes some work.
+const maxScrapes = 4
+
+// NewMetricsHandler returns the handler.
+func NewMetricsHandler(m *metrics.Platform) *MetricsHandler {
+	return &MetricsHandler{scrape: m.Handler(), admission: NewAdmission(maxScrapes)}
+}
+
+// Scrape answers with all metrics.
+func (h *MetricsHandler) Scrape(c *gin.Context) error {
+	release, err := h.admission.Admit()
+	if err != nil {
+		return err
+	}
+	defer release()
+	h.scrape.ServeHTTP(c.Writer, c.Request)
+	return nil
+}
+
+// Trace makes a span of every request, and puts it into the request's context.
+func Trace(t *tracing.Tracing) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		ctx, end := t.Request(c.Request, c.FullPath(), c.ClientIP())
+		c.Request = c.Request.WithContext(ctx)
+		defer func() { end(c.Writer.Status()) }()
+		c.Next()
+	}
+}

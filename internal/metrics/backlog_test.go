@@ -1,0 +1,132 @@
+package metrics
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
+
+// scrape returns the gauges of the database, by name.
+func scrape(t *testing.T, b *backlog) map[string]float64 {
+	t.Helper()
+	collected := make(chan prometheus.Metric, 10)
+	b.Collect(collected)
+	close(collected)
+	values := map[string]float64{}
+	for m := range collected {
+		var out dto.Metric
+		if err := m.Write(&out); err != nil {
+			t.Error(err)
+		}
+		for name, d := range map[string]*prometheus.Desc{"up": descUp, "files": descFiles, "bytes": descBytes, "oldest": descOldest} {
+			if m.Desc() == d {
+				values[name] = out.GetGauge().GetValue()
+			}
+		}
+	}
+	return values
+}
+
+func watch(read func(context.Context) (Backlog, error)) *backlog {
+	return &backlog{read: read, now: time.Now, timeout: backlogTimeout}
+}
+
+// Planted: no cache; a cache that never ends; each scrape with a read of its own.
+func TestBacklog_IsReadOnceInTenSecondsHoweverManyAsk(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var reads atomic.Int64
+		b := watch(func(context.Context) (Backlog, error) {
+			time.Sleep(time.Second)
+			return Backlog{Files: reads.Add(1), Bytes: 7, Oldest: 90 * time.Second}, nil
+		})
+		for round := 1.0; round <= 3; round++ {
+			var wg sync.WaitGroup
+			for range 20 {
+				wg.Go(func() {
+					for range 8 {
+						got := scrape(t, b)
+						if got["up"] != 1 || got["files"] != round || got["bytes"] != 7 || got["oldest"] != 90 {
+							t.Errorf("round %v: %v", round, got)
+						}
+						time.Sleep(time.Second)
+					}
+				})
+			}
+			wg.Wait()
+			time.Sleep(backlogAge)
+		}
+		if n := reads.Load(); n != 3 {
+			t.Errorf("%d reads, want 3", n)
+		}
+	})
+}
+
+// Planted: the last values told while the database is away; a failure that is remembered.
+func TestBacklog_IsLeftOutWhileTheDatabaseIsAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var err error
+		b := watch(func(context.Context) (Backlog, error) { return Backlog{Files: 3}, err })
+		if got := scrape(t, b); got["up"] != 1 || got["files"] != 3 {
+			t.Errorf("before: %v", got)
+		}
+		err = errors.New("connection refused")
+		time.Sleep(backlogAge)
+		if got := scrape(t, b); len(got) != 1 || got["up"] != 0 {
+			t.Errorf("away: %v, want up 0 and nothing else", got)
+		}
+		err = nil
+		if got := scrape(t, b); got["up"] != 1 || got["files"] != 3 {
+			t.Errorf("back: %v", got)
+		}
+	})
+}
+
+// lib/pq reads on from a server that has stopped, whatever its context says. Planted: a scrape
+// that waits for the read; each scrape with a read of its own; no timeout for the read.
+func TestBacklog_DatabaseThatHangsHoldsUpOneScrapeForTwoSeconds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var reads atomic.Int64
+		resume := make(chan struct{})
+		b := watch(func(ctx context.Context) (Backlog, error) {
+			reads.Add(1)
+			if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > backlogTimeout {
+				t.Error("the read has no deadline")
+			}
+			<-resume
+			return Backlog{Files: 5}, nil
+		})
+		for i := range 5 {
+			start := time.Now()
+			got := scrape(t, b)
+			if len(got) != 1 || got["up"] != 0 {
+				t.Errorf("scrape %d: %v", i, got)
+			}
+			want := time.Duration(0)
+			if i == 0 {
+				want = backlogTimeout
+			}
+			if took := time.Since(start); took != want {
+				t.Errorf("scrape %d took %s, want %s", i, took, want)
+			}
+			time.Sleep(time.Minute)
+		}
+		if n := reads.Load(); n != 1 {
+			t.Errorf("%d reads under way, want 1", n)
+		}
+		close(resume)
+		synctest.Wait()
+		if got := scrape(t, b); got["up"] != 1 || got["files"] != 5 {
+			t.Errorf("back: %v", got)
+		}
+	})
+}

@@ -1,0 +1,9 @@
+package metrics_test
+
+import (
+	"testing"
+
+	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }

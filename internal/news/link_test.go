@@ -1,0 +1,234 @@
+package news
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/goleak"
+
+	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
+)
+
+// patience is how long a test waits for what must come.
+const patience = 20 * time.Second
+
+// start runs a hub that sends to db and listens with dsn, until the test ends.
+func start(t *testing.T, dsn string, db *sql.DB, r *rows, log *logs) *Hub {
+	h := New(Options{Newest: r.Newest, DB: db, DSN: dsn, Log: slog.New(slog.NewTextHandler(log, nil))})
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { h.Run(ctx); close(ended) }()
+	t.Cleanup(func() {
+		stop()
+		select {
+		case <-ended:
+		case <-time.After(patience):
+			t.Error("Run did not end")
+		}
+	})
+	return h
+}
+
+func pool(t *testing.T, dsn string) *sql.DB {
+	db := pgtest.Open(t, dsn)
+	db.SetMaxOpenConns(1)
+	return db
+}
+
+// replicas are two hubs on one database; they hear each other.
+func replicas(t *testing.T) (a, b *Hub, db *sql.DB) {
+	dsn := pgtest.New(t)
+	db = pgtest.Open(t, dsn)
+	r := &rows{newest: map[uuid.UUID]int64{}}
+	a, b = start(t, dsn, pool(t, dsn), r, &logs{}), start(t, dsn, pool(t, dsn), r, &logs{})
+	hears(t, a, b)
+	hears(t, b, a)
+	return a, b, db
+}
+
+// hears waits until b hears what a tells. Receipts, for the hubs notice rows by looking.
+func hears(t *testing.T, a, b *Hub) {
+	t.Helper()
+	workspace := uuid.New()
+	w := b.Wait(workspace, Receipts)
+	defer w.Close()
+	over := time.After(patience)
+	for {
+		a.Announce(workspace, Receipts)
+		select {
+		case <-w.News():
+			return
+		case <-time.After(20 * time.Millisecond):
+		case <-over:
+			t.Fatal("the replicas do not hear each other")
+		}
+	}
+}
+
+// Planted: nothing sent; own notifications acted upon.
+func TestReplicas_TellEachOther(t *testing.T) {
+	t.Parallel()
+	a, b, _ := replicas(t)
+	here, there := a.Wait(uuid.New(), Receipts), b.Wait(uuid.New(), Receipts)
+	var took []time.Duration
+	for range 50 {
+		begun := time.Now()
+		a.Announce(there.workspace, Receipts)
+		select {
+		case <-there.News():
+			took = append(took, time.Since(begun))
+		case <-time.After(patience):
+			t.Fatal("not told")
+		}
+		b.Announce(here.workspace, Receipts)
+		select {
+		case <-here.News():
+		case <-time.After(patience):
+			t.Fatal("not told")
+		}
+	}
+	slices.Sort(took)
+	t.Logf("from replica to replica: p50 %v, max %v", took[len(took)/2], took[len(took)-1])
+	if median := took[len(took)/2]; median > 100*time.Millisecond {
+		t.Errorf("the news took %v", median)
+	}
+	// What a replica announces it acts upon once, not again when it hears itself.
+	own := a.Wait(uuid.New(), Receipts)
+	a.Announce(own.workspace, Receipts)
+	<-own.News()
+	hears(t, a, b)
+	hears(t, b, a) // notifications come in order, so by now it has heard itself
+	if came(own) != 0 {
+		t.Error("a replica was woken by what it announced itself")
+	}
+}
+
+// More workspaces than go into one notification.
+func TestReplicas_TellOfManyWorkspacesAtOnce(t *testing.T) {
+	t.Parallel()
+	a, b, _ := replicas(t)
+	waiters := make([]*Waiter, 2*maxItems+5)
+	for i := range waiters {
+		waiters[i] = b.Wait(uuid.New(), Access)
+	}
+	for _, w := range waiters {
+		a.Announce(w.workspace, Access)
+	}
+	over := time.After(patience)
+	for i, w := range waiters {
+		select {
+		case <-w.News():
+			if kinds := w.Take(); kinds != Access {
+				t.Fatalf("workspace %d: kinds %d", i, kinds)
+			}
+		case <-over:
+			t.Fatalf("workspace %d was not told of", i)
+		}
+	}
+}
+
+// Planted: no second attempt to connect.
+func TestReplicas_ListenAgainAfterTheConnectionIsCut(t *testing.T) {
+	t.Parallel()
+	a, b, db := replicas(t)
+	for range 3 {
+		var cut int
+		const kill = `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`
+		if err := db.QueryRowContext(t.Context(), kill).Scan(&cut); err != nil || cut < 2 {
+			t.Fatalf("%d connections cut, %v", cut, err)
+		}
+		hears(t, a, b)
+		hears(t, b, a)
+	}
+}
+
+// Notifications go to listeners of the same database; so a hub that listens at another is like
+// one behind a pooler in transaction mode. Planted: a line at every attempt; no probe.
+func TestListen_DeafConnectionIsReportedOnce(t *testing.T) {
+	t.Parallel()
+	var log logs
+	r := &rows{newest: map[uuid.UUID]int64{}}
+	h := start(t, pgtest.Empty(t), pool(t, pgtest.Empty(t)), r, &log)
+	const line = "not listening to other replicas"
+	for begun := time.Now(); !strings.Contains(log.String(), line); time.Sleep(50 * time.Millisecond) {
+		if time.Since(begun) > patience {
+			t.Fatal("nobody was told")
+		}
+	}
+	w := h.Wait(uuid.New(), Rows)
+	defer w.Close()
+	for range 2 {
+		r.add(w.workspace)
+		begun := time.Now()
+		<-w.News()
+		if took := time.Since(begun); took > Interval+time.Second {
+			t.Errorf("a row was noticed after %v", took)
+		}
+	}
+	h.Announce(w.workspace, Rows)
+	<-w.News()
+	time.Sleep(probeTimeout + time.Second) // a second attempt has failed by now
+	if n := strings.Count(log.String(), line); n != 1 || !strings.Contains(log.String(), "pooler") {
+		t.Errorf("%d lines:\n%s", n, log.String())
+	}
+}
+
+// Not parallel: it counts goroutines. Planted: the connection not closed when ctx is done.
+func TestRun_LeavesNoGoroutine(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	dsn := pgtest.Empty(t)
+	db := pool(t, dsn)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	h := New(Options{DB: db, DSN: dsn, Newest: (&rows{}).Newest})
+	other := New(Options{DB: db, DSN: dsn})
+	go func() { h.Run(ctx); close(ended) }()
+	w := h.Wait(uuid.New(), Receipts)
+	for waiting := true; waiting; {
+		if err := other.send(ctx, map[uuid.UUID]Kind{w.workspace: Receipts}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-w.News():
+			waiting = false
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	for range 200 { // on their way when it stops
+		_ = other.send(ctx, nil)
+	}
+	stop()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatal("Run did not end")
+	}
+	_ = db.Close()
+	goleak.VerifyNone(t, before)
+}
+
+// logs collects what is logged.
+type logs struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logs) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}

@@ -1,0 +1,225 @@
+package news
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// came reports whether there is news, and takes it.
+func came(w *Waiter) Kind {
+	select {
+	case <-w.News():
+		return w.Take()
+	default:
+		return 0
+	}
+}
+
+// places returns of how many workspaces the hub knows something.
+func places(h *Hub) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.places)
+}
+
+// Planted: wake without looking at the kinds; all waiters of all workspaces woken.
+func TestHub_WakesWhomItConcerns(t *testing.T) {
+	t.Parallel()
+	h := New(Options{})
+	here, there := uuid.New(), uuid.New()
+	rows, both, elsewhere := h.Wait(here, Rows), h.Wait(here, Rows|Receipts), h.Wait(there, all)
+	h.Announce(here, Receipts)
+	if came(rows) != 0 || came(both) != Receipts || came(elsewhere) != 0 {
+		t.Error("receipts: the wrong ones were woken")
+	}
+	h.Announce(here, Rows)
+	h.Announce(here, Receipts)
+	h.Announce(here, Rows)
+	if came(rows) != Rows || came(both) != Rows|Receipts || came(elsewhere) != 0 {
+		t.Error("rows and receipts: the wrong ones were woken")
+	}
+	if came(rows) != 0 || came(both) != 0 {
+		t.Error("the same news came twice")
+	}
+	h.Announce(uuid.New(), all) // nobody is there
+	for _, w := range []*Waiter{rows, both, elsewhere} {
+		w.Close()
+	}
+	h.Announce(here, Rows)
+	if came(rows) != 0 || h.Waiting() != 0 || places(h) != 0 {
+		t.Errorf("%d wait at %d places after all have left", h.Waiting(), places(h))
+	}
+}
+
+func TestHub_CloseEndsAllWaits(t *testing.T) {
+	t.Parallel()
+	h := New(Options{})
+	var wg sync.WaitGroup
+	for range 1000 {
+		w := h.Wait(uuid.New(), Rows)
+		wg.Go(func() {
+			defer w.Close()
+			select {
+			case <-w.News():
+			case <-h.Done():
+			}
+		})
+	}
+	h.Close()
+	h.Close() // again is nothing
+	wg.Wait()
+	if h.Waiting() != 0 {
+		t.Errorf("%d still wait", h.Waiting())
+	}
+	select {
+	case <-h.Done():
+	default:
+		t.Error("a wait to come would not end")
+	}
+}
+
+// A handler without a hub, as in tests, announces to nobody.
+func TestHub_NilTakesAnnouncements(t *testing.T) {
+	t.Parallel()
+	(*Hub)(nil).Announce(uuid.New(), Rows)
+}
+
+func TestPayloads_CarryAllAndFit(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{0, 1, maxItems - 1, maxItems, maxItems + 1, 3*maxItems + 7} {
+		id, sent, got := newID(), map[uuid.UUID]Kind{}, map[uuid.UUID]Kind{}
+		for i := range n {
+			sent[uuid.New()] = 1 + Kind(i)%all
+		}
+		all := payloads(id, sent)
+		for _, p := range all {
+			if len(p) >= 8000 {
+				t.Errorf("%d items: a payload of %d bytes", n, len(p))
+			}
+			if from := unpack(p, func(w uuid.UUID, k Kind) { got[w] |= k }); from != id {
+				t.Errorf("from %q, want %q", from, id)
+			}
+		}
+		if len(got) != n || len(all) != max(1, (n+maxItems-1)/maxItems) {
+			t.Errorf("%d items: %d arrived in %d payloads", n, len(got), len(all))
+		}
+		for w, k := range sent {
+			if got[w] != k {
+				t.Fatalf("%d items: %d arrived as %d", n, k, got[w])
+			}
+		}
+	}
+}
+
+// Whoever may connect to the database may write to the channel.
+func TestUnpack_PassesOverWhatItDoesNotUnderstand(t *testing.T) {
+	t.Parallel()
+	good := payloads("AAAAAAAA", map[uuid.UUID]Kind{uuid.New(): Rows})[0]
+	for _, bad := range []string{
+		"", "1", "hello", "2" + good[1:], good[:len(good)-1], good + "x", good[:headChars] + strings.Repeat("!", itemChars),
+		good[:len(good)-1] + "9", good[:len(good)-1] + "\x00", strings.Repeat("\xff", 8000),
+	} {
+		unpack(bad, func(w uuid.UUID, k Kind) { t.Errorf("%q: %s, %d", bad, w, k) })
+	}
+}
+
+// rows is an inbox for the hub: a number for each workspace, and a count of the questions.
+type rows struct {
+	mu      sync.Mutex
+	newest  map[uuid.UUID]int64
+	queries int
+}
+
+func (r *rows) Newest(_ context.Context, workspaces []uuid.UUID) (map[uuid.UUID]int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.queries++
+	found := map[uuid.UUID]int64{}
+	for _, id := range workspaces {
+		if n, ok := r.newest[id]; ok {
+			found[id] = n
+		}
+	}
+	return found, nil
+}
+
+func (r *rows) add(id uuid.UUID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.newest[id]++
+}
+
+// count returns the number of questions since it was last called.
+func (r *rows) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.queries
+	r.queries = 0
+	return n
+}
+
+// A row that nobody announced is noticed within Interval, whenever it comes; and 10,000 who wait
+// cost a few queries, and are not woken for nothing. Planted: no look at all; a place forgotten as
+// soon as it is empty, so that each poll is woken once for nothing.
+func TestHub_NoticesWhatNobodyAnnounced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const waiting = 10_000
+		r := &rows{newest: map[uuid.UUID]int64{}}
+		h := New(Options{Newest: r.Newest})
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { h.Run(ctx); close(ended) }()
+		waiters := make([]*Waiter, waiting)
+		for i := range waiters {
+			waiters[i] = h.Wait(uuid.New(), Rows)
+		}
+		time.Sleep(2 * Interval)
+		woken := func() (n int) {
+			for _, w := range waiters {
+				if came(w) != 0 {
+					n++
+				}
+			}
+			return n
+		}
+		if n := woken(); n != waiting {
+			t.Errorf("%d of %d were looked after in the beginning", n, waiting)
+		}
+		// As polls do: they come back as soon as they were answered.
+		for i, w := range waiters {
+			w.Close()
+			waiters[i] = h.Wait(w.workspace, Rows)
+		}
+		r.count()
+		time.Sleep(time.Minute)
+		if n, queries := woken(), r.count(); n != 0 || queries > 2*(waiting/lookBatch)*int(time.Minute/Interval)*5/4 {
+			t.Errorf("%d were woken for nothing, %d queries in a minute", n, queries)
+		}
+		for i := range 100 {
+			w := waiters[i*97]
+			r.add(w.workspace)
+			start := time.Now()
+			<-w.News()
+			if took := time.Since(start); took > Interval {
+				t.Errorf("noticed after %v", took)
+			}
+			time.Sleep(time.Duration(i) * 37 * time.Millisecond)
+		}
+		for _, w := range waiters {
+			w.Close()
+		}
+		time.Sleep(4 * Interval)
+		if places(h) != 0 {
+			t.Errorf("%d places are remembered though nobody waits", places(h))
+		}
+		stop()
+		<-ended
+	})
+}

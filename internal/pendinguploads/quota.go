@@ -1,0 +1,96 @@
+package pendinguploads
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+const (
+	sqlReserve = `SELECT reservation, used_files, used_bytes FROM reserve_upload($1, $2, $3, $4, $5, $6 * interval '1 microsecond')`
+
+	// Not one that may fall due before the commit: for a moment neither it nor the files would count.
+	sqlUseReservation = `DELETE FROM upload_reservations WHERE id = $1 AND expires_at > clock_timestamp() + $2 * interval '1 microsecond'`
+
+	sqlRelease = `DELETE FROM upload_reservations WHERE id = $1`
+)
+
+const (
+	// reservationTTL is how long an upload may take to be written once it is off the wire.
+	// The pool's limits on a statement and on an idle transaction end a stuck one sooner.
+	reservationTTL = 20 * time.Minute
+
+	// commitMargin is how much of that must be left for the inbox rows and the commit.
+	commitMargin = 5 * time.Minute
+
+	// releaseTimeout bounds giving room back; if it fails, the room falls due by itself.
+	releaseTimeout = 5 * time.Second
+)
+
+// errReservationOver: staging took longer than its reservation lasts.
+var errReservationOver = errors.New("pendinguploads: reservation is over")
+
+// reserve takes room for the files, before any byte of them is written. The database
+// decides, so it holds for uploads at the same moment on all replicas. Where there is no
+// quota, it returns none.
+func (p *Postgres) reserve(ctx context.Context, workspace uuid.UUID, files []NewFile) (uuid.NullUUID, error) {
+	maxFiles, maxBytes := p.limits.QuotaFiles, p.limits.QuotaBytes
+	if maxFiles == 0 && maxBytes == 0 || len(files) == 0 {
+		return uuid.NullUUID{}, nil
+	}
+	if maxFiles == 0 {
+		maxFiles = math.MaxInt64
+	}
+	if maxBytes == 0 {
+		maxBytes = math.MaxInt64
+	}
+	var bytes int64
+	for _, f := range files {
+		bytes += f.Size
+	}
+	var room uuid.NullUUID
+	var usedFiles, usedBytes int64
+	row := p.db.QueryRowContext(ctx, sqlReserve, workspace, len(files), bytes, maxFiles, maxBytes, reservationTTL.Microseconds())
+	if err := row.Scan(&room, &usedFiles, &usedBytes); err != nil {
+		return uuid.NullUUID{}, fmt.Errorf("pendinguploads: reserve room for workspace %s: %w", workspace, err)
+	}
+	if room.Valid {
+		return room, nil
+	}
+	full := &QuotaError{What: "bytes", Used: usedBytes, Limit: maxBytes}
+	if usedFiles+int64(len(files)) > maxFiles {
+		full = &QuotaError{What: "files", Used: usedFiles, Limit: maxFiles}
+	}
+	return uuid.NullUUID{}, fmt.Errorf("pendinguploads: stage for workspace %s: %w", workspace, full)
+}
+
+// useReservation puts the files in the place of their reservation, as part of the transaction
+// that commits them.
+func useReservation(ctx context.Context, tx *sql.Tx, room uuid.NullUUID) error {
+	if !room.Valid {
+		return nil
+	}
+	result, err := tx.ExecContext(ctx, sqlUseReservation, room.UUID, commitMargin.Microseconds())
+	if err != nil {
+		return fmt.Errorf("pendinguploads: use reservation: %w", err)
+	}
+	if n, _ := result.RowsAffected(); n != 1 { // lib/pq always knows it
+		return errReservationOver
+	}
+	return nil
+}
+
+// release gives room back that was not used, also if ctx is over.
+func (p *Postgres) release(ctx context.Context, room uuid.NullUUID) {
+	if !room.Valid {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	_, _ = p.db.ExecContext(ctx, sqlRelease, room.UUID)
+}

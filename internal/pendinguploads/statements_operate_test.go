@@ -1,0 +1,335 @@
+package pendinguploads_test
+
+import (
+	"crypto/sha256"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/DATA-DOG/go-sqlmock"
+	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/pendinguploads"
+)
+
+// The statements of quotas, keys and sweeping, to the letter.
+const (
+	reserveUpload = "SELECT reservation, used_files, used_bytes FROM reserve_upload($1, $2, $3, $4, $5, $6 * interval '1 microsecond')"
+
+	useReservation = "DELETE FROM upload_reservations WHERE id = $1 AND expires_at > clock_timestamp() + $2 * interval '1 microsecond'"
+
+	releaseReservation = "DELETE FROM upload_reservations WHERE id = $1"
+
+	lockKey = "SELECT pg_try_advisory_xact_lock(hashtextextended($1 || $2, 20260601))"
+
+	findKey = "SELECT fingerprint, files::text FROM upload_keys WHERE workspace_id = $1 AND key = $2 AND expires_at > now()"
+
+	insertKey = "INSERT INTO upload_keys (workspace_id, key, fingerprint, files, expires_at) " +
+		"VALUES ($1, $2, $3, $4, now() + $5 * interval '1 microsecond') " +
+		"ON CONFLICT (workspace_id, key) DO UPDATE SET fingerprint = excluded.fingerprint, files = excluded.files, expires_at = excluded.expires_at"
+
+	sweepWhich = `WITH picked AS MATERIALIZED (%s LIMIT $2 FOR UPDATE SKIP LOCKED), batch AS (
+    SELECT file_id, sum(size_bytes) OVER (ORDER BY file_id) - size_bytes AS bytes_before FROM picked
+), gone AS (
+    DELETE FROM pending_uploads WHERE file_id = ANY(ARRAY(SELECT file_id FROM batch WHERE bytes_before < $3)) RETURNING size_bytes
+)
+SELECT count(*), coalesce(sum(size_bytes), 0), (SELECT count(*) FROM picked) FROM gone`
+
+	sweepReservations = "DELETE FROM upload_reservations WHERE id = ANY(ARRAY(" +
+		"SELECT id FROM upload_reservations WHERE expires_at <= now() LIMIT $1 FOR UPDATE SKIP LOCKED))"
+
+	sweepKeys = "DELETE FROM upload_keys WHERE ctid = ANY(ARRAY(" +
+		"SELECT ctid FROM upload_keys WHERE expires_at <= now() ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED))"
+
+	noTimeout    = "SET statement_timeout = 0"
+	usualTimeout = "RESET statement_timeout"
+	reclaim      = "VACUUM (SKIP_LOCKED) pending_uploads, pending_upload_chunks"
+
+	sweepable = "SELECT count(*) FILTER (WHERE acked_at IS NOT NULL), count(*) FILTER (WHERE acked_at IS NULL), " +
+		"coalesce(sum(size_bytes) FILTER (WHERE acked_at IS NOT NULL), 0), coalesce(sum(size_bytes) FILTER (WHERE acked_at IS NULL), 0) " +
+		"FROM pending_uploads WHERE acked_at < now() - $1 * interval '1 microsecond' OR acked_at IS NULL AND expires_at <= now()"
+)
+
+var (
+	sweepAcked = fmt.Sprintf(sweepWhich,
+		"SELECT file_id, size_bytes FROM pending_uploads WHERE acked_at < now() - $1 * interval '1 microsecond' ORDER BY acked_at")
+	sweepExpired = fmt.Sprintf(sweepWhich, "SELECT file_id, size_bytes FROM pending_uploads "+
+		"WHERE acked_at IS NULL AND expires_at <= now() - $1 * interval '1 microsecond' ORDER BY expires_at")
+
+	reservationID = uuid.MustParse("44444444-4444-4444-8444-444444444444")
+	fullDay       = int64(24 * 60 * 60 * 1_000_000) // in microseconds
+
+	// The kept answer, to the letter: a platform replays what the one before it kept.
+	keptAnswer = `[{"ID":"22222222-2222-4222-8222-222222222222","Workspace":"11111111-1111-4111-8111-111111111111","Name":"a.txt",` +
+		`"MIMEType":"text/plain","Size":5,"SHA256":[44,242,77,186,95,176,163,14,38,232,59,42,197,185,226,158,27,22,30,92,31,167,66,94,115,4,51,98,147,139,152,36],` +
+		`"CreatedAt":"2026-05-05T10:00:00.123456Z","FetchedAt":null,"AckedAt":null,"ExpiresAt":"2026-05-05T11:00:00.123456Z"}]`
+
+	// helloFingerprint is of names, types, sizes and digests, each on a line.
+	helloFingerprint = sha256.Sum256([]byte("a.txt\ntext/plain\n5\n2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824\n"))
+)
+
+func withQuota() pendinguploads.Limits {
+	limits := testLimits
+	limits.QuotaBytes = 100
+	return limits
+}
+
+func hello() []pendinguploads.NewFile {
+	return []pendinguploads.NewFile{newFile("a.txt", []byte("hello"))}
+}
+
+func insertedRow(expires time.Time) *sqlmock.Rows {
+	return sqlmock.NewRows([]string{"file_id", "created_at", "expires_at"}).AddRow(fileIDs[0].String(), createdAt, expires)
+}
+
+func keyRow(fingerprint []byte, files string) *sqlmock.Rows {
+	return sqlmock.NewRows([]string{"fingerprint", "files"}).AddRow(fingerprint, files)
+}
+
+func reserved(id any, files, bytes int64) *sqlmock.Rows {
+	return sqlmock.NewRows([]string{"reservation", "used_files", "used_bytes"}).AddRow(id, files, bytes)
+}
+
+// onceSteps expect what staging with a key does in a workspace with a quota.
+func (m mocked) onceSteps() (names []string, expect []func(err error)) {
+	step := func(name string, f func(err error)) { names, expect = append(names, name), append(expect, f) }
+	query := func(name string, mock sqlmock.Sqlmock, statement string, rows *sqlmock.Rows, args ...driver.Value) {
+		step(name, func(err error) {
+			e := mock.ExpectQuery(statement).WithArgs(args...)
+			if err != nil {
+				e.WillReturnError(err)
+				return
+			}
+			e.WillReturnRows(rows)
+		})
+	}
+	execute := func(name, statement string, args ...driver.Value) {
+		step(name, func(err error) {
+			m.staging.ExpectExec(statement).WithArgs(args...).WillReturnResult(driver.RowsAffected(1)).WillReturnError(err)
+		})
+	}
+	digest := sha256.Sum256([]byte("hello"))
+	step("begin", func(err error) { m.staging.ExpectBegin().WillReturnError(err) })
+	query("lock key", m.staging, lockKey, sqlmock.NewRows([]string{""}).AddRow(true), workspaceID.String(), "key")
+	query("find key", m.staging, findKey, sqlmock.NewRows([]string{"fingerprint", "files"}), workspaceID, "key")
+	query("reserve", m.db, reserveUpload, reserved(reservationID.String(), 1, 60), workspaceID, 1, 5, int64(1<<63-1), 100, int64(1_200_000_000))
+	query("insert", m.staging, insertFile, insertedRow(expiresAt), workspaceID, "a.txt", "text/plain", 5, digest[:], []byte("hello"), int64(3_600_000_000))
+	execute("use reservation", useReservation, reservationID, int64(300_000_000))
+	execute("remember key", insertKey, workspaceID, "key", helloFingerprint[:], keptAnswer, fullDay)
+	execute("append", appendRows, workspaceID, 1)
+	step("commit", func(err error) { m.staging.ExpectCommit().WillReturnError(err) })
+	return names, expect
+}
+
+// The reservation comes before the first byte and the key after the last; both go with the
+// commit. Planted: the key remembered after the commit; the reservation made in the
+// transaction of the files, where others do not see it.
+func TestStageOnce_StatementsInTheirOrder(t *testing.T) {
+	t.Parallel()
+	m := newMockedWith(t, withQuota())
+	_, expect := m.onceSteps()
+	for _, succeed := range expect {
+		succeed(nil)
+	}
+	staged, replayed, err := m.StageOnce(t.Context(), workspaceID, "key", hello())
+	if err != nil || replayed || len(staged) != 1 || staged[0].ID != fileIDs[0] {
+		t.Errorf("%+v, replayed %t, %v", staged, replayed, err)
+	}
+}
+
+// Whatever fails, the transaction is rolled back and the room given back, if it was taken.
+func TestStageOnce_EachStatementMayFail(t *testing.T) {
+	t.Parallel()
+	names, _ := newMocked(t).onceSteps()
+	for failing, name := range names {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMockedWith(t, withQuota())
+			_, expect := m.onceSteps()
+			for _, succeed := range expect[:failing] {
+				succeed(nil)
+			}
+			expect[failing](errDatabase)
+			if name != "begin" && name != "commit" {
+				m.staging.ExpectRollback()
+			}
+			if failing > 3 { // after the reservation
+				m.db.ExpectExec(releaseReservation).WithArgs(reservationID).WillReturnResult(driver.RowsAffected(1))
+			}
+			if staged, replayed, err := m.StageOnce(t.Context(), workspaceID, "key", hello()); staged != nil || replayed || !errors.Is(err, errDatabase) {
+				t.Errorf("%d files, replayed %t, %v; want the database's error", len(staged), replayed, err)
+			}
+		})
+	}
+}
+
+func TestStageOnce_KeysThatAreKnown(t *testing.T) {
+	t.Parallel()
+	found := func(rows *sqlmock.Rows) func(m mocked) {
+		return func(m mocked) {
+			m.staging.ExpectQuery(lockKey).WillReturnRows(sqlmock.NewRows([]string{""}).AddRow(true))
+			m.staging.ExpectQuery(findKey).WithArgs(workspaceID, "key").WillReturnRows(rows)
+		}
+	}
+	for name, c := range map[string]struct {
+		expect func(m mocked)
+		want   error // nil: the kept answer
+		broken bool
+	}{
+		"the same files": {expect: found(keyRow(helloFingerprint[:], keptAnswer))},
+		"other files":    {expect: found(keyRow(mockDigest[:], keptAnswer)), want: pendinguploads.ErrKeyReused},
+		"no fingerprint": {expect: found(keyRow([]byte("short"), keptAnswer)), broken: true},
+		"no answer":      {expect: found(keyRow(helloFingerprint[:], "{")), broken: true},
+		"in use": {expect: func(m mocked) {
+			m.staging.ExpectQuery(lockKey).WillReturnRows(sqlmock.NewRows([]string{""}).AddRow(false))
+		}, want: pendinguploads.ErrKeyInUse},
+	} {
+		m := newMockedWith(t, withQuota())
+		m.staging.ExpectBegin()
+		c.expect(m)
+		m.staging.ExpectRollback()
+		staged, replayed, err := m.StageOnce(t.Context(), workspaceID, "key", hello())
+		switch {
+		case c.broken:
+			if err == nil || staged != nil || replayed {
+				t.Errorf("%s: %+v, replayed %t, %v", name, staged, replayed, err)
+			}
+		case c.want != nil:
+			if !errors.Is(err, c.want) || staged != nil || replayed {
+				t.Errorf("%s: %+v, replayed %t, %v; want %v", name, staged, replayed, err, c.want)
+			}
+		case err != nil || !replayed || len(staged) != 1 || staged[0].ID != fileIDs[0] || staged[0].SHA256 != sha256.Sum256([]byte("hello")) ||
+			!staged[0].ExpiresAt.Equal(expiresAt) || staged[0].Workspace != workspaceID || staged[0].Size != 5:
+			t.Errorf("%s: %+v, replayed %t, %v", name, staged, replayed, err)
+		}
+	}
+}
+
+// A time that JSON does not know: nothing is kept that could not be replayed.
+func TestStageOnce_AnAnswerThatCannotBeKeptIsAnError(t *testing.T) {
+	t.Parallel()
+	m := newMocked(t)
+	m.staging.ExpectBegin()
+	m.staging.ExpectQuery(lockKey).WillReturnRows(sqlmock.NewRows([]string{""}).AddRow(true))
+	m.staging.ExpectQuery(findKey).WillReturnRows(sqlmock.NewRows([]string{"fingerprint", "files"}))
+	m.staging.ExpectQuery(insertFile).WillReturnRows(insertedRow(time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC)))
+	m.staging.ExpectRollback()
+	if staged, replayed, err := m.StageOnce(t.Context(), workspaceID, "key", hello()); staged != nil || replayed || err == nil {
+		t.Errorf("%d files, replayed %t, %v", len(staged), replayed, err)
+	}
+}
+
+// The reservation fell due meanwhile: somebody else may have its room.
+func TestStage_WithoutItsReservationNothingIsStaged(t *testing.T) {
+	t.Parallel()
+	m := newMockedWith(t, withQuota())
+	m.staging.ExpectBegin()
+	m.db.ExpectQuery(reserveUpload).WillReturnRows(reserved(reservationID.String(), 0, 0))
+	m.staging.ExpectQuery(insertFile).WillReturnRows(insertedRow(expiresAt))
+	m.staging.ExpectExec(useReservation).WillReturnResult(driver.RowsAffected(0))
+	m.staging.ExpectRollback()
+	m.db.ExpectExec(releaseReservation).WillReturnError(errDatabase) // then it falls due by itself
+	if staged, err := m.Stage(t.Context(), workspaceID, hello()); staged != nil || err == nil || errors.Is(err, pendinguploads.ErrQuota) {
+		t.Errorf("%d files, %v", len(staged), err)
+	}
+}
+
+func TestSweep_Statements(t *testing.T) {
+	t.Parallel()
+	counts := func(files, bytes, picked int64) *sqlmock.Rows {
+		return sqlmock.NewRows([]string{"files", "bytes", "picked"}).AddRow(files, bytes, picked)
+	}
+	steps := func(m mocked) []func(rows [2]*sqlmock.Rows, over [2]int64, err error) {
+		query := func(i int, statement string, age int64) func([2]*sqlmock.Rows, [2]int64, error) {
+			return func(rows [2]*sqlmock.Rows, _ [2]int64, err error) {
+				e := m.db.ExpectQuery(statement).WithArgs(age, 200, 64<<20)
+				if err != nil {
+					e.WillReturnError(err)
+					return
+				}
+				e.WillReturnRows(rows[i])
+			}
+		}
+		execute := func(i int, statement string) func([2]*sqlmock.Rows, [2]int64, error) {
+			return func(_ [2]*sqlmock.Rows, over [2]int64, err error) {
+				m.db.ExpectExec(statement).WithArgs(2000).WillReturnResult(driver.RowsAffected(over[i])).WillReturnError(err)
+			}
+		}
+		return []func([2]*sqlmock.Rows, [2]int64, error){
+			query(0, sweepAcked, 3_600_000_000), query(1, sweepExpired, 0), execute(0, sweepReservations), execute(1, sweepKeys),
+		}
+	}
+	for name, c := range map[string]struct {
+		rows [2]*sqlmock.Rows
+		over [2]int64
+		more bool
+	}{
+		"no more":           {rows: [2]*sqlmock.Rows{counts(3, 30, 3), counts(4, 40, 4)}, over: [2]int64{1, 1999}},
+		"many acked":        {rows: [2]*sqlmock.Rows{counts(3, 30, 200), counts(4, 40, 4)}, more: true},
+		"long expired":      {rows: [2]*sqlmock.Rows{counts(3, 30, 3), counts(4, 40, 5)}, more: true},
+		"many reservations": {rows: [2]*sqlmock.Rows{counts(3, 30, 3), counts(4, 40, 4)}, over: [2]int64{2000, 0}, more: true},
+		"many keys":         {rows: [2]*sqlmock.Rows{counts(3, 30, 3), counts(4, 40, 4)}, over: [2]int64{0, 2000}, more: true},
+	} {
+		m := newMocked(t)
+		for _, succeed := range steps(m) {
+			succeed(c.rows, c.over, nil)
+		}
+		want := pendinguploads.Swept{Acked: 3, AckedBytes: 30, Expired: 4, ExpiredBytes: 40, More: c.more}
+		if swept, err := m.Sweep(t.Context(), time.Hour); err != nil || swept != want {
+			t.Errorf("%s: %+v, %v; want %+v", name, swept, err, want)
+		}
+	}
+	// What was deleted before the failure is told.
+	for failing := range 4 {
+		m := newMocked(t)
+		s := steps(m)
+		for _, succeed := range s[:failing] {
+			succeed([2]*sqlmock.Rows{counts(3, 30, 3), counts(4, 40, 4)}, [2]int64{}, nil)
+		}
+		s[failing]([2]*sqlmock.Rows{}, [2]int64{}, errDatabase)
+		swept, err := m.Sweep(t.Context(), time.Hour)
+		if !errors.Is(err, errDatabase) || (swept.Acked == 3) != (failing > 0) || (swept.Expired == 4) != (failing > 1) {
+			t.Errorf("statement %d fails: %+v, %v", failing, swept, err)
+		}
+	}
+}
+
+func TestSweepable_Statement(t *testing.T) {
+	t.Parallel()
+	m := newMocked(t)
+	m.db.ExpectQuery(sweepable).WithArgs(int64(3_600_000_000)).WillReturnRows(sqlmock.NewRows([]string{"a", "b", "c", "d"}).AddRow(1, 2, 30, 40))
+	want := pendinguploads.Swept{Acked: 1, Expired: 2, AckedBytes: 30, ExpiredBytes: 40}
+	if due, err := m.Sweepable(t.Context(), time.Hour); err != nil || due != want {
+		t.Errorf("%+v, %v; want %+v", due, err, want)
+	}
+	m.db.ExpectQuery(sweepable).WillReturnError(errDatabase)
+	if due, err := m.Sweepable(t.Context(), time.Hour); due != (pendinguploads.Swept{}) || !errors.Is(err, errDatabase) {
+		t.Errorf("%+v, %v; want the database's error", due, err)
+	}
+}
+
+func TestReclaim_Statements(t *testing.T) {
+	t.Parallel()
+	for failing := range 4 { // the last: none
+		m := newMocked(t)
+		fails := func(i int) error {
+			if i == failing {
+				return errDatabase
+			}
+			return nil
+		}
+		m.db.ExpectExec(noTimeout).WillReturnResult(driver.RowsAffected(0)).WillReturnError(fails(0))
+		if failing > 0 {
+			m.db.ExpectExec(reclaim).WillReturnResult(driver.RowsAffected(0)).WillReturnError(fails(1))
+			m.db.ExpectExec(usualTimeout).WillReturnResult(driver.RowsAffected(0)).WillReturnError(fails(2))
+		}
+		if failing == 2 {
+			m.db.ExpectClose() // a connection without the limit is not used again
+		}
+		if err := m.Reclaim(t.Context()); errors.Is(err, errDatabase) != (failing < 2) || failing >= 2 && err != nil {
+			t.Errorf("statement %d fails: %v", failing, err)
+		}
+	}
+}

@@ -1,0 +1,236 @@
+package receipts_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/receipts"
+)
+
+// The load that a position must stand.
+const (
+	writers     = 12
+	filesEach   = 60
+	readersEach = 3 // of each limit, numbering at the same time
+)
+
+var limits = []int{1, 7, 100}
+
+// step is what a reader must see of a file: its number is its place in the file's life.
+type step struct {
+	file uuid.UUID
+	kind receipts.Kind
+}
+
+// TestPosition_MissesNothingUnderConcurrentWriters: files and messages, some changes committed late
+// and some rolled back, read by many who go on from every single position, written out and read
+// in again. Planted: numbers given out by a sequence when the change is made (see below); rows
+// read before receipts; the counter taken before the receipts are locked.
+func TestPosition_MissesNothingUnderConcurrentWriters(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	written, seen := drive(t, d)
+	for i, s := range seen {
+		t.Logf("%s", s.compare(written, fmt.Sprintf("reader %d, limit %d", i, limits[i/readersEach])))
+		if s.missed+s.twice+s.disordered+s.unwritten > 0 {
+			t.Errorf("%+v", s.tally)
+		}
+	}
+}
+
+// TestHarness_SeesWhatASequenceMisses proves that the test above can fail: the same load, but a
+// receipt has its number from a sequence when it is written.
+func TestHarness_SeesWhatASequenceMisses(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.exec(t, `CREATE SEQUENCE naive`)
+	d.exec(t, `ALTER TABLE receipts ALTER COLUMN seq SET DEFAULT nextval('naive')`)
+	written, seen := drive(t, d)
+	missed := 0
+	for i, s := range seen {
+		t.Logf("%s", s.compare(written, fmt.Sprintf("reader %d, limit %d", i, limits[i/readersEach])))
+		missed += s.missed
+	}
+	if missed == 0 {
+		t.Error("the harness saw no event missed")
+	}
+}
+
+// drive writes and reads at the same time, and returns what was written and what each saw.
+func drive(t *testing.T, d desk) (written map[step]bool, seen []*sight) {
+	workspace := uuid.New()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	written = map[step]bool{}
+	var mu sync.Mutex
+	done := make(chan struct{})
+	all, ctx := errgroup.WithContext(ctx)
+	var writing sync.WaitGroup
+	for n := range writers {
+		writing.Add(1)
+		all.Go(func() error {
+			defer writing.Done()
+			steps, err := write(ctx, t, d, workspace, rand.New(rand.NewPCG(2026, uint64(n))))
+			mu.Lock()
+			defer mu.Unlock()
+			for _, s := range steps {
+				written[s] = true
+			}
+			return err
+		})
+	}
+	all.Go(func() error { writing.Wait(); close(done); return nil })
+	for _, limit := range limits {
+		for range readersEach {
+			s := &sight{at: map[step]int{}}
+			seen = append(seen, s)
+			all.Go(func() error { return s.read(ctx, d, workspace, limit, done) })
+		}
+	}
+	if err := all.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return written, seen
+}
+
+// write lives the lives of some files.
+func write(ctx context.Context, t *testing.T, d desk, workspace uuid.UUID, random *rand.Rand) (steps []step, err error) {
+	for range filesEach {
+		file := d.stage(t, workspace, "f")
+		steps = append(steps, step{file, receipts.Staged})
+		if random.IntN(4) == 0 {
+			if err := d.inbox.Record(ctx, workspace, activity.Entry{Type: "a2a_receive", Method: file.String()}); err != nil {
+				return nil, err
+			}
+			steps = append(steps, step{file, receipts.Message})
+		}
+		if random.IntN(4) > 0 {
+			if err := change(ctx, d, random, sqlFetch, file); err != nil {
+				return nil, err
+			}
+			steps = append(steps, step{file, receipts.Fetched})
+		}
+		last, statement := receipts.Acked, sqlAck
+		if random.IntN(5) == 0 {
+			last, statement = receipts.Expired, sqlDelete
+		}
+		if err := change(ctx, d, random, statement, file); err != nil {
+			return nil, err
+		}
+		steps = append(steps, step{file, last})
+	}
+	return steps, nil
+}
+
+// change changes a file; sometimes it takes long to commit, sometimes it does only at the second
+// try.
+func change(ctx context.Context, d desk, random *rand.Rand, statement string, file uuid.UUID) error {
+	for again := true; again; {
+		again = random.IntN(10) == 0
+		tx, err := d.db.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+		if _, err := tx.ExecContext(ctx, statement, file); err != nil {
+			return err
+		}
+		if random.IntN(4) == 0 {
+			if _, err := tx.ExecContext(ctx, `SELECT pg_sleep($1)`, 0.02*random.Float64()); err != nil {
+				return err
+			}
+		}
+		end := tx.Commit
+		if again {
+			end = tx.Rollback
+		}
+		if err := end(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type tally struct{ events, missed, twice, disordered, unwritten int }
+
+// sight is what one reader saw.
+type sight struct {
+	tally
+	at map[step]int // when it was seen
+}
+
+// read reads until all is written and nothing more comes. Every event's position is one that it
+// goes on from: those in the middle of a page too.
+func (s *sight) read(ctx context.Context, d desk, workspace uuid.UUID, limit int, done <-chan struct{}) error {
+	var p receipts.Position
+	for {
+		over := false
+		select {
+		case <-done:
+			over = true
+		default:
+		}
+		page, more, err := d.log.After(ctx, workspace, p, limit)
+		if errors.Is(err, receipts.ErrGone) { // with a fault planted: what it skipped is missed
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if n := len(page); n > 1 {
+			page = page[:1+rand.IntN(n)]
+			more = more || len(page) < n
+		}
+		for _, e := range page {
+			key := step{e.FileID, e.Kind}
+			if e.Kind == receipts.Message {
+				key.file, _ = uuid.Parse(e.Method)
+			}
+			if _, ok := s.at[key]; ok {
+				s.twice++
+			}
+			s.at[key] = s.events
+			s.events++
+		}
+		if len(page) > 0 {
+			if p, err = receipts.ParsePosition(page[len(page)-1].String()); err != nil {
+				return err
+			}
+		}
+		if over && !more {
+			return nil
+		}
+	}
+}
+
+// compare counts. Out of order is a step of a file's life that was seen before an earlier one.
+func (s *sight) compare(written map[step]bool, who string) string {
+	for w := range written {
+		if _, ok := s.at[w]; !ok {
+			s.missed++
+		}
+	}
+	for seen, at := range s.at {
+		if !written[seen] {
+			s.unwritten++
+		}
+		for _, earlier := range map[receipts.Kind][]receipts.Kind{
+			receipts.Fetched: {receipts.Staged}, receipts.Acked: {receipts.Staged, receipts.Fetched}, receipts.Expired: {receipts.Staged, receipts.Fetched},
+		}[seen.kind] {
+			if before, ok := s.at[step{seen.file, earlier}]; ok && before > at {
+				s.disordered++
+			}
+		}
+	}
+	return fmt.Sprintf("%s: %d events written, %d seen, %d missed, %d twice, %d out of order, %d never written",
+		who, len(written), s.events, s.missed, s.twice, s.disordered, s.unwritten)
+}

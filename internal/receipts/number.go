@@ -1,0 +1,130 @@
+package receipts
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+const (
+	// sqlPage returns receipts after a number and, last and without a number, one that has none yet.
+	sqlPage = `(SELECT seq, kind, state, file_id, filename, size_bytes, at FROM receipts WHERE workspace_id = $1 AND seq > $2 ORDER BY seq LIMIT $3)
+UNION ALL
+(SELECT seq, kind, state, file_id, filename, size_bytes, at FROM receipts WHERE workspace_id = $1 AND seq IS NULL LIMIT 1)`
+
+	// sqlNumber numbers receipts in the order in which they were written. It locks them before the
+	// counter, and takes from the counter as many numbers as it has found without one when it has the
+	// locks: somebody else may be numbering the same. From the counter on commits are in order.
+	sqlNumber = `WITH due AS MATERIALIZED (
+    SELECT id FROM receipts WHERE workspace_id = $1 AND seq IS NULL ORDER BY id LIMIT $2 FOR UPDATE
+), numbered AS (
+    SELECT id, row_number() OVER (ORDER BY id) AS n, count(*) OVER () AS total FROM due
+), counter AS (
+    INSERT INTO receipt_counters AS c (workspace_id, last_seq) SELECT $1, count(*) FROM due HAVING count(*) > 0
+    ON CONFLICT (workspace_id) DO UPDATE SET last_seq = c.last_seq + excluded.last_seq
+    RETURNING last_seq
+)
+UPDATE receipts r SET seq = counter.last_seq - numbered.total + numbered.n FROM numbered, counter
+WHERE r.workspace_id = $1 AND r.seq IS NULL AND r.id = numbered.id`
+
+	// sqlPlace tells how many receipts were numbered, and whether the one after $2 is there.
+	sqlPlace = `SELECT last_seq, EXISTS (SELECT FROM receipts WHERE workspace_id = $1 AND seq = $2 + 1) ` +
+		`FROM receipt_counters WHERE workspace_id = $1`
+
+	// sqlPrune deletes old receipts. Those that were never numbered count as numbered, so that a
+	// reader who comes for them learns that they are gone.
+	sqlPrune = `WITH old AS MATERIALIZED (
+    SELECT ctid FROM receipts WHERE at < now() - $1 * interval '1 microsecond' ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM receipts WHERE ctid = ANY (ARRAY(SELECT ctid FROM old)) RETURNING workspace_id, seq
+), counters AS (
+    INSERT INTO receipt_counters AS c (workspace_id, last_seq)
+    SELECT workspace_id, count(*) FROM gone WHERE seq IS NULL GROUP BY workspace_id ORDER BY workspace_id
+    ON CONFLICT (workspace_id) DO UPDATE SET last_seq = c.last_seq + excluded.last_seq
+)
+SELECT count(*) FROM gone`
+)
+
+const (
+	// numberRows bounds one round of numbering, and with it how long others wait for the lock.
+	numberRows = 10_000
+
+	// pruneRows bounds one batch.
+	pruneRows = 2000
+)
+
+// page returns receipts after a number, oldest first, and whether some have no number yet.
+func (l *Log) page(ctx context.Context, workspace uuid.UUID, after int64, limit int) (page []Event, due bool, err error) {
+	rows, err := l.db.QueryContext(ctx, sqlPage, workspace, after, limit)
+	if err != nil {
+		return nil, false, fmt.Errorf("receipts: read workspace %s: %w", workspace, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var e Event
+		var seq sql.NullInt64
+		if err := rows.Scan(&seq, &e.Kind, &e.State, &e.FileID, &e.Name, &e.Size, &e.At); err != nil {
+			return nil, false, fmt.Errorf("receipts: scan for workspace %s: %w", workspace, err)
+		}
+		if !seq.Valid {
+			due = true
+			continue
+		}
+		e.Receipt, e.At = seq.Int64, e.At.UTC()
+		page = append(page, e)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, false, fmt.Errorf("receipts: read workspace %s: %w", workspace, err)
+	}
+	return page, due, nil
+}
+
+// number numbers a round of receipts.
+func (l *Log) number(ctx context.Context, workspace uuid.UUID) error {
+	if _, err := l.db.ExecContext(ctx, sqlNumber, workspace, numberRows); err != nil {
+		return fmt.Errorf("receipts: number for workspace %s: %w", workspace, err)
+	}
+	return nil
+}
+
+// last numbers all that there is and returns the last number. ErrGone if a reader cannot go on
+// after the number after.
+func (l *Log) last(ctx context.Context, workspace uuid.UUID, after int64) (int64, error) {
+	for {
+		_, due, err := l.page(ctx, workspace, after, 1)
+		if err != nil {
+			return 0, err
+		}
+		if !due {
+			break
+		}
+		if err := l.number(ctx, workspace); err != nil {
+			return 0, err
+		}
+	}
+	var last int64
+	var next bool
+	err := l.db.QueryRowContext(ctx, sqlPlace, workspace, after).Scan(&last, &next)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return 0, fmt.Errorf("receipts: find the end of workspace %s: %w", workspace, err)
+	}
+	// Numbers have no gaps but where receipts were pruned.
+	if after > last || after < last && !next {
+		return last, ErrGone
+	}
+	return last, nil
+}
+
+// Prune deletes one batch of receipts that are older than retention, and reports whether there
+// may be more.
+func (l *Log) Prune(ctx context.Context, retention time.Duration) (more bool, err error) {
+	var n int
+	if err := l.db.QueryRowContext(ctx, sqlPrune, retention.Microseconds(), pruneRows).Scan(&n); err != nil {
+		return false, fmt.Errorf("receipts: prune: %w", err)
+	}
+	return n == pruneRows, nil
+}

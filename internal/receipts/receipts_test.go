@@ -1,0 +1,226 @@
+package receipts_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/receipts"
+)
+
+// tell says which events there are, in their order.
+func tell(events []receipts.Event) string {
+	var all []string
+	for _, e := range events {
+		all = append(all, strings.TrimSpace(fmt.Sprintf("%s %s%s", e.Kind, e.Name, e.Method)))
+	}
+	return strings.ReplaceAll(strings.Join(all, ", "), "chat_upload_receive", "")
+}
+
+// Planted: rows told before receipts, whenever they were; files swept after their ack told as
+// expired; a late fetch told as what it is.
+func TestAfter_TellsWhatBecameOfFiles(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	workspace, other := uuid.New(), uuid.New()
+	a, b := d.stage(t, workspace, "a"), d.stage(t, workspace, "b")
+	d.stage(t, other, "x")
+	d.exec(t, sqlFetch, a)
+	d.message(t, workspace, "message/send")
+	d.exec(t, sqlAck, a)
+	d.exec(t, sqlAck, a)    // again is nothing
+	d.exec(t, sqlDelete, a) // swept
+	d.exec(t, `UPDATE pending_uploads SET expires_at = now() - interval '1 minute' WHERE file_id = $1`, b)
+	d.exec(t, sqlDelete, b)
+	c := d.stage(t, workspace, "c")
+	d.exec(t, sqlAck, c)
+	d.exec(t, sqlFetch, c) // noted late
+	d.exec(t, sqlDelete, c)
+	events := d.all(t, workspace, receipts.Position{}, 100)
+	const want = "staged a, staged b, fetched a, message message/send, acked a, expired b, staged c, acked c, fetched c"
+	if got := tell(events); got != want {
+		t.Fatalf("%s\nwant %s", got, want)
+	}
+	for i, e := range events {
+		row, file := e.Kind == receipts.Staged || e.Kind == receipts.Message, e.Kind != receipts.Message
+		if (e.RowID != uuid.Nil) != row || (e.FileID != uuid.Nil) != file || file && e.Size != 3 || time.Since(e.At) > time.Hour || e.At.Location() != time.UTC {
+			t.Errorf("event %d: %+v", i, e)
+		}
+		if late := i == 8; file && (e.State == e.Kind) == late || late && e.State != receipts.Acked {
+			t.Errorf("event %d: %s is %s", i, e.Kind, e.State)
+		}
+	}
+	for _, limit := range []int{1, 2, 3, 7} {
+		if got := tell(d.all(t, workspace, receipts.Position{}, limit)); got != want {
+			t.Errorf("pages of %d: %s", limit, got)
+		}
+	}
+	for i, e := range events {
+		p, err := receipts.ParsePosition(e.String())
+		if err != nil || p != e.Position {
+			t.Fatalf("position %s: %v, %v", e.Position, p, err)
+		}
+		if got, rest := tell(d.all(t, workspace, p, 2)), tell(events[i+1:]); got != rest {
+			t.Errorf("after %s: %s, want %s", p, got, rest)
+		}
+	}
+}
+
+// Whatever the clock says, a file is staged first. Planted: the order of time alone.
+func TestAfter_FileBeginsWithItsStaging(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	workspace := uuid.New()
+	d.message(t, workspace, "first")
+	a := d.stage(t, workspace, "a")
+	d.message(t, workspace, "last")
+	d.exec(t, sqlFetch, a)
+	d.exec(t, sqlAck, a)
+	d.exec(t, `UPDATE receipts SET at = at - interval '1 hour'`)
+	if got := tell(d.all(t, workspace, receipts.Position{}, 9)); got != "message first, staged a, fetched a, acked a, message last" {
+		t.Errorf("after the clock was set: %s", got)
+	}
+}
+
+// A rolled-back change has not happened.
+func TestAfter_TellsNothingThatWasRolledBack(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	workspace := uuid.New()
+	a := d.stage(t, workspace, "a")
+	tx, err := d.db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.ExecContext(t.Context(), sqlAck, a); err != nil {
+		t.Fatal(err)
+	}
+	if got := tell(d.all(t, workspace, receipts.Position{}, 9)); got != "staged a" {
+		t.Errorf("before the end: %s", got)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	d.exec(t, sqlFetch, a)
+	if got := tell(d.all(t, workspace, receipts.Position{}, 9)); got != "staged a, fetched a" {
+		t.Errorf("after it: %s", got)
+	}
+}
+
+// Planted: Now without numbering what has none, so that it is told as new.
+func TestNow_IsAfterAllThatHappened(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	workspace := uuid.New()
+	if p, err := d.log.Now(t.Context(), workspace); err != nil || p != (receipts.Position{}) {
+		t.Errorf("where nothing ever happened: %s, %v", p, err)
+	}
+	a := d.stage(t, workspace, "a")
+	d.exec(t, sqlFetch, a)
+	p, err := d.log.Now(t.Context(), workspace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := d.all(t, workspace, p, 9); len(got) != 0 {
+		t.Errorf("old events are new: %s", tell(got))
+	}
+	d.exec(t, sqlAck, a)
+	if got := tell(d.all(t, workspace, p, 9)); got != "acked a" {
+		t.Errorf("from now on: %s", got)
+	}
+}
+
+// Who cannot go on without missing something is told so, and nobody else. Planted: receipts
+// that were never numbered pruned without counting them; no check of the next number.
+func TestCheck_SaysWhenEventsAreGone(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	workspace := uuid.New()
+	check := func(what string, p receipts.Position, gone bool) {
+		t.Helper()
+		err := d.log.Check(t.Context(), workspace, p)
+		if gone != errors.Is(err, receipts.ErrGone) || !gone && err != nil {
+			t.Errorf("%s: %s: %v", what, p, err)
+		}
+	}
+	check("nothing yet", receipts.Position{}, false)
+	check("nothing yet", receipts.Position{Row: 1}, true)
+	check("nothing yet", receipts.Position{Receipt: 1}, true)
+	var files []uuid.UUID
+	for _, name := range []string{"a", "b", "c", "d"} {
+		files = append(files, d.stage(t, workspace, name))
+	}
+	for _, f := range files[:2] {
+		d.exec(t, sqlAck, f)
+	}
+	for i := range 3 { // by the way it numbers them
+		check("two acks", receipts.Position{Row: 4, Receipt: int64(i)}, i > 2)
+		check("four rows", receipts.Position{Row: int64(i)}, false)
+	}
+	d.exec(t, sqlAck, files[2])
+	d.exec(t, `UPDATE receipts SET at = at - interval '2 days'`)
+	if more, err := d.log.Prune(t.Context(), receipts.Retention); err != nil || more {
+		t.Fatal(more, err)
+	}
+	check("pruned", receipts.Position{Row: 4, Receipt: 1}, true)
+	check("pruned without a number", receipts.Position{Row: 4, Receipt: 2}, true)
+	check("all seen", receipts.Position{Row: 4, Receipt: 3}, false)
+	d.exec(t, sqlAck, files[3])
+	check("one seen, three gone", receipts.Position{Row: 4, Receipt: 1}, true)
+	if got := tell(d.all(t, workspace, receipts.Position{Row: 4, Receipt: 3}, 9)); got != "acked d" {
+		t.Errorf("after those that are gone: %s", got)
+	}
+	if _, _, err := d.log.After(t.Context(), workspace, receipts.Position{Row: 4, Receipt: 2}, 9); !errors.Is(err, receipts.ErrGone) {
+		t.Errorf("read over a gap: %v", err)
+	}
+	d.exec(t, `DELETE FROM activity_logs WHERE seq <= 2`)
+	check("rows pruned", receipts.Position{Row: 1, Receipt: 4}, true)
+	check("rows seen", receipts.Position{Row: 2, Receipt: 4}, false)
+	if _, _, err := d.log.After(t.Context(), workspace, receipts.Position{Row: 1, Receipt: 4}, 9); !errors.Is(err, receipts.ErrGone) {
+		t.Errorf("read over pruned rows: %v", err)
+	}
+}
+
+func TestPrune_TakesOldOnesInBatches(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.exec(t, `INSERT INTO receipts (workspace_id, kind, state, file_id, filename, size_bytes, at)
+		SELECT gen_random_uuid(), 'acked', 'acked', gen_random_uuid(), 'a', 1, now() - i * interval '1 hour' FROM generate_series(1, 5000) i`)
+	for batch := 1; ; batch++ {
+		more, err := d.log.Prune(t.Context(), 24*time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !more && batch == 3 {
+			break
+		}
+		if !more || batch > 3 {
+			t.Fatalf("batch %d: more is %v", batch, more)
+		}
+	}
+	var left int
+	if err := d.db.QueryRowContext(t.Context(), `SELECT count(*) FROM receipts`).Scan(&left); err != nil || left != 24 && left != 23 {
+		t.Errorf("%d left, %v", left, err)
+	}
+}
+
+func TestParsePosition_TakesOneFormOnly(t *testing.T) {
+	t.Parallel()
+	for _, bad := range []string{
+		"", "-", "1", "1-", "-1", "1-2-3", "01-2", "1-02", "+1-2", " 1-2", "1-2 ", "1--2", "a-b", "1_0-2", "0x1-2", "٣-1",
+		"9223372036854775808-1", "1-99999999999999999999",
+	} {
+		if p, err := receipts.ParsePosition(bad); !errors.Is(err, receipts.ErrInvalidPosition) {
+			t.Errorf("%q: %v, %v", bad, p, err)
+		}
+	}
+	for _, good := range []string{"0-0", "12-5", "9223372036854775807-9223372036854775807"} {
+		if p, err := receipts.ParsePosition(good); err != nil || p.String() != good {
+			t.Errorf("%q: %v, %v", good, p, err)
+		}
+	}
+}

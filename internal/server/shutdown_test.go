@@ -1,0 +1,161 @@
+package server_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
+	"github.com/molecule-ai/platform/internal/server"
+	"github.com/molecule-ai/platform/internal/server/servertest"
+)
+
+// waiters are polls that are held, each on a connection of its own. They cost the test no
+// goroutine and hardly any memory.
+type waiters []net.Conn
+
+// wait sends n polls; path and token are those of a workspace, the query is added.
+func wait(t *testing.T, addr string, n int, w servertest.Workspace) waiters {
+	t.Helper()
+	all := make(waiters, n)
+	for i := range all {
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		if _, err := fmt.Fprintf(conn, "GET /workspaces/%s/activity?wait=55 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", w.ID, w.Token); err != nil {
+			t.Fatal(err)
+		}
+		all[i] = conn
+	}
+	return all
+}
+
+// answered fails the test unless each is answered with status 200 and this body.
+func (all waiters) answered(t *testing.T, want string) {
+	t.Helper()
+	for i, conn := range all {
+		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatalf("poll %d: %v", i, err)
+		}
+		body, err := io.ReadAll(answer.Body)
+		if err != nil || answer.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
+			t.Fatalf("poll %d: %d %s, %v", i, answer.StatusCode, body, err)
+		}
+	}
+}
+
+// run runs a platform apart from servertest, so that a test can see it stop.
+func run(t *testing.T) (p *servertest.Platform, stop func() time.Duration) {
+	settings := servertest.Settings(t)
+	settings.DatabaseURL = pgtest.New(t)
+	c, err := settings.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	logs := &servertest.Logs{}
+	s, err := server.New(t.Context(), c, slog.New(slog.NewJSONHandler(logs, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	t.Cleanup(cancel)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	p = &servertest.Platform{URL: "http://" + s.Addr(), Config: c, DB: pgtest.Open(t, settings.DatabaseURL), Logs: logs}
+	return p, func() time.Duration {
+		begun := time.Now()
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil || logs.String() != "" {
+				t.Errorf("stopped: %v\n%s", err, logs)
+			}
+		case <-time.After(patience):
+			t.Fatal("the platform did not stop")
+		}
+		return time.Since(begun)
+	}
+}
+
+// held waits until the platform holds n polls and streams.
+func (all waiters) held(t *testing.T, p *servertest.Platform) {
+	t.Helper()
+	for begun := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		var busy int
+		for _, line := range strings.Split(string(call(t, p, http.MethodGet, "/metrics", "", "").Body), "\n") {
+			_, _ = fmt.Sscanf(line, `molecule_requests_in_flight{operation="wait"} %d`, &busy)
+		}
+		if busy >= len(all) {
+			return
+		}
+		if time.Since(begun) > patience {
+			t.Fatalf("%d of %d polls are held", busy, len(all))
+		}
+	}
+}
+
+// Not parallel: it measures the process. 2,000 polls and a stream are held without a connection to
+// the database, in little memory, and end at once when the platform stops, each with an answer;
+// nothing is left of them. Planted: the hub not closed when the platform stops.
+func TestShutdown_EndsHeldPollsAtOnce(t *testing.T) {
+	const polls = 2000
+	before := goleak.IgnoreCurrent()
+	p, stop := run(t)
+	w := p.Create(t, "poll", "")
+	addr := strings.TrimPrefix(p.URL, "http://")
+	wait(t, addr, 50, w).held(t, p)
+	used := memory()
+	all := wait(t, addr, polls, w)
+	all.held(t, p)
+	time.Sleep(time.Second) // what they did to get there is over
+	perPoll := (memory() - used) / polls
+	t.Logf("%d held polls: %.1f KiB each", polls, float64(perPoll)/1024)
+	// The race detector takes a third of it; cmd/platform has a closer look at the real program.
+	if perPoll > 48<<10 {
+		t.Errorf("%d bytes for a held poll", perPoll)
+	}
+	var busy int
+	const working = `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'`
+	if err := p.DB.QueryRowContext(t.Context(), working).Scan(&busy); err != nil || busy > 2 {
+		t.Errorf("%d connections are in use, %v", busy, err)
+	}
+	s := listen(t, p, w.ID, w.Token, "")
+	took := stop()
+	t.Logf("%d held polls and a stream end, and the platform with them, in %v", polls, took.Round(time.Millisecond))
+	if took > 5*time.Second {
+		t.Errorf("stopping took %v", took)
+	}
+	all.answered(t, "[]")
+	s.ended()
+	s.close()
+	for _, conn := range all {
+		_ = conn.Close()
+	}
+	http.DefaultClient.CloseIdleConnections()
+	_ = p.DB.Close()
+	goleak.VerifyNone(t, before)
+}
+
+// memory is what the process uses, stacks included.
+func memory() uint64 {
+	var m runtime.MemStats
+	for range 3 {
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc + m.StackInuse
+}

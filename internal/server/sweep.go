@@ -1,0 +1,40 @@
+package server
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/config"
+	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/schema"
+	"github.com/molecule-ai/platform/internal/sweeper"
+)
+
+// unreadRetention is how long an inbox row stays that its workspace never came for.
+const unreadRetention = 30 * 24 * time.Hour
+
+// NewSweeper returns a sweeper of what is in db, for a command that sweeps and does not serve.
+func NewSweeper(ctx context.Context, db *sql.DB, c config.Config) (*sweeper.Sweeper, error) {
+	operating, err := schema.Operating(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	if !operating {
+		return nil, errors.New("the database is not up to date; run 'platform migrate up' first")
+	}
+	inbox := activity.New(db)
+	storage := pendinguploads.NewPostgres(db, db, inbox, pendinguploads.Limits{})
+	return newSweeper(storage, newPrunedInbox(db, inbox), c, slog.New(slog.DiscardHandler), nil), nil
+}
+
+func newSweeper(
+	files sweeper.Files, inbox sweeper.Inbox, c config.Config, log *slog.Logger, observe func(sweeper.Result, time.Duration, error),
+) *sweeper.Sweeper {
+	return sweeper.New(files, inbox, sweeper.Retention{
+		Acked: c.AckRetention, Rows: c.ActivityRetention, Unread: unreadRetention, Interval: c.SweepInterval,
+	}, log, observe)
+}
