@@ -11,6 +11,8 @@ export GOTOOLCHAIN := auto
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 PYTHON := .venv/bin/python
 FUZZTIME ?= 20s
+LENGTH ?= 10m
+SEED ?= 0
 ARGS ?= up
 
 .PHONY: help
@@ -76,6 +78,12 @@ fuzz: setup-test ## Run every fuzz target for FUZZTIME (20s).
 			echo "$$dir $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./$$dir; \
 		done; \
 	done
+
+# Linux; as root it also fills a small file system that it mounts. SEED=0 is a new one.
+.PHONY: chaos
+chaos: setup build ## Break everything around two platforms for LENGTH (10m), with SEED, and check what they promise.
+	go build -trimpath -o bin/chaos ./internal/chaos
+	@bin/chaos -platform bin/platform -length $(LENGTH) -seed $(SEED)
 
 # Set-up. What is there is left alone; what is missing is installed where the machine has apt,
 # and otherwise named in a sentence.

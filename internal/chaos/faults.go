@@ -1,0 +1,319 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// faults breaks things, one after the other, and measures how long it takes until all is well.
+type faults struct {
+	postgres  *postgres
+	platforms []*platform
+	spool     *spool
+	history   *history
+	rng       *rand.Rand
+
+	// answered has one when an upload was answered with 200 a moment ago.
+	answered chan struct{}
+
+	// probe uploads something small through a replica and reports whether that was a 200.
+	probe func(replica int) bool
+
+	mu      sync.Mutex
+	windows []window
+	began   chan struct{} // closed when the next fault begins
+}
+
+// A window is the time in which a fault excuses what goes wrong.
+type window struct {
+	kind      string
+	replicas  []int // that it concerns
+	postgres  bool  // it is one of PostgreSQL's
+	begin     time.Time
+	end       time.Time // nothing is broken any more
+	recovered time.Time // and an upload was answered with 200
+}
+
+// A fault breaks something that concerns those replicas, and returns when it is whole again and
+// since when.
+type fault struct {
+	kind     string
+	replicas int // how many it concerns; 0: all
+	postgres bool
+	do       func(f *faults, ctx context.Context, replicas []*platform) (end time.Time, err error)
+}
+
+// deck is what can happen.
+var deck = []fault{
+	{"platform killed", 1, false, (*faults).kill},
+	{"platforms killed together", 0, false, (*faults).kill},
+	{"platform stopped in order", 1, false, (*faults).restart},
+	{"platform frozen", 1, false, (*faults).freeze},
+	{"clients cut off", 1, false, (*faults).cutClients},
+	{"disk filled", 0, false, (*faults).fillDisk},
+	{"database cut off", 1, true, (*faults).cutDatabase},
+	{"backends ended", 0, true, (*faults).endBackends},
+	{"PostgreSQL stopped", 0, true, (*faults).stopPostgres},
+	{"PostgreSQL stopped, platform killed", 0, true, (*faults).stopPostgresAndKill},
+	{"PostgreSQL paused", 0, true, (*faults).pausePostgres},
+}
+
+const (
+	freezeTime   = 3 * time.Second
+	pauseTime    = 10 * time.Second
+	fullTime     = 2 * time.Second
+	probeEvery   = 20 * time.Millisecond
+	recoverLimit = 90 * time.Second // after which the run is ended
+)
+
+// run breaks one thing after the other for as long as that, or, if it is to try every kind, longer.
+// Every kind comes before one comes again.
+func (f *faults) run(ctx context.Context, length time.Duration, everyKind bool) error {
+	end := time.Now().Add(length)
+	var cards []int
+	// Nothing is broken at first: what fails without a fault must show.
+	gap := 3 * time.Second
+	for n := 0; ; n++ {
+		left := time.Until(end)
+		if everyKind && n < len(deck) {
+			left = gap
+		}
+		if !sleep(ctx, min(gap, left)) || gap > left {
+			return nil
+		}
+		if len(cards) == 0 {
+			cards = f.rng.Perm(len(deck))
+		}
+		card := deck[cards[0]]
+		cards = cards[1:]
+		if err := f.inject(card); err != nil {
+			return err
+		}
+		gap = f.gap(card)
+	}
+}
+
+// gap is how long all is well. Sometimes not at all; and sometimes for so long that it shows whether
+// a platform that missed the news looks by itself.
+func (f *faults) gap(after fault) time.Duration {
+	switch {
+	case after.postgres && after.replicas == 1 && f.rng.IntN(2) == 0:
+		return heldLimit + 3*time.Second
+	case f.rng.IntN(5) == 0:
+		return time.Duration(f.rng.IntN(500)) * time.Millisecond
+	}
+	return time.Duration(1500+f.rng.IntN(5000)) * time.Millisecond
+}
+
+// inject breaks one thing, mends it and waits until an upload succeeds. It is not cut short.
+func (f *faults) inject(card fault) error {
+	concerned := f.rng.Perm(len(f.platforms))
+	if card.replicas > 0 {
+		concerned = concerned[:card.replicas]
+	}
+	var platforms []*platform
+	for _, i := range concerned {
+		platforms = append(platforms, f.platforms[i])
+	}
+	n := f.begin(window{kind: card.kind, replicas: concerned, postgres: card.postgres})
+	end, err := card.do(f, context.Background(), platforms)
+	if err != nil {
+		return errors.Join(errors.New(card.kind), err)
+	}
+	f.mu.Lock()
+	f.windows[n].end = end
+	f.mu.Unlock()
+	if err := f.awaitRecovery(concerned); err != nil {
+		return errors.Join(errors.New(card.kind), err)
+	}
+	f.mu.Lock()
+	f.windows[n].recovered = time.Now()
+	f.mu.Unlock()
+	return nil
+}
+
+// begin opens a window and tells those who wait for the next fault.
+func (f *faults) begin(w window) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w.begin = time.Now()
+	f.windows = append(f.windows, w)
+	if f.began != nil {
+		close(f.began)
+		f.began = nil
+	}
+	return len(f.windows) - 1
+}
+
+// next is closed when the next fault begins.
+func (f *faults) next() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.began == nil {
+		f.began = make(chan struct{})
+	}
+	return f.began
+}
+
+// latest is the fault that began last.
+func (f *faults) latest() window {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.windows[len(f.windows)-1]
+}
+
+func (f *faults) awaitRecovery(replicas []int) error {
+	deadline := time.Now().Add(recoverLimit)
+	for _, i := range replicas {
+		for !f.probe(i) {
+			if time.Now().After(deadline) {
+				return errors.New("no upload succeeds any more")
+			}
+			time.Sleep(probeEvery)
+		}
+	}
+	return nil
+}
+
+// aim waits, every other time, until a client was just told that all is well. What is not on disk
+// at that moment is a broken promise if it ends.
+func (f *faults) aim() {
+	if f.rng.IntN(2) == 0 {
+		return
+	}
+	select {
+	case <-f.answered: // perhaps long ago
+	default:
+	}
+	select {
+	case <-f.answered:
+		time.Sleep(f.random(2 * time.Millisecond))
+	case <-time.After(time.Second):
+	}
+}
+
+func (f *faults) random(limit time.Duration) time.Duration {
+	return time.Duration(f.rng.Int64N(int64(limit)))
+}
+
+func startAll(platforms []*platform) error {
+	var errs []error
+	for _, p := range platforms {
+		errs = append(errs, p.start())
+	}
+	return errors.Join(errs...)
+}
+
+func (f *faults) kill(_ context.Context, platforms []*platform) (time.Time, error) {
+	f.aim()
+	for _, p := range platforms {
+		p.kill()
+	}
+	time.Sleep(f.random(800 * time.Millisecond))
+	return time.Now(), startAll(platforms)
+}
+
+func (f *faults) restart(_ context.Context, platforms []*platform) (time.Time, error) {
+	for _, p := range platforms {
+		if err := p.stop(); err != nil {
+			f.history.problem(unexpected, "%v", err)
+		}
+	}
+	return time.Now(), startAll(platforms)
+}
+
+func (f *faults) freeze(_ context.Context, platforms []*platform) (time.Time, error) {
+	for _, p := range platforms {
+		p.signal(syscall.SIGSTOP)
+	}
+	time.Sleep(freezeTime)
+	for _, p := range platforms {
+		p.signal(syscall.SIGCONT)
+	}
+	return time.Now(), nil
+}
+
+func (f *faults) cutClients(_ context.Context, platforms []*platform) (time.Time, error) {
+	f.cut(func(p *platform) *proxy { return p.clients }, platforms)
+	return time.Now(), nil
+}
+
+func (f *faults) cutDatabase(_ context.Context, platforms []*platform) (time.Time, error) {
+	f.cut(func(p *platform) *proxy { return p.database }, platforms)
+	return time.Now(), nil
+}
+
+// cut cuts connections three times, and every other time keeps the line down for a while.
+func (f *faults) cut(which func(*platform) *proxy, platforms []*platform) {
+	for range 3 {
+		down := f.rng.IntN(2) == 0
+		f.aim()
+		for _, p := range platforms {
+			which(p).cut(down)
+		}
+		time.Sleep(f.random(500 * time.Millisecond))
+		for _, p := range platforms {
+			which(p).up()
+		}
+		time.Sleep(f.random(300 * time.Millisecond))
+	}
+}
+
+func (f *faults) fillDisk(context.Context, []*platform) (time.Time, error) {
+	free, err := f.spool.fill()
+	if err != nil {
+		return time.Time{}, err
+	}
+	time.Sleep(fullTime)
+	return time.Now(), free()
+}
+
+func (f *faults) endBackends(ctx context.Context, _ []*platform) (time.Time, error) {
+	for range 3 {
+		f.aim()
+		if _, err := f.postgres.terminate(ctx, 0.2+0.8*f.rng.Float64()); err != nil {
+			return time.Time{}, err
+		}
+		time.Sleep(f.random(400 * time.Millisecond))
+	}
+	return time.Now(), nil
+}
+
+func (f *faults) stopPostgres(ctx context.Context, _ []*platform) (time.Time, error) {
+	f.aim()
+	if err := f.postgres.stopImmediately(); err != nil {
+		return time.Time{}, err
+	}
+	time.Sleep(f.random(2 * time.Second))
+	return time.Now(), f.postgres.start(ctx)
+}
+
+func (f *faults) stopPostgresAndKill(ctx context.Context, platforms []*platform) (time.Time, error) {
+	f.aim()
+	if err := f.postgres.stopImmediately(); err != nil {
+		return time.Time{}, err
+	}
+	platforms[0].kill()
+	time.Sleep(f.random(time.Second))
+	end := time.Now()
+	if err := f.postgres.start(ctx); err != nil {
+		return end, err
+	}
+	return end, platforms[0].start()
+}
+
+func (f *faults) pausePostgres(context.Context, []*platform) (time.Time, error) {
+	resume, err := f.postgres.pause()
+	if err != nil {
+		return time.Time{}, err
+	}
+	time.Sleep(pauseTime)
+	resume()
+	return time.Now(), nil
+}

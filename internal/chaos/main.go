@@ -1,0 +1,176 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"sort"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// The longest that recovery may take.
+const (
+	platformRecovery = 5 * time.Second
+	postgresRecovery = 30 * time.Second
+)
+
+func main() {
+	o := options{output: os.Stdout}
+	flag.StringVar(&o.binary, "platform", "bin/platform", "the compiled platform")
+	flag.DurationVar(&o.length, "length", 10*time.Minute, "how long things are broken")
+	flag.Uint64Var(&o.seed, "seed", 0, "seed of all choices; 0: a new one")
+	flag.Float64Var(&o.rate, "rate", 130, "files a second that are sent while nothing is broken")
+	flag.BoolVar(&o.keep, "keep", false, "keep the history and the logs of a run that finds nothing, too")
+	flag.Parse()
+	if o.seed == 0 {
+		o.seed = rand.Uint64N(1 << 32)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := chaos(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "chaos:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+// chaos plays one run and reports it. The error says what is wrong; then its folder is kept.
+func chaos(ctx context.Context, o options) (err error) {
+	if o.dir, err = newDir(); err != nil {
+		return err
+	}
+	fmt.Fprintf(o.output, "chaos: seed %d, %s, history in %s\n", o.seed, o.length, o.dir)
+	r, err := newRun(ctx, o)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(o.output, "  %s\n", r.spool.way())
+	err = r.play(ctx)
+	if err == nil {
+		err = r.check(context.WithoutCancel(ctx))
+	}
+	err = errors.Join(err, r.verdict())
+	err = errors.Join(err, r.close())
+	if err != nil {
+		return fmt.Errorf("%w\nagain: make chaos LENGTH=%s SEED=%d; what happened: %s/history.jsonl", err, o.length, o.seed, o.dir)
+	}
+	if o.keep {
+		return nil
+	}
+	return os.RemoveAll(o.dir)
+}
+
+// tell prints a line every 10 s until the function that it returns is called.
+func (r *run) tell() (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(10 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+			all, by := r.history.total()
+			r.faults.mu.Lock()
+			n, last := len(r.faults.windows), "nothing broken yet"
+			if n > 0 {
+				last = r.faults.windows[n-1].kind
+			}
+			r.faults.mu.Unlock()
+			r.history.mu.Lock()
+			acked := r.history.acked
+			r.history.mu.Unlock()
+			fmt.Fprintf(r.output, "  %4.0f s: %d operations, %d unknown, %d files acknowledged, %d faults (%s), %d problems\n",
+				time.Since(r.started).Seconds(), all, by[unknown], acked, n, last, r.history.broken())
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
+// verdict prints the summary, and returns what is wrong with the run.
+func (r *run) verdict() error {
+	h, out := r.history, r.output
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	faults := map[string]int{}
+	broken := 0
+	for _, w := range r.faults.windows {
+		if w.kind != finale {
+			faults[w.kind]++
+			broken++
+		}
+	}
+	operations := map[string]int{}
+	for kind, by := range h.counts {
+		for _, n := range by {
+			operations[kind] += n
+		}
+	}
+	platform, postgres := recovery(r.faults.windows)
+	seconds := r.played.Seconds()
+	fmt.Fprintf(out, "seed %d, %s, %d workspaces, %d platforms\n", r.seed, r.played.Round(time.Second), workspaces, len(r.replicas))
+	fmt.Fprintf(out, "operations: %s\n", tally(operations))
+	fmt.Fprintf(out, "unknown:    %s\n", tally(unknowns(h.counts)))
+	fmt.Fprintf(out, "files acknowledged: %d, %.1f acks/s; there in the end, unacknowledged: %d\n", h.acked, float64(h.acked)/seconds, r.live)
+	fmt.Fprintf(out, "faults: %s\n", tally(faults))
+	var counts []string
+	for _, v := range verdicts {
+		counts = append(counts, fmt.Sprintf("%s %d", v, h.problems[v]))
+	}
+	fmt.Fprintln(out, strings.Join(counts, ", "))
+	fmt.Fprintf(out, "longest recovery: platform %s, PostgreSQL %s\n", short(platform), short(postgres))
+	for _, text := range h.first {
+		fmt.Fprintln(out, " ", text)
+	}
+
+	var wrong []error
+	for _, v := range verdicts {
+		if n := h.problems[v]; n > 0 {
+			wrong = append(wrong, fmt.Errorf("%d %s", n, v))
+		}
+	}
+	if platform > platformRecovery {
+		wrong = append(wrong, fmt.Errorf("a platform took %s to recover, more than %s", short(platform), platformRecovery))
+	}
+	if postgres > postgresRecovery {
+		wrong = append(wrong, fmt.Errorf("it took %s to recover from a fault of PostgreSQL, more than %s", short(postgres), postgresRecovery))
+	}
+	if h.acked == 0 || broken == 0 {
+		wrong = append(wrong, fmt.Errorf("%d files were acknowledged under %d faults: nothing was tried", h.acked, broken))
+	}
+	return errors.Join(wrong...)
+}
+
+func unknowns(counts map[string]map[outcome]int) map[string]int {
+	n := map[string]int{}
+	for kind, by := range counts {
+		n[kind] = by[unknown]
+	}
+	return n
+}
+
+// tally puts counts into a line, the sum first.
+func tally(counts map[string]int) string {
+	var names []string
+	sum := 0
+	for name, n := range counts {
+		names = append(names, name)
+		sum += n
+	}
+	sort.Strings(names)
+	for i, name := range names {
+		names[i] = fmt.Sprintf("%s %d", name, counts[name])
+	}
+	return fmt.Sprintf("%d (%s)", sum, strings.Join(names, ", "))
+}

@@ -1,0 +1,215 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// stopLimit is how long a platform may take to end in order: requests in flight may finish for 30 s.
+const stopLimit = 40 * time.Second
+
+// leash ends process $1 when the one that started it is gone, which closes its standard input. A
+// line says that there is nothing to do.
+const leash = `read -r _ || kill -KILL "$1"`
+
+// A platform is one replica: a process that always listens on the same port, with a proxy towards
+// its clients and one towards PostgreSQL.
+type platform struct {
+	index     int
+	binary    string
+	env       []string
+	log       *logFile
+	clients   *proxy
+	database  *proxy
+	surprised func(format string, args ...any)
+
+	mu      sync.Mutex
+	current *process
+}
+
+// process is one life of a platform.
+type process struct {
+	cmd    *exec.Cmd
+	told   bool // to end; guarded by the platform's mu
+	exited chan struct{}
+}
+
+// newPlatform prepares a replica. socket is where PostgreSQL listens, env what all replicas share.
+func newPlatform(index int, binary, socket string, env []string, log *logFile, surprised func(string, ...any)) (*platform, error) {
+	addr, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	p := &platform{index: index, binary: binary, log: log, surprised: surprised}
+	if p.clients, err = newProxy("tcp", addr); err != nil {
+		return nil, err
+	}
+	if p.database, err = newProxy("unix", socket); err != nil {
+		return nil, err
+	}
+	p.env = append([]string{
+		"ADDR=" + addr, "DATABASE_URL=postgres://platform@" + p.database.addr() + "/platform?sslmode=disable",
+		"PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir(),
+	}, env...)
+	return p, nil
+}
+
+// freeAddr returns an address that nothing listens on. The platform takes it again and again.
+func freeAddr() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
+
+// run runs the binary to its end, as an operator would.
+func (p *platform) run(args ...string) error {
+	cmd := exec.Command(p.binary, args...)
+	cmd.Env = p.env
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("platform %q: %w\n%s", args, err, output)
+	}
+	return nil
+}
+
+// start begins a new life; whether it serves is for clients to find out.
+func (p *platform) start() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	life := &process{cmd: exec.Command(p.binary, "serve"), exited: make(chan struct{})}
+	life.cmd.Env, life.cmd.Stderr, life.cmd.Stdout = p.env, p.log, p.log
+	life.cmd.WaitDelay = 5 * time.Second
+	if err := life.cmd.Start(); err != nil {
+		return err
+	}
+	guard := exec.Command("/bin/sh", "-c", leash, "sh", strconv.Itoa(life.cmd.Process.Pid))
+	hold, err := guard.StdinPipe()
+	if err == nil {
+		err = guard.Start()
+	}
+	go func() {
+		err := life.cmd.Wait()
+		if guard.Process != nil {
+			fmt.Fprintln(hold, "ended")
+			_ = guard.Wait()
+		}
+		p.mu.Lock()
+		told := life.told
+		p.mu.Unlock()
+		close(life.exited)
+		if !told {
+			p.surprised("platform %d ended by itself: %v; its log is kept", p.index, err)
+			time.Sleep(time.Second) // as whatever supervises it would
+			if err := p.start(); err != nil {
+				p.surprised("platform %d does not start again: %v", p.index, err)
+			}
+		}
+	}()
+	p.current = life
+	return err
+}
+
+// signal signals the present process. It is told to end if the signal does that.
+func (p *platform) signal(sig syscall.Signal) *process {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if sig == syscall.SIGKILL || sig == syscall.SIGTERM {
+		p.current.told = true
+	}
+	_ = p.current.cmd.Process.Signal(sig)
+	return p.current
+}
+
+func (p *platform) pid() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.current.cmd.Process.Pid
+}
+
+// kill ends it as nothing can prepare for.
+func (p *platform) kill() { <-p.signal(syscall.SIGKILL).exited }
+
+// stop ends it in order.
+func (p *platform) stop() error {
+	life := p.signal(syscall.SIGTERM)
+	select {
+	case <-life.exited:
+	case <-time.After(stopLimit):
+		p.kill()
+		return fmt.Errorf("platform %d has not ended %s after SIGTERM", p.index, stopLimit)
+	}
+	if code := life.cmd.ProcessState.ExitCode(); code != 0 {
+		return fmt.Errorf("platform %d ended with code %d after SIGTERM", p.index, code)
+	}
+	return nil
+}
+
+func (p *platform) close() {
+	p.mu.Lock()
+	running := p.current != nil
+	p.mu.Unlock()
+	if running {
+		p.kill()
+	}
+	p.clients.close()
+	p.database.close()
+}
+
+// logFile takes the log of a platform, and looks for what must never be in it.
+type logFile struct {
+	mu     sync.Mutex
+	file   *os.File
+	rest   []byte
+	broken func(line string)
+}
+
+// alarming are parts of lines that tell of a fault in the platform itself.
+var alarming = [][]byte{[]byte(`"msg":"panic"`), []byte("panic: "), []byte("fatal error: "), []byte("DATA RACE")}
+
+func newLogFile(path string, broken func(line string)) (*logFile, error) {
+	f, err := os.Create(path)
+	return &logFile{file: f, broken: broken}, err
+}
+
+// Write implements io.Writer.
+func (l *logFile) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rest = append(l.rest, p...)
+	for {
+		line, rest, found := bytes.Cut(l.rest, []byte("\n"))
+		if !found {
+			break
+		}
+		for _, sign := range alarming {
+			if bytes.Contains(line, sign) {
+				l.broken(string(line))
+				break
+			}
+		}
+		l.rest = rest
+	}
+	l.rest = bytes.Clone(l.rest)
+	return l.file.Write(p)
+}
+
+func (l *logFile) close() error {
+	if l == nil || l.file == nil {
+		return nil
+	}
+	if err := l.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}

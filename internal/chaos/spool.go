@@ -1,0 +1,121 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"unsafe"
+)
+
+const (
+	// spoolBytes is the size of the file system for temporary files: many times what uploads in
+	// flight take.
+	spoolBytes = 256 << 20
+
+	// shortFile is how long a file may grow while the disk is called full where nothing can be
+	// mounted. Every upload that leaves memory is longer.
+	shortFile = 256 << 10
+)
+
+// A spool is the folder for the temporary files of uploads, which can be filled.
+type spool struct {
+	dir     string
+	mounted bool
+	pids    func() []int // of the platforms
+}
+
+// newSpool mounts a small file system, if that is allowed here.
+func newSpool(dir string, pids func() []int) (*spool, error) {
+	s := &spool{dir: filepath.Join(dir, "spool"), pids: pids}
+	if err := os.Mkdir(s.dir, 0o755); err != nil {
+		return nil, err
+	}
+	err := syscall.Mount("tmpfs", s.dir, "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV|syscall.MS_NOEXEC, fmt.Sprintf("size=%d", spoolBytes))
+	s.mounted = err == nil
+	if err != nil && !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.EACCES) {
+		return nil, fmt.Errorf("mount a file system for temporary files: %w", err)
+	}
+	return s, nil
+}
+
+// way says how the disk is made full.
+func (s *spool) way() string {
+	if s.mounted {
+		return fmt.Sprintf("a file system of %d MiB for temporary files is filled", spoolBytes>>20)
+	}
+	return fmt.Sprintf("nothing can be mounted here; instead the platforms may write no file longer than %d KiB for a while", shortFile>>10)
+}
+
+// fill leaves no room, until the function that it returns is called.
+func (s *spool) fill() (free func() error, err error) {
+	if !s.mounted {
+		if err := s.limit(shortFile); err != nil {
+			return nil, err
+		}
+		return func() error { return s.limit(noLimit) }, nil
+	}
+	path := filepath.Join(s.dir, "filler")
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	for block := make([]byte, 1<<20); ; {
+		if _, err := f.Write(block); errors.Is(err, syscall.ENOSPC) {
+			break
+		} else if err != nil {
+			return nil, errors.Join(err, os.Remove(path))
+		}
+	}
+	return func() error { return os.Remove(path) }, nil
+}
+
+const noLimit = ^uint64(0)
+
+// limit says how long the files may grow that platforms write. Only the limit that counts is
+// changed, not the one up to which it can be raised again.
+func (s *spool) limit(bytes uint64) error {
+	for _, pid := range s.pids() {
+		var now syscall.Rlimit
+		if err := prlimit(pid, nil, &now); err != nil {
+			return err
+		}
+		now.Cur = min(bytes, now.Max)
+		if err := prlimit(pid, &now, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func prlimit(pid int, set, get *syscall.Rlimit) error {
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, uintptr(pid), syscall.RLIMIT_FSIZE,
+		uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(get)), 0, 0)
+	if errno != 0 && errno != syscall.ESRCH {
+		return fmt.Errorf("limit the files of process %d: %w", pid, errno)
+	}
+	return nil
+}
+
+// files are what is left in the folder.
+func (s *spool) files() (bytes int64, names []string, err error) {
+	entries, err := os.ReadDir(s.dir)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			bytes += info.Size()
+			names = append(names, e.Name())
+		}
+	}
+	return bytes, names, err
+}
+
+func (s *spool) close() error {
+	if !s.mounted {
+		return nil
+	}
+	return syscall.Unmount(s.dir, syscall.MNT_DETACH)
+}
