@@ -61,8 +61,8 @@ CREATE TABLE activity_readers (
 ) WITH (fillfactor = 50);
 
 -- Every file is written once and deleted soon. The default waits until a fifth of a table is dead,
--- and of a table full of files that is a lot; then it goes at a few MiB a second, and keeps off the
--- platform's own VACUUM meanwhile.
+-- and of a table full of files that is a lot; then it goes at a few MiB a second. The platform's own
+-- VACUUM is for when even this is too slow.
 ALTER TABLE pending_uploads SET (
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_cost_delay = 0,
     toast.autovacuum_vacuum_scale_factor = 0.02, toast.autovacuum_vacuum_threshold = 5000, toast.autovacuum_vacuum_cost_delay = 0);

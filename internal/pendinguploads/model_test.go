@@ -23,14 +23,14 @@ import (
 )
 
 const (
-	modelSequences = 2_000
+	modelSequences = 20_000
 	modelWorlds    = 4 // databases, in which sequences run one after the other
 	modelSteps     = 5 // of a sequence, on average; more take longer than CI should
 	modelRetention = time.Hour
 	modelQuota     = 6 // files of a workspace
 )
 
-// What a Storage does is compared with a model that is a few maps, in 2,000 sequences of random
+// What a Storage does is compared with a model that is a few maps, in 20,000 sequences of random
 // steps: upload, with a key or without, poll, fetch, acknowledge, expire, grow old and sweep, in
 // two workspaces that know of each other's files. Every answer is compared, and at the end of a
 // sequence all that is left.

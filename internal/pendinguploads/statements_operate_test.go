@@ -43,9 +43,9 @@ SELECT count(*), coalesce(sum(size_bytes), 0), (SELECT count(*) FROM picked) FRO
 	sweepKeys = "DELETE FROM upload_keys WHERE ctid = ANY(ARRAY(" +
 		"SELECT ctid FROM upload_keys WHERE expires_at <= now() ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED))"
 
-	noTimeout    = "SET statement_timeout = 0"
-	usualTimeout = "RESET statement_timeout"
-	reclaim      = "VACUUM (SKIP_LOCKED) pending_uploads, pending_upload_chunks"
+	beginReclaim = "SELECT set_config('statement_timeout', '0', false) IS NOT NULL AND pg_try_advisory_lock(20260601, 1)"
+	reclaim      = "VACUUM pending_uploads, pending_upload_chunks"
+	endReclaim   = "DISCARD ALL"
 
 	sweepable = "SELECT count(*) FILTER (WHERE acked_at IS NOT NULL), count(*) FILTER (WHERE acked_at IS NULL), " +
 		"coalesce(sum(size_bytes) FILTER (WHERE acked_at IS NOT NULL), 0), coalesce(sum(size_bytes) FILTER (WHERE acked_at IS NULL), 0) " +
@@ -312,24 +312,29 @@ func TestSweepable_Statement(t *testing.T) {
 
 func TestReclaim_Statements(t *testing.T) {
 	t.Parallel()
-	for failing := range 4 { // the last: none
+	for name, c := range map[string]struct {
+		busy               bool
+		begin, vacuum, end error
+	}{
+		"reclaimed": {}, "another replica does it": {busy: true},
+		"no begin": {begin: errDatabase}, "no vacuum": {vacuum: errDatabase}, "no end": {end: errDatabase},
+	} {
 		m := newMocked(t)
-		fails := func(i int) error {
-			if i == failing {
-				return errDatabase
-			}
-			return nil
+		begin := m.db.ExpectQuery(beginReclaim)
+		if c.begin != nil {
+			begin.WillReturnError(c.begin)
+		} else {
+			begin.WillReturnRows(sqlmock.NewRows([]string{""}).AddRow(!c.busy))
 		}
-		m.db.ExpectExec(noTimeout).WillReturnResult(driver.RowsAffected(0)).WillReturnError(fails(0))
-		if failing > 0 {
-			m.db.ExpectExec(reclaim).WillReturnResult(driver.RowsAffected(0)).WillReturnError(fails(1))
-			m.db.ExpectExec(usualTimeout).WillReturnResult(driver.RowsAffected(0)).WillReturnError(fails(2))
+		if c.begin == nil && !c.busy {
+			m.db.ExpectExec(reclaim).WillReturnResult(driver.RowsAffected(0)).WillReturnError(c.vacuum)
 		}
-		if failing == 2 {
-			m.db.ExpectClose() // a connection without the limit is not used again
+		m.db.ExpectExec(endReclaim).WillReturnResult(driver.RowsAffected(0)).WillReturnError(c.end)
+		if c.end != nil {
+			m.db.ExpectClose() // a connection without a limit is not used again
 		}
-		if err := m.Reclaim(t.Context()); errors.Is(err, errDatabase) != (failing < 2) || failing >= 2 && err != nil {
-			t.Errorf("statement %d fails: %v", failing, err)
+		if err := m.Reclaim(t.Context()); errors.Is(err, errDatabase) != (c.begin != nil || c.vacuum != nil) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -39,13 +39,14 @@ SELECT count(*), coalesce(sum(size_bytes), 0), (SELECT count(*) FROM picked) FRO
 		`coalesce(sum(size_bytes) FILTER (WHERE acked_at IS NOT NULL), 0), coalesce(sum(size_bytes) FILTER (WHERE acked_at IS NULL), 0) ` +
 		`FROM pending_uploads WHERE acked_at < now() - $1 * interval '1 microsecond' OR acked_at IS NULL AND expires_at <= now()`
 
-	// The pool's limit is for statements that somebody waits for.
-	sqlNoTimeout    = `SET statement_timeout = 0`
-	sqlUsualTimeout = `RESET statement_timeout`
+	// The pool's limit is for statements that somebody waits for. One replica at a time is enough.
+	sqlBeginReclaim = `SELECT set_config('statement_timeout', '0', false) IS NOT NULL AND pg_try_advisory_lock(20260601, 1)`
 
-	// Autovacuum looks once a minute, in which gigabytes come and go. What it or another replica
-	// works on at this moment is skipped.
-	sqlReclaim = `VACUUM (SKIP_LOCKED) pending_uploads, pending_upload_chunks`
+	// Autovacuum looks once a minute, in which gigabytes come and go. If it is at it, it gives way
+	// after a second: to skip what it has locked would be to wait for it, and it takes minutes.
+	sqlReclaim = `VACUUM pending_uploads, pending_upload_chunks`
+
+	sqlEndReclaim = `DISCARD ALL`
 )
 
 // Sweep implements Storage.
@@ -106,17 +107,22 @@ func (p *Postgres) Reclaim(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("pendinguploads: reclaim: %w", err)
 	}
-	defer conn.Close() //nolint:errcheck // back to the pool
-	if _, err := conn.ExecContext(ctx, sqlNoTimeout); err != nil {
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+		defer cancel()
+		if _, err := conn.ExecContext(ctx, sqlEndReclaim); err != nil {
+			_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // not back to the pool as it is
+		}
+		_ = conn.Close()
+	}()
+	var alone bool
+	if err := conn.QueryRowContext(ctx, sqlBeginReclaim).Scan(&alone); err != nil {
 		return fmt.Errorf("pendinguploads: reclaim: %w", err)
 	}
-	_, err = conn.ExecContext(ctx, sqlReclaim)
-	usual, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
-	defer cancel()
-	if _, unlimited := conn.ExecContext(usual, sqlUsualTimeout); unlimited != nil {
-		_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // not back to the pool
+	if !alone {
+		return nil
 	}
-	if err != nil {
+	if _, err := conn.ExecContext(ctx, sqlReclaim); err != nil {
 		return fmt.Errorf("pendinguploads: reclaim: %w", err)
 	}
 	return nil

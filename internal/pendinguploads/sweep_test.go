@@ -235,6 +235,9 @@ func TestReclaim_GivesRoomAndLeavesTheConnectionAsItWas(t *testing.T) {
 	}
 	db := openPool(t, limited)
 	db.SetMaxOpenConns(1)
+	for _, table := range []string{"pending_uploads", "pending_upload_chunks"} { // nobody else gives room
+		mustExec(t, db, `ALTER TABLE `+table+` SET (autovacuum_enabled = false, toast.autovacuum_enabled = false)`)
+	}
 	storage := pendinguploads.NewPostgres(db, db, activity.New(db), testLimits)
 	for range 3 {
 		f := stageBytes(t, storage, make([]byte, 2<<20))
@@ -252,9 +255,22 @@ func TestReclaim_GivesRoomAndLeavesTheConnectionAsItWas(t *testing.T) {
 	if before := size(); before < 6<<20 {
 		t.Fatalf("only %d bytes", before)
 	}
+	other := openPool(t, limited)
+	other.SetMaxOpenConns(1)
+	mustExec(t, other, `SELECT pg_advisory_lock(20260601, 1)`) // another replica is at it
 	if err := storage.Reclaim(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	if after := size(); after < 6<<20 {
+		t.Errorf("only %d bytes are left", after)
+	}
+	mustExec(t, other, `SELECT pg_advisory_unlock(20260601, 1)`)
+	for range 2 { // the second finds the lock free
+		if err := storage.Reclaim(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustExec(t, other, `SELECT 1 / pg_try_advisory_lock(20260601, 1)::int`)
 	if after := size(); after > 1<<20 {
 		t.Errorf("%d bytes are left", after)
 	}
