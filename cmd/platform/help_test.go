@@ -39,7 +39,7 @@ func TestHelp_ListsEverySettingWithVariableAndDefault(t *testing.T) {
 func TestHelp_ListsEveryCommand(t *testing.T) {
 	t.Parallel()
 	help := execute(t, newFolder(t), nil, "--help").stdout
-	for _, command := range []string{"serve", "migrate up", "migrate down", "migrate status", "migrate force", "sweep", "version"} {
+	for _, command := range []string{"serve", "migrate up", "migrate down", "migrate status", "migrate force", "sweep", "ready", "version"} {
 		if !strings.Contains(help, "\n  "+command+" ") {
 			t.Errorf("no command %q in:\n%s", command, help)
 		}

@@ -99,6 +99,7 @@ func newRun(ctx context.Context, o options) (_ *run, err error) {
 	env := []string{
 		"ADMIN_TOKEN=" + adminToken, "SPOOL_DIR=" + r.spool.dir, "DATA_DIR=" + filepath.Join(o.dir, "unused"), "LOG_FORMAT=json",
 		"ACK_RETENTION=0s", "SWEEP_INTERVAL=1s", "PENDING_TTL=" + r.ttl.String(), "QUOTA_BYTES=1TiB", "QUOTA_FILES=1000000",
+		"RATE_LIMIT=10000",
 	}
 	for i := range 2 {
 		log, err := newLogFile(filepath.Join(o.dir, fmt.Sprintf("platform-%d.log", i)), func(line string) {

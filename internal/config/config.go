@@ -43,6 +43,8 @@ type Settings struct {
 	MaxWaits           string `group:"limits" env:"MAX_WAITS" default:"20000" placeholder:"N" help:"Inbox polls that are held until there is something; more are asked to come back."`
 	MaxStreams         string `group:"limits" env:"MAX_STREAMS" default:"1000" placeholder:"N" help:"Open streams of events; more are asked to come back."`
 	MaxJSONBytes       string `group:"limits" name:"max-json-bytes" env:"MAX_JSON_BYTES" default:"32MiB" placeholder:"SIZE" help:"Messages and inbox pages held in memory at once; more are asked to come back. At least 4MiB."`
+	SpoolBytes         string `group:"limits" env:"SPOOL_BYTES" default:"4GiB" placeholder:"SIZE" help:"Uploads in flight to poll workspaces together, in memory and temporary files; more are asked to come back. At least MAX_REQUEST_BYTES."`
+	RateLimit          string `group:"limits" env:"RATE_LIMIT" default:"100" placeholder:"N" help:"Requests a second with one token, and 30 times as many at once after a pause; more are asked to come back. Registrations without a token are limited by address. 0: neither is limited."`
 	PendingTTL         string `group:"limits" name:"pending-ttl" env:"PENDING_TTL" default:"24h" placeholder:"TIME" help:"How long a file waits to be acknowledged."`
 	AckRetention       string `group:"keeping" env:"ACK_RETENTION" default:"1h" placeholder:"TIME" help:"How long a file stays after it was acknowledged."`
 	ActivityRetention  string `group:"keeping" env:"ACTIVITY_RETENTION" default:"168h" placeholder:"TIME" help:"How long inbox rows stay that their workspace has read; unread ones stay for 30 days, or this if it is longer."`
@@ -78,6 +80,8 @@ type Config struct {
 	MaxWaits          int
 	MaxStreams        int
 	MaxJSONBytes      int64
+	SpoolBytes        int64
+	RateLimit         float64 // requests a second with one token; 0: no limit
 	PendingTTL        time.Duration
 	AckRetention      time.Duration
 	ActivityRetention time.Duration
@@ -99,6 +103,8 @@ const (
 	maxQuotaFiles = 1_000_000
 	minJSONBytes  = 4 << 20 // a page of the inbox and its last row
 	maxTTL        = 365 * 24 * time.Hour
+	minRate       = 0.001
+	maxRate       = 1_000_000
 )
 
 // Embedded reports whether the platform brings its own PostgreSQL.
@@ -124,6 +130,8 @@ func (s Settings) Load() (Config, error) {
 		MaxWaits:          l.count("MAX_WAITS", s.MaxWaits, maxInFlight),
 		MaxStreams:        l.count("MAX_STREAMS", s.MaxStreams, maxInFlight),
 		MaxJSONBytes:      l.size("MAX_JSON_BYTES", s.MaxJSONBytes),
+		SpoolBytes:        l.size("SPOOL_BYTES", s.SpoolBytes),
+		RateLimit:         l.rate("RATE_LIMIT", s.RateLimit),
 		PendingTTL:        l.duration("PENDING_TTL", s.PendingTTL),
 		AckRetention:      l.age("ACK_RETENTION", s.AckRetention),
 		ActivityRetention: l.age("ACTIVITY_RETENTION", s.ActivityRetention),
@@ -144,6 +152,9 @@ func (s Settings) Load() (Config, error) {
 	}
 	if c.MaxJSONBytes > 0 && c.MaxJSONBytes < minJSONBytes {
 		l.bad("MAX_JSON_BYTES", s.MaxJSONBytes, "at least 4MiB, so that the longest page fits")
+	}
+	if c.SpoolBytes > 0 && c.SpoolBytes < c.MaxRequestBytes {
+		l.bad("SPOOL_BYTES", s.SpoolBytes, "at least what MAX_REQUEST_BYTES is ("+s.MaxRequestBytes+"), or the longest upload is never taken")
 	}
 	registration := s.Registration
 	if registration == "" {
@@ -275,6 +286,15 @@ func (l *loader) count(name, value string, most int) int {
 	n, err := strconv.Atoi(value)
 	if err != nil || n < 1 || n > most {
 		l.bad(name, value, fmt.Sprintf("a whole number from 1 to %d", most))
+	}
+	return n
+}
+
+// rate takes a number of requests a second, which may be less than one, or nothing.
+func (l *loader) rate(name, value string) float64 {
+	n, err := strconv.ParseFloat(value, 64)
+	if err != nil || n != 0 && !(n >= minRate && n <= maxRate) { // NaN is not
+		l.bad(name, value, "a number of requests a second from 0.001 to 1000000, or 0 for no limit")
 	}
 	return n
 }

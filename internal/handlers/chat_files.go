@@ -18,12 +18,13 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// UploadLimits bound one upload.
+// UploadLimits bound one upload, and what all of them hold at the same time.
 type UploadLimits struct {
 	MaxFileBytes    int64
 	MaxRequestBytes int64 // all files together
 	MaxFiles        int
 	ExpiresAfter    time.Duration
+	SpoolBytes      int64 // all uploads in flight to poll workspaces; 0: no bound
 }
 
 const (
@@ -56,12 +57,13 @@ type ChatFilesHandler struct {
 	spoolDir   string
 	keys       bool
 	admission  *Admission
+	room       *spoolBudget
 }
 
 // NewChatFilesHandler returns a handler that serves push workspaces only, until
 // WithPendingUploads.
 func NewChatFilesHandler(store *workspaces.Store, push *forward.Client, limits UploadLimits, admission *Admission) *ChatFilesHandler {
-	return &ChatFilesHandler{workspaces: store, push: push, limits: limits, admission: admission}
+	return &ChatFilesHandler{workspaces: store, push: push, limits: limits, admission: admission, room: newSpoolBudget(limits.SpoolBytes)}
 }
 
 // WithPendingUploads wires staging, and returns the handler. Temporary files of uploads go
@@ -127,11 +129,22 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 		drain(c)
 		return err
 	}
+	room, err := h.room.open(c, c.Request.ContentLength, h.limits.MaxRequestBytes)
+	if err != nil {
+		drain(c)
+		return err
+	}
+	defer room.release()
 	batch := pendinguploads.NewBatch(pendinguploads.Limits{
 		MaxFileBytes: h.limits.MaxFileBytes, MaxBatchBytes: h.limits.MaxRequestBytes,
 	}, h.spoolDir)
 	defer batch.Close()
+	body := c.Request.Body
+	c.Request.Body = room.body(body)
 	if err := h.spool(c.Request, batch); err != nil {
+		_ = batch.Close() // nobody else has to wait until this client has finished sending
+		room.release()
+		c.Request.Body = body
 		drain(c)
 		return err
 	}

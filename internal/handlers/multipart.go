@@ -98,6 +98,10 @@ func (h *ChatFilesHandler) skip(part *multipart.Part) error {
 
 // partError says what it means that the multipart body could not be read on.
 func (h *ChatFilesHandler) partError(err error) error {
+	var full *refusal
+	if errors.As(err, &full) { // the reader's own: there is no room for more
+		return full
+	}
 	if errors.Is(err, errPartHeader) {
 		return refuse(http.StatusBadRequest, "part_header_too_large", fmt.Sprintf("a part's header is longer than %d bytes", maxPartHeader)).
 			with("max", maxPartHeader).because(err)

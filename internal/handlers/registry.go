@@ -3,6 +3,7 @@ package handlers
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"time"
 
@@ -19,12 +20,13 @@ type RegistryHandler struct {
 	workspaces *workspaces.Store
 	tokens     *wsauth.Tokens
 	open       bool
+	rates      *RateLimits
 }
 
 // NewRegistryHandler returns the handler. If open, an unknown id may register without a
-// token.
-func NewRegistryHandler(store *workspaces.Store, tokens *wsauth.Tokens, open bool) *RegistryHandler {
-	return &RegistryHandler{workspaces: store, tokens: tokens, open: open}
+// token. It keeps rates itself: only the body says whose token there must be.
+func NewRegistryHandler(store *workspaces.Store, tokens *wsauth.Tokens, open bool, rates *RateLimits) *RegistryHandler {
+	return &RegistryHandler{workspaces: store, tokens: tokens, open: open, rates: rates}
 }
 
 // Register stores what a workspace says of itself. It has no guard, since a workspace has no
@@ -46,6 +48,10 @@ func (h *RegistryHandler) Register(c *gin.Context) error {
 	if !bytes.HasPrefix(bytes.TrimSpace(body.AgentCard), []byte("{")) {
 		return refuse(http.StatusBadRequest, "invalid_agent_card", "agent_card must be an object")
 	}
+	caller, err := h.admit(c, id)
+	if err != nil {
+		return err
+	}
 	w, token, err := h.workspaces.Register(c.Request.Context(), workspaces.Registration{
 		ID: id, AgentCard: storable(body.AgentCard), Mode: body.DeliveryMode, URL: body.URL,
 		Bearer: wsauth.Bearer(c.GetHeader("Authorization")), Open: h.open,
@@ -57,20 +63,31 @@ func (h *RegistryHandler) Register(c *gin.Context) error {
 	if token != "" {
 		answer["auth_token"] = token
 	}
-	h.auditRegistration(c, id, w, token != "")
+	h.auditRegistration(c, caller, id, w, token != "")
 	c.PureJSON(http.StatusOK, answer)
 	return nil
 }
 
+// admit finds out who registers the workspace and counts that. A workspace that has no token yet may
+// come with any: that is nobody.
+func (h *RegistryHandler) admit(c *gin.Context, id uuid.UUID) (wsauth.Caller, error) {
+	caller, err := h.tokens.Authenticate(c.Request.Context(), id, wsauth.Bearer(c.GetHeader("Authorization")))
+	switch {
+	case err == nil:
+		return caller, h.rates.admit(caller)
+	case errors.Is(err, wsauth.ErrUnauthorized):
+		return wsauth.Caller{}, h.rates.admitNewcomer(c.ClientIP())
+	}
+	return wsauth.Caller{}, err
+}
+
 // auditRegistration tells who registered, which no guard has found out before, and which token
 // that gave.
-func (h *RegistryHandler) auditRegistration(c *gin.Context, id uuid.UUID, w workspaces.Workspace, issued bool) {
+func (h *RegistryHandler) auditRegistration(c *gin.Context, caller wsauth.Caller, id uuid.UUID, w workspaces.Workspace, issued bool) {
 	about := []any{"workspace_id", id, "delivery_mode", w.DeliveryMode(), "token_issued", issued}
 	if issued {
 		about = append(about, "new_token_id", newestToken(c, h.tokens, id))
 	}
-	// A workspace that had no token may have come with any: then this is nobody, as it should be.
-	caller, _ := h.tokens.Authenticate(c.Request.Context(), id, wsauth.Bearer(c.GetHeader("Authorization")))
 	auditBy(c, caller, "registered", about...)
 }
 
@@ -97,7 +114,11 @@ func (h *RegistryHandler) Heartbeat(c *gin.Context) error {
 	if err != nil {
 		return refuse(http.StatusBadRequest, "invalid_workspace_id", "workspace_id must be a UUID")
 	}
-	if _, err := h.tokens.Authenticate(c.Request.Context(), id, wsauth.Bearer(c.GetHeader("Authorization"))); err != nil {
+	caller, err := h.tokens.Authenticate(c.Request.Context(), id, wsauth.Bearer(c.GetHeader("Authorization")))
+	if err == nil {
+		err = h.rates.admit(caller)
+	}
+	if err != nil {
 		return err
 	}
 	raw, err := json.Marshal(body.report)

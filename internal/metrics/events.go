@@ -122,6 +122,13 @@ func (p *Platform) Swept(s Sweep) {
 	p.sweepSuccess.SetToCurrentTime()
 }
 
+// SpoolReserved notes that uploads in flight have taken room for more bytes, or for less.
+func (p *Platform) SpoolReserved(bytes int64) {
+	if p != nil {
+		p.spoolReserved.Add(float64(bytes))
+	}
+}
+
 // A Spool counts the bytes of one upload while they are held.
 type Spool struct {
 	platform *Platform

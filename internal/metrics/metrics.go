@@ -28,6 +28,7 @@ type Options struct {
 	PendingTTL    time.Duration // how long a file waits for its ack
 	SweepInterval time.Duration
 	Limits        map[string]int // how many requests of an operation are admitted at once
+	SpoolBytes    int64          // that uploads in flight may hold together
 	SpoolDir      string         // folder of temporary files; "" is the system's
 }
 
@@ -48,7 +49,7 @@ type Platform struct {
 	ackLatency                 prometheus.Histogram
 	replayed                   prometheus.Counter
 	refusedBytes               *prometheus.CounterVec
-	spooled                    prometheus.Gauge
+	spooled, spoolReserved     prometheus.Gauge
 
 	sweptFiles, sweptBytes *prometheus.CounterVec
 	sweptRows, sweepErrors prometheus.Counter
@@ -103,9 +104,10 @@ func New(o Options) *Platform {
 		ackedBytes:   counter("molecule_acked_bytes_total", "Bytes of the files acknowledged."),
 		ackLatency: factory.NewHistogram(prometheus.HistogramOpts{Name: "molecule_staged_to_acked_seconds",
 			Help: "How long files waited from being staged to being acknowledged, by the database's clock.", Buckets: ackBuckets}),
-		replayed:     counter("molecule_replayed_uploads_total", "Uploads answered from an Idempotency-Key, without staging anything."),
-		refusedBytes: counters("molecule_refused_upload_bytes_total", "Bytes taken off the wire for uploads that were refused then, by the code of the answer.", "code"),
-		spooled:      gauge("molecule_spooled_bytes", "Bytes of uploads in flight that were taken off the wire, into memory or temporary files."),
+		replayed:      counter("molecule_replayed_uploads_total", "Uploads answered from an Idempotency-Key, without staging anything."),
+		refusedBytes:  counters("molecule_refused_upload_bytes_total", "Bytes taken off the wire for uploads that were refused then, by the code of the answer.", "code"),
+		spooled:       gauge("molecule_spooled_bytes", "Bytes of uploads in flight that were taken off the wire, into memory or temporary files."),
+		spoolReserved: gauge("molecule_spool_reserved_bytes", "Bytes for which room was taken by uploads in flight, whether or not they have come."),
 
 		sweptFiles:  counters("molecule_swept_files_total", "Files deleted by this replica, by whether they were acked or had expired unacknowledged.", "state"),
 		sweptBytes:  counters("molecule_swept_bytes_total", "Bytes of the files deleted by this replica.", "state"),
@@ -123,6 +125,7 @@ func New(o Options) *Platform {
 		WithLabelValues(o.Version, runtime.Version()).Set(1)
 	gauge("molecule_pending_ttl_seconds", "How long a file waits for its ack before it expires, as configured.").Set(o.PendingTTL.Seconds())
 	gauge("molecule_sweep_interval_seconds", "Time between two rounds of the sweep, as configured.").Set(o.SweepInterval.Seconds())
+	gauge("molecule_spool_limit_bytes", "For how many bytes uploads in flight can take room, as configured.").Set(float64(o.SpoolBytes))
 	limits := factory.NewGaugeVec(prometheus.GaugeOpts{Name: "molecule_requests_in_flight_limit",
 		Help: "How many requests of an operation are admitted at once, as configured."}, []string{"operation"})
 	for operation, n := range o.Limits {

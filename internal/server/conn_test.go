@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,7 +20,7 @@ func TestStallConn_WhoReadsSlowlyGetsAll(t *testing.T) {
 		const length, step = 2 << 20, 10 << 10
 		ended := make(chan error, 1)
 		go func() {
-			_, err := stallConn{server, stallTimeout}.Write(make([]byte, length))
+			_, err := stallConn{server, usualPatience.write}.Write(make([]byte, length))
 			ended <- err
 			_ = server.Close()
 		}()
@@ -45,31 +46,31 @@ func TestStallConn_WhoStopsReadingIsCut(t *testing.T) {
 		server, client := net.Pipe()
 		defer client.Close()
 		start := time.Now()
-		n, err := stallConn{server, stallTimeout}.Write(make([]byte, 1<<20))
-		if n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != stallTimeout {
+		n, err := stallConn{server, usualPatience.write}.Write(make([]byte, 1<<20))
+		if n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != usualPatience.write {
 			t.Errorf("%d bytes, %v after %v", n, err, time.Since(start))
 		}
 	})
 }
 
+// Who has stopped reading is reset, so that the kernel drops what it still had for him. Planted: an
+// ordinary close, after which it keeps that for minutes.
+func TestStallConn_WhoIsCutIsReset(t *testing.T) {
+	t.Parallel()
+	client, conn := connected(t, 100*time.Millisecond)
+	for err := error(nil); err == nil; {
+		_, err = conn.Write(make([]byte, 1<<20))
+	}
+	_ = conn.Close()
+	if n, err := io.Copy(io.Discard, client); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the client reads %d bytes and then %v, want a reset", n, err)
+	}
+}
+
 // net/http sends early answers with a half-close after them, if the connection can.
 func TestStallConn_PassesTheHalfCloseOn(t *testing.T) {
 	t.Parallel()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	client, err := net.Dial("tcp", listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	conn, err := stallListener{listener, stallTimeout}.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	client, conn := connected(t, time.Minute)
 	half, ok := conn.(interface{ CloseWrite() error })
 	if !ok {
 		t.Fatal("the connection cannot be half-closed")
@@ -83,4 +84,23 @@ func TestStallConn_PassesTheHalfCloseOn(t *testing.T) {
 	if n, err := client.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("the client reads %d bytes, %v; want the end", n, err)
 	}
+}
+
+// connected returns both ends of a connection; the second was accepted.
+func connected(t *testing.T, timeout time.Duration) (client, conn net.Conn) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if client, err = net.Dial("tcp", listener.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	if conn, err = (stallListener{listener, timeout}).Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return client, conn
 }

@@ -1,10 +1,16 @@
 package server
 
 import (
+	"context"
 	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/molecule-ai/platform/internal/config"
 	"github.com/molecule-ai/platform/internal/handlers"
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
@@ -17,4 +23,27 @@ func Routes() (gin.RoutesInfo, error) {
 	}
 	route(e, &wsauth.Tokens{}, parts{pending: &handlers.PendingUploadsHandler{}, metrics: &handlers.MetricsHandler{}, events: &handlers.EventsHandler{}})
 	return e.Routes(), nil
+}
+
+// NewImpatient is New, with d for each of the times that slow clients are given. open has the remote
+// addresses of the connections that are open.
+func NewImpatient(ctx context.Context, c config.Config, log *slog.Logger, d time.Duration) (s *Server, open *sync.Map, err error) {
+	s, err = newServer(ctx, c, patience{header: d, body: d, write: d}, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	open = &sync.Map{}
+	usual := s.http.ConnState
+	s.http.ConnState = func(conn net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open.Store(conn.RemoteAddr().String(), true)
+		case http.StateClosed:
+			open.Delete(conn.RemoteAddr().String())
+		}
+		if usual != nil {
+			usual(conn, state)
+		}
+	}
+	return s, open, nil
 }

@@ -26,7 +26,7 @@ func (s *Server) observe(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("cannot serve metrics on %s: %w; free it, or choose another with --metrics-addr", s.config.MetricsAddr, err)
 		}
-		s.metricsListener = stallListener{listener, stallTimeout}
+		s.metricsListener = stallListener{listener, s.patience.write}
 	}
 	if s.config.TracesEndpoint == "" {
 		return nil
@@ -42,7 +42,7 @@ func metricsOptions(c config.Config) metrics.Options {
 		handlers.OperationWait: c.MaxWaits, handlers.OperationStream: c.MaxStreams,
 	}
 	return metrics.Options{
-		Version: c.Version, PendingTTL: c.PendingTTL, SweepInterval: c.SweepInterval, SpoolDir: c.SpoolDir,
+		Version: c.Version, PendingTTL: c.PendingTTL, SweepInterval: c.SweepInterval, SpoolDir: c.SpoolDir, SpoolBytes: c.SpoolBytes,
 		Limits: limits,
 	}
 }

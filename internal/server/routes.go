@@ -58,6 +58,7 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 	inbox := activity.New(s.db)
 	limits := handlers.UploadLimits{
 		MaxFileBytes: c.MaxFileBytes, MaxRequestBytes: c.MaxRequestBytes, MaxFiles: c.MaxFiles, ExpiresAfter: c.PendingTTL,
+		SpoolBytes: c.SpoolBytes,
 	}
 	files := handlers.NewChatFilesHandler(store, push, limits, handlers.NewAdmission(c.MaxUploads))
 	var pending *handlers.PendingUploadsHandler
@@ -98,10 +99,12 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	rates := handlers.NewRateLimits(c.RateLimit)
 	route(engine, s.tokens, parts{
+		rates:      rates,
 		operating:  handlers.NewOperatingHandler(s.ready(staging)),
 		metrics:    scrape,
-		registry:   handlers.NewRegistryHandler(store, s.tokens, c.OpenRegistration),
+		registry:   handlers.NewRegistryHandler(store, s.tokens, c.OpenRegistration, rates),
 		workspaces: handlers.NewWorkspacesHandler(store, s.tokens),
 		activity:   handlers.NewActivityHandler(store, s.tokens, inbox, s.news, handlers.NewAdmission(c.MaxWaits)),
 		a2a:        handlers.NewA2AHandler(store, inbox, push, handlers.NewAdmission(c.MaxMessages)),
@@ -123,6 +126,7 @@ type parts struct {
 	files      *handlers.ChatFilesHandler
 	pending    *handlers.PendingUploadsHandler // nil: staging is not wired
 	events     *handlers.EventsHandler         // nil: the schema is too old for it
+	rates      *handlers.RateLimits            // nil: none
 	jsonBytes  int64                           // of messages and pages held at once
 }
 
@@ -151,7 +155,7 @@ func route(e *gin.Engine, tokens *wsauth.Tokens, p parts) {
 	e.GET("/workspaces", admin, do(p.workspaces.List))
 	e.DELETE("/workspaces/:id", admin, do(p.workspaces.Remove))
 
-	w := e.Group("/workspaces/:id", own, known)
+	w := e.Group("/workspaces/:id", own, p.rates.Guard, known)
 	w.GET("", do(p.workspaces.Show))
 	w.POST("/tokens", do(p.workspaces.MintToken))
 	w.GET("/tokens", do(p.workspaces.ListTokens))
@@ -185,7 +189,7 @@ func (s *Server) engine() (*gin.Engine, error) {
 	if s.tracing != nil {
 		e.Use(handlers.Trace(s.tracing))
 	}
-	e.Use(handlers.Log(s.log), handlers.Measure(s.metrics), handlers.Recover(), handlers.BoundBody(bodyWindow), handlers.News(s.news))
+	e.Use(handlers.Log(s.log), handlers.Measure(s.metrics), handlers.Recover(), handlers.BoundBody(s.patience.body), handlers.News(s.news))
 	if len(s.config.CORSOrigins) > 0 {
 		e.Use(cors.New(cors.Config{
 			AllowOrigins: s.config.CORSOrigins,

@@ -26,24 +26,32 @@ import (
 )
 
 const (
-	readHeaderTimeout = 10 * time.Second
-	idleTimeout       = 2 * time.Minute
-	maxHeaderBytes    = 64 << 10
+	idleTimeout    = 2 * time.Minute
+	maxHeaderBytes = 64 << 10
 
-	// bodyWindow is how long a request's body may bring less than the minimum rate.
-	bodyWindow = 20 * time.Second
-
-	// stallTimeout is how long a client may take to accept writeBytes: about 1 KiB/s.
-	stallTimeout = 30 * time.Second
-	writeBytes   = 32 << 10
+	// writeBytes is what a client has to accept in the time that patience.write gives it.
+	writeBytes = 32 << 10
 
 	// drainTimeout is how long requests in flight may go on after a stop.
 	drainTimeout = 30 * time.Second
 )
 
+// patience is how long slow clients are waited for.
+type patience struct {
+	header time.Duration // for the header of a request
+	body   time.Duration // for a body, as long as it brings less than the minimum rate
+	write  time.Duration // for writeBytes to be accepted
+}
+
+// usualPatience lets go of every slow client within 30 seconds: who has had his time for the
+// header has less than that left for the body or the answer. 16 KiB/s are ten times what an answer
+// has to be read at, and sixteen times the least rate of a body.
+var usualPatience = patience{header: 8 * time.Second, body: 20 * time.Second, write: 20 * time.Second}
+
 // Server is a platform that is ready to serve.
 type Server struct {
 	config   config.Config
+	patience patience
 	log      *slog.Logger
 	listener net.Listener
 	postgres *embeddedpg.Server // nil: the operator's database
@@ -67,8 +75,12 @@ type Server struct {
 // PostgreSQL is started and migrated; the operator's database must have the base tables
 // already, and uploads to poll workspaces are staged only if it has theirs. The error is
 // a sentence for a person.
-func New(ctx context.Context, c config.Config, log *slog.Logger) (_ *Server, err error) {
-	s := &Server{config: c, log: log}
+func New(ctx context.Context, c config.Config, log *slog.Logger) (*Server, error) {
+	return newServer(ctx, c, usualPatience, log)
+}
+
+func newServer(ctx context.Context, c config.Config, p patience, log *slog.Logger) (_ *Server, err error) {
+	s := &Server{config: c, patience: p, log: log}
 	defer func() {
 		if err != nil {
 			s.release()
@@ -80,7 +92,7 @@ func New(ctx context.Context, c config.Config, log *slog.Logger) (_ *Server, err
 	if err != nil {
 		return nil, fmt.Errorf("cannot serve on %s: %w; free it, or choose another with --addr", c.Addr, err)
 	}
-	s.listener = stallListener{listener, stallTimeout}
+	s.listener = stallListener{listener, p.write}
 	if err := s.observe(ctx); err != nil {
 		return nil, err
 	}
@@ -98,9 +110,10 @@ func New(ctx context.Context, c config.Config, log *slog.Logger) (_ *Server, err
 func (s *Server) httpServer(handler http.Handler) *http.Server {
 	return &http.Server{
 		Handler:           handler,
-		ReadHeaderTimeout: readHeaderTimeout,
+		ReadHeaderTimeout: s.patience.header,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
+		ConnState:         boundUnread(s.patience.write),
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 }
@@ -174,49 +187,4 @@ func (s *Server) release() {
 	if err := s.tracing.Close(ctx); err != nil {
 		s.log.Warn("the last traces were not sent", "error", err)
 	}
-}
-
-// stallListener bounds how long a connection's peer may take to accept a write. A deadline
-// for a whole answer would cut off large files on slow lines; this one only cuts off those
-// who have stopped reading.
-type stallListener struct {
-	net.Listener
-	timeout time.Duration
-}
-
-func (l stallListener) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return stallConn{conn, l.timeout}, nil
-}
-
-type stallConn struct {
-	net.Conn
-	timeout time.Duration
-}
-
-// Write implements net.Conn. A long answer is written in slices with a deadline each: who
-// reads slowly and steadily is not one who has stopped.
-func (c stallConn) Write(p []byte) (int, error) {
-	written := 0
-	for {
-		if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
-			return written, err
-		}
-		n, err := c.Conn.Write(p[written:min(len(p), written+writeBytes)])
-		if written += n; err != nil || written == len(p) {
-			return written, err
-		}
-	}
-}
-
-// CloseWrite is how net/http tells a client that an early answer is complete before it stops
-// reading what the client still sends.
-func (c stallConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return nil
 }

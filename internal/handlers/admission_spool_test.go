@@ -1,0 +1,171 @@
+package handlers_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/molecule-ai/platform/internal/config"
+	"github.com/molecule-ai/platform/internal/server/servertest"
+)
+
+// twoMiB leaves room for one upload of 2 MiB, and one of 1 MiB leaves room for another.
+func twoMiB(s *config.Settings) {
+	s.MaxFileBytes, s.MaxRequestBytes, s.SpoolBytes = "2MiB", "2MiB", "2MiB"
+}
+
+func saturated(t testing.TB, r *servertest.Response) {
+	t.Helper()
+	answered(t, r, http.StatusServiceUnavailable, map[string]any{"error": "the platform is busy; retry shortly", "code": "saturated"})
+	if got := r.Header.Get("Retry-After"); got != "5" {
+		t.Errorf("Retry-After is %q, want 5", got)
+	}
+}
+
+// allRoom fails the test unless an upload that needs the whole budget is taken, soon.
+func allRoom(t testing.TB, p *servertest.Platform) {
+	t.Helper()
+	w := p.Create(t, "poll", "")
+	whole := pattern(2 * mib) // the form around it is not held, and takes no room
+	inTime(t, "room for a whole upload", func() bool {
+		return post(t, p, w, file("whole.bin", "", whole)).Status == http.StatusOK
+	})
+}
+
+// begin sends the header of an upload that announces body, and waits until the platform asks for
+// it: then its room is taken.
+func begin(t testing.TB, p *servertest.Platform, w servertest.Workspace, body string, more ...string) *wire {
+	t.Helper()
+	c := dial(t, p.URL)
+	c.send(t, uploadHeader(w, append(more, fmt.Sprintf("Content-Length: %d", len(body)), "Expect: 100-continue")...))
+	if answer := c.answer(t); answer.StatusCode != http.StatusContinue {
+		t.Fatalf("expected to be asked for the body, got %s", answer.Status)
+	}
+	return c
+}
+
+// Planted: no budget; room taken only for what has come; room not given back by an upload that
+// was staged; a refused upload that takes room.
+func TestSpoolBudget_RoomIsTakenBeforeAByteIsRead(t *testing.T) {
+	t.Parallel()
+	p := servertest.Start(t, twoMiB)
+	w := p.Create(t, "poll", "")
+	body := form(file("slow.bin", "", pattern(mib)))
+	slow := begin(t, p, w, body) // and not a byte of it
+
+	// One that would not fit is refused at its header: it is never asked for its body.
+	late := dial(t, p.URL)
+	late.send(t, uploadHeader(w, fmt.Sprintf("Content-Length: %d", len(body)), "Expect: 100-continue", "X-Request-ID: late"))
+	saturated(t, late.response(t))
+	for range 3 {
+		saturated(t, post(t, p, w, file("a.bin", "", pattern(mib))))
+	}
+	accepted(t, post(t, p, w, file("small.txt", "", "there is room for this one")))
+	emptyFolder(t, p.Config.SpoolDir)
+	tells(t, p, fmt.Sprintf("molecule_spool_reserved_bytes %v", float64(len(body))))
+	tells(t, p, "molecule_spool_limit_bytes 2.097152e+06")
+
+	slow.send(t, body)
+	accepted(t, slow.response(t))
+	allRoom(t, p)
+	tells(t, p, "molecule_spool_reserved_bytes 0")
+}
+
+// tells waits until the metrics have that line.
+func tells(t testing.TB, p *servertest.Platform, line string) {
+	t.Helper()
+	inTime(t, line, func() bool {
+		return strings.Contains(string(p.Do(t, servertest.Request{Path: "/metrics"}).Body), "\n"+line+"\n")
+	})
+}
+
+// Planted: Content-Length trusted, so that a body without one is not counted; a step that is not taken; a refusal in the middle
+// told as a broken body; something of it staged.
+func TestSpoolBudget_ABodyWithoutALengthTakesRoomAsItComes(t *testing.T) {
+	t.Parallel()
+	p := servertest.Start(t, twoMiB)
+	w := p.Create(t, "poll", "")
+	chunked := func(size int) *servertest.Response {
+		return p.Do(t, uploadRequest(w, struct{ *strings.Reader }{strings.NewReader(form(file("a.bin", "", pattern(size))))}))
+	}
+	accepted(t, chunked(mib))
+	held := begin(t, p, w, form(file("slow.bin", "", pattern(mib))))
+	before := count(t, p, "pending_uploads")
+	saturated(t, chunked(mib+mib/2))
+	if n := count(t, p, "pending_uploads"); n != before {
+		t.Errorf("%d files staged of an upload that was refused", n-before)
+	}
+	emptyFolder(t, p.Config.SpoolDir)
+	_ = held.Close()
+	inTime(t, "room for one without a length", func() bool { return chunked(mib+mib/2).Status == http.StatusOK })
+	allRoom(t, p)
+}
+
+// Each of these ends in another way, and none may keep its room. Planted: room given back only by
+// who was staged; not by who was cut; not by who was refused for its form, its key or its quota.
+func TestSpoolBudget_RoomComesBackHoweverAnUploadEnds(t *testing.T) {
+	t.Parallel()
+	p := servertest.Start(t, twoMiB, func(s *config.Settings) { s.QuotaFiles = "1"; s.MaxFiles = "1" })
+	w := p.Create(t, "poll", "")
+	content := pattern(mib + mib/2)
+	accepted(t, post(t, p, w, file("a.bin", "", "a")))
+	for name, end := range map[string]func(){
+		"cut before its first byte": func() {
+			_ = begin(t, p, w, form(file("a.bin", "", content)), "X-Request-ID: unbegun").Close()
+			finished(t, p, "unbegun")
+		},
+		"cut in the middle": func() {
+			body := form(file("a.bin", "", content))
+			c := begin(t, p, w, body, "X-Request-ID: cut")
+			c.send(t, body[:len(body)/2])
+			_ = c.Close()
+			finished(t, p, "cut")
+		},
+		"over its quota": func() {
+			if r := post(t, p, w, file("b.bin", "", content)); r.Status != http.StatusInsufficientStorage {
+				t.Errorf("over its quota: %d %s", r.Status, r.Body)
+			}
+		},
+		"too many files": func() {
+			if r := post(t, p, w, file("b.bin", "", content), file("c.bin", "", "c")); r.Status != http.StatusBadRequest {
+				t.Errorf("too many files: %d %s", r.Status, r.Body)
+			}
+		},
+		"no files": func() {
+			if r := post(t, p, w, field("note", content)); r.Status != http.StatusBadRequest {
+				t.Errorf("no files: %d %s", r.Status, r.Body)
+			}
+		},
+		"too long": func() {
+			if r := post(t, p, w, file("b.bin", "", pattern(2*mib+4096))); r.Status != http.StatusRequestEntityTooLarge {
+				t.Errorf("too long: %d %s", r.Status, r.Body)
+			}
+		},
+		"a bad key": func() {
+			request := uploadRequest(w, strings.NewReader(form(file("b.bin", "", content))))
+			request.Header.Set("Idempotency-Key", "not one key")
+			if r := p.Do(t, request); r.Status != http.StatusBadRequest {
+				t.Errorf("a bad key: %d %s", r.Status, r.Body)
+			}
+		},
+	} {
+		end()
+		t.Log(name)
+		allRoom(t, p)
+		emptyFolder(t, p.Config.SpoolDir)
+	}
+}
+
+// Planted: room taken for a body that is passed on as it comes.
+func TestSpoolBudget_WhatIsPushedTakesNone(t *testing.T) {
+	t.Parallel()
+	p := servertest.Start(t, twoMiB)
+	begin(t, p, p.Create(t, "poll", ""), form(file("slow.bin", "", pattern(2*mib))))
+	receiver := newReceiver(t)
+	r := post(t, p, p.Create(t, "push", receiver.URL), file("a.bin", "", pattern(mib)))
+	if r.Status != http.StatusOK {
+		t.Errorf("pushed while there is no room: %d %s", r.Status, r.Body)
+	}
+	saturated(t, post(t, p, p.Create(t, "poll", ""), file("a.bin", "", pattern(mib))))
+}

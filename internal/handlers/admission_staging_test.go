@@ -1,0 +1,97 @@
+package handlers_test
+
+import (
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/molecule-ai/platform/internal/config"
+	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
+	"github.com/molecule-ai/platform/internal/server/servertest"
+)
+
+// stagingConns matches how many connections of the staging pool are in use, and how many there are.
+var stagingConns = regexp.MustCompile(`(?s)go_sql_in_use_connections\{db_name="staging"\} (\d+).*go_sql_max_open_connections\{db_name="staging"\} (\d+)`)
+
+// stagingIsFull reports whether every connection for writing files waits in the database.
+func stagingIsFull(t testing.TB, p *servertest.Platform) bool {
+	t.Helper()
+	found := stagingConns.FindSubmatch(p.Do(t, servertest.Request{Path: "/metrics"}).Body)
+	if found == nil {
+		t.Fatal("the metrics do not tell of the staging pool")
+	}
+	inUse, _ := strconv.Atoi(string(found[1]))
+	most, _ := strconv.Atoi(string(found[2]))
+	var waiting int
+	err := p.DB.QueryRowContext(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+		AND wait_event_type = 'Lock' AND query LIKE 'INSERT INTO pending_upload_chunks%'`).Scan(&waiting)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return inUse == most && waiting == most
+}
+
+// inTime waits until done. A busy machine may take its time.
+func inTime(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for late := time.Now().Add(time.Minute); !done(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatalf("not within a minute: %s", what)
+		}
+	}
+}
+
+// More uploads than there are connections altogether, and all that are being written wait in the
+// database. Planted: files written through the pool that everything else uses.
+func TestStaging_WhileItIsBusyEverythingElseIsServed(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.New(t) + " lock_timeout=0 statement_timeout=0" // how long this takes is the machine's business
+	p := servertest.Start(t, func(s *config.Settings) { s.DatabaseURL = dsn })
+	w := p.Create(t, "poll", "")
+	staged := stage(t, p, w, "staged before")
+
+	lock, err := p.DB.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const uploads = 40
+	statuses := make(chan int, uploads)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer lock.Rollback()                                                                  //nolint:errcheck // after the first it does nothing
+	if _, err := lock.Exec("LOCK TABLE pending_upload_chunks IN SHARE MODE"); err != nil { // who reads may
+		t.Fatal(err)
+	}
+	long := pattern(mib + 1)
+	for range uploads {
+		running.Go(func() { statuses <- post(t, p, w, file("long.bin", "", long)).Status })
+	}
+	inTime(t, "every connection for files waiting", func() bool { return stagingIsFull(t, p) })
+
+	for name, r := range map[string]servertest.Request{
+		"content": {Path: pendingPath(w, staged, "/content"), Token: w.Token},
+		"ack":     {Path: pendingPath(w, staged, "/ack"), Token: w.Token, Method: http.MethodPost},
+		"poll":    {Path: "/workspaces/" + w.ID + "/activity", Token: w.Token},
+		"list":    {Path: "/workspaces/" + w.ID + "/pending-uploads", Token: w.Token},
+		"message": {Path: "/workspaces/" + w.ID + "/a2a", Token: w.Token, Method: http.MethodPost, Body: strings.NewReader(`{"method":"message/send"}`)},
+	} {
+		if got := p.Do(t, r); got.Status != http.StatusOK {
+			t.Errorf("%s while uploads wait: %d %s", name, got.Status, got.Body)
+		}
+	}
+	if !stagingIsFull(t, p) {
+		t.Error("it was not busy all the time")
+	}
+	if err := lock.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	for range uploads {
+		if status := <-statuses; status != http.StatusOK {
+			t.Errorf("an upload that waited: %d", status)
+		}
+	}
+}
