@@ -17,6 +17,7 @@ import (
 	"github.com/lib/pq"
 
 	"github.com/molecule-ai/platform/internal/embeddedpg"
+	"github.com/molecule-ai/platform/internal/prepared"
 	"github.com/molecule-ai/platform/internal/schema"
 )
 
@@ -143,7 +144,7 @@ func openPool(dsn string, n int, options ...poolOption) (*sql.DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the database cannot be used: %w", err)
 	}
-	db := sql.OpenDB(connector)
+	db := sql.OpenDB(prepared.Connector(connector))
 	db.SetMaxOpenConns(n)
 	db.SetMaxIdleConns(n)
 	db.SetConnMaxIdleTime(connIdleTime)

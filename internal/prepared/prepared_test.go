@@ -1,0 +1,171 @@
+package prepared_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/lib/pq"
+
+	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
+	"github.com/molecule-ai/platform/internal/prepared"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// open returns a pool of one connection, and the number of statements that it has prepared.
+func open(t *testing.T, dsn string) (db *sql.DB, count func() int) {
+	t.Helper()
+	c, err := pq.NewConnector(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db = sql.OpenDB(prepared.Connector(c))
+	db.SetMaxOpenConns(1)
+	t.Cleanup(func() { db.Close() })
+	return db, func() (n int) {
+		t.Helper()
+		// Without parameters, so it is not one of them.
+		if err := db.QueryRowContext(t.Context(), `SELECT count(*) FROM pg_prepared_statements`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+}
+
+func one(t *testing.T, db interface {
+	QueryRowContext(context.Context, string, ...any) *sql.Row
+}, query string, args ...any) string {
+	t.Helper()
+	var s string
+	if err := db.QueryRowContext(t.Context(), query, args...).Scan(&s); err != nil {
+		t.Errorf("%s: %v", query, err)
+	}
+	return s
+}
+
+func exec(t *testing.T, db interface {
+	ExecContext(context.Context, string, ...any) (sql.Result, error)
+}, query string, args ...any) {
+	t.Helper()
+	if _, err := db.ExecContext(t.Context(), query, args...); err != nil {
+		t.Errorf("%s: %v", query, err)
+	}
+}
+
+// Planted: a statement not kept; kept under another's text; exec and query kept apart.
+func TestConnector_PreparesAStatementOnce(t *testing.T) {
+	t.Parallel()
+	db, count := open(t, pgtest.New(t))
+	exec(t, db, `CREATE TABLE things (name text)`)
+	if n := count(); n != 0 {
+		t.Errorf("%d statements without parameters are prepared", n)
+	}
+	for i := range 3 {
+		exec(t, db, `INSERT INTO things VALUES ($1)`, fmt.Sprint(i))
+		tx, err := db.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		exec(t, tx, `INSERT INTO things VALUES ($1)`, "in a transaction")
+		if got := one(t, tx, `SELECT name FROM things WHERE name = $1`, fmt.Sprint(i)); got != fmt.Sprint(i) {
+			t.Errorf("%q, want %d", got, i)
+		}
+		if err := tx.Rollback(); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := count(); n != 2 {
+		t.Errorf("%d statements are prepared, want 2", n)
+	}
+}
+
+// A statement that cannot be used any more costs its connection, and nobody notices. Planted: each
+// of the two errors passed on.
+func TestConnector_AStaleStatementIsPreparedAgain(t *testing.T) {
+	t.Parallel()
+	db, _ := open(t, pgtest.New(t))
+	exec(t, db, `CREATE TABLE things AS SELECT 'a'::text AS name`)
+	const query = `SELECT * FROM things WHERE name = $1`
+	for _, change := range []string{
+		`DISCARD ALL`,
+		`DEALLOCATE ALL`,
+		`ALTER TABLE things ALTER COLUMN name TYPE varchar(10)`, // the plan's result has another type
+	} {
+		if got := one(t, db, query, "a"); got != "a" {
+			t.Errorf("before %s: %q", change, got)
+		}
+		exec(t, db, `UPDATE things SET name = $1`, "a")
+		exec(t, db, change)
+		exec(t, db, `UPDATE things SET name = $1`, "a")
+		if got := one(t, db, query, "a"); got != "a" {
+			t.Errorf("after %s: %q", change, got)
+		}
+	}
+}
+
+// Planted: no bound; a statement forgotten but not closed.
+func TestConnector_KeepsABoundedNumber(t *testing.T) {
+	t.Parallel()
+	db, count := open(t, pgtest.New(t))
+	for i := range 250 {
+		if got := one(t, db, fmt.Sprintf(`SELECT $1 || '%d'`, i), "x"); got != fmt.Sprintf("x%d", i) {
+			t.Errorf("%d: %q", i, got)
+		}
+	}
+	if n := count(); n != 100 {
+		t.Errorf("%d statements are prepared, want 100", n)
+	}
+}
+
+func TestConnector_ErrorsOfAStatementAreItsCallers(t *testing.T) {
+	t.Parallel()
+	db, _ := open(t, pgtest.New(t))
+	for _, query := range []string{`SELEC $1`, `SELECT 1 / $1::int`} {
+		var n int
+		err := db.QueryRowContext(t.Context(), query, 0).Scan(&n)
+		if pq.As(err) == nil {
+			t.Errorf("%s: %v, want PostgreSQL's error", query, err)
+		}
+		if _, err := db.ExecContext(t.Context(), query, 0); pq.As(err) == nil {
+			t.Errorf("%s: %v, want PostgreSQL's error", query, err)
+		}
+	}
+	if got := one(t, db, `SELECT $1::text`, "goes on"); got != "goes on" {
+		t.Errorf("%q", got)
+	}
+}
+
+// failing connects to nowhere, or with another driver.
+type failing struct {
+	driver.Connector
+	conn driver.Conn
+	err  error
+}
+
+func (f failing) Connect(context.Context) (driver.Conn, error) { return f.conn, f.err }
+
+func TestConnector_TakesConnectionsOfPQOnly(t *testing.T) {
+	t.Parallel()
+	errNowhere := errors.New("nowhere")
+	if conn, err := prepared.Connector(failing{err: errNowhere}).Connect(t.Context()); conn != nil || !errors.Is(err, errNowhere) {
+		t.Errorf("%v, %v", conn, err)
+	}
+	other := &otherConn{}
+	if conn, err := prepared.Connector(failing{conn: other}).Connect(t.Context()); conn != nil || err == nil || !other.closed {
+		t.Errorf("%v, %v, closed %t", conn, err, other.closed)
+	}
+}
+
+type otherConn struct {
+	driver.Conn
+	closed bool
+}
+
+func (c *otherConn) Close() error {
+	c.closed = true
+	return nil
+}
