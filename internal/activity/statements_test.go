@@ -2,6 +2,7 @@ package activity_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -29,14 +30,20 @@ FROM counter, unnest($3::text[], $4::uuid[], $5::uuid[], $6::text[], $7::text[],
     WITH ORDINALITY AS r (activity_type, source_id, target_id, method, summary, request_body, response_body,
     body_bytes, duration_ms, status, error_detail, n)`
 
-	seqOf = "SELECT seq FROM activity_logs WHERE id = $1 AND workspace_id = $2"
+	seqOf = "SELECT seq, false AS due FROM activity_logs WHERE id = $4 AND workspace_id = $1"
 
-	pageAfter = `SELECT id, seq, workspace_id, activity_type, source_id, target_id, method, summary, request_body, response_body,
+	follow = `SELECT cursor.seq, cursor.due, page.id, coalesce(page.seq, 0), page.workspace_id, coalesce(page.activity_type, ''),
+    page.source_id, page.target_id, page.method, page.summary, page.request_body, page.response_body, page.duration_ms,
+    page.status, page.error_detail, coalesce(page.created_at, 'epoch') FROM (
+    %s
+) cursor LEFT JOIN LATERAL (
+SELECT id, seq, workspace_id, activity_type, source_id, target_id, method, summary, request_body, response_body,
     duration_ms, status, error_detail, created_at FROM (
     SELECT *, sum(body_bytes) OVER (ORDER BY seq ASC) - body_bytes AS bytes_before FROM (
-        SELECT * FROM activity_logs WHERE workspace_id = $1 AND seq > $4 ORDER BY seq ASC LIMIT $2
+        SELECT * FROM activity_logs WHERE workspace_id = $1 AND seq > cursor.seq ORDER BY seq ASC LIMIT $2
     ) picked
-) page WHERE bytes_before <= $3 ORDER BY seq ASC`
+) page WHERE bytes_before <= $3 ORDER BY seq ASC
+) page ON true ORDER BY page.seq`
 )
 
 var errDatabase = errors.New("the database fails")
@@ -73,15 +80,27 @@ func TestRecord_IsOneStatementAndACommit(t *testing.T) {
 	}
 }
 
-func TestRead_FollowsTheCursorByTwoStatements(t *testing.T) {
+func TestRead_FollowsTheCursorInOneRoundTrip(t *testing.T) {
 	t.Parallel()
-	in, mock := newMocked(t)
-	workspace, last := uuid.New(), uuid.New()
-	mock.ExpectQuery(seqOf).WithArgs(last, workspace).WillReturnRows(sqlmock.NewRows([]string{"seq"}).AddRow(41))
-	mock.ExpectQuery(pageAfter).WithArgs(workspace, 7, activity.PageBytes, 41).WillReturnRows(sqlmock.NewRows([]string{"id"}))
-	if rows, err := in.Read(t.Context(), workspace, activity.Query{After: known(last), Limit: 7}); err != nil || len(rows) > 0 {
-		t.Errorf("%v, %v", rows, err)
+	for want, rows := range map[error]*sqlmock.Rows{nil: nothingAfter(41, false), activity.ErrCursorGone: noCursor()} {
+		in, mock := newMocked(t)
+		workspace, last := uuid.New(), uuid.New()
+		mock.ExpectQuery(fmt.Sprintf(follow, seqOf)).WithArgs(workspace, 7, activity.PageBytes, last).WillReturnRows(rows)
+		if page, err := in.Read(t.Context(), workspace, activity.Query{After: known(last), Limit: 7}); !errors.Is(err, want) || page == nil == (want == nil) {
+			t.Errorf("%v, %v, want %v", page, err, want)
+		}
 	}
+}
+
+// noCursor is what follow finds if the cursor is gone.
+func noCursor() *sqlmock.Rows {
+	return sqlmock.NewRows([]string{"seq", "due", "id", "seq", "workspace_id", "activity_type", "source_id", "target_id", "method", "summary",
+		"request_body", "response_body", "duration_ms", "status", "error_detail", "created_at"})
+}
+
+// nothingAfter is what follow finds if there are no rows after the cursor.
+func nothingAfter(seq int, due bool) *sqlmock.Rows {
+	return noCursor().AddRow(seq, due, nil, 0, nil, "", nil, nil, nil, nil, nil, nil, nil, nil, nil, time.Unix(0, 0))
 }
 
 // A page that breaks off is no page: a reader would take what is missing for not there.
