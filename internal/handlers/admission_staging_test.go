@@ -17,22 +17,21 @@ import (
 // stagingConns matches how many connections of the staging pool are in use, and how many there are.
 var stagingConns = regexp.MustCompile(`(?s)go_sql_in_use_connections\{db_name="staging"\} (\d+).*go_sql_max_open_connections\{db_name="staging"\} (\d+)`)
 
-// stagingIsFull reports whether every connection for writing files waits in the database.
-func stagingIsFull(t testing.TB, p *servertest.Platform) bool {
+// staging reports how many connections for writing files wait in the database, and how many there are.
+func staging(t testing.TB, p *servertest.Platform) (waiting, most int) {
 	t.Helper()
 	found := stagingConns.FindSubmatch(p.Do(t, servertest.Request{Path: "/metrics"}).Body)
 	if found == nil {
 		t.Fatal("the metrics do not tell of the staging pool")
 	}
 	inUse, _ := strconv.Atoi(string(found[1]))
-	most, _ := strconv.Atoi(string(found[2]))
-	var waiting int
+	most, _ = strconv.Atoi(string(found[2]))
 	err := p.DB.QueryRowContext(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-		AND wait_event_type = 'Lock' AND query LIKE 'INSERT INTO pending_upload_chunks%'`).Scan(&waiting)
+		AND wait_event_type = 'Lock' AND query SIMILAR TO '(INSERT INTO pending_upload_chunks|SELECT pg_advisory_xact_lock)%'`).Scan(&waiting)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return inUse == most && waiting == most
+	return min(waiting, inUse), most
 }
 
 // inTime waits until done. A busy machine may take its time.
@@ -46,20 +45,21 @@ func inTime(t testing.TB, what string, done func() bool) {
 }
 
 // More uploads than there are connections altogether, and all that are being written wait in the
-// database. Planted: files written through the pool that everything else uses.
+// database. As long as only long ones do, short ones are written too. Planted: files written through
+// the pool that everything else uses; no bound on the long ones.
 func TestStaging_WhileItIsBusyEverythingElseIsServed(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.New(t) + " lock_timeout=0 statement_timeout=0" // how long this takes is the machine's business
 	p := servertest.Start(t, func(s *config.Settings) { s.DatabaseURL = dsn })
-	w := p.Create(t, "poll", "")
+	w, other := p.Create(t, "poll", ""), p.Create(t, "poll", "")
 	staged := stage(t, p, w, "staged before")
 
 	lock, err := p.DB.Begin()
 	if err != nil {
 		t.Fatal(err)
 	}
-	const uploads = 40
-	statuses := make(chan int, uploads)
+	const uploads = 20 // of each kind
+	statuses := make(chan int, 2*uploads)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer lock.Rollback()                                                                  //nolint:errcheck // after the first it does nothing
@@ -70,7 +70,19 @@ func TestStaging_WhileItIsBusyEverythingElseIsServed(t *testing.T) {
 	for range uploads {
 		running.Go(func() { statuses <- post(t, p, w, file("long.bin", "", long)).Status })
 	}
-	inTime(t, "every connection for files waiting", func() bool { return stagingIsFull(t, p) })
+	inTime(t, "half the connections for files waiting", func() bool { waiting, most := staging(t, p); return waiting == most/2 })
+	if got := post(t, p, w, file("short.txt", "", "hello")); got.Status != http.StatusOK {
+		t.Errorf("a short file while long ones wait: %d %s", got.Status, got.Body)
+	}
+
+	if _, err := lock.Exec("SELECT pg_advisory_xact_lock(hashtextextended($1, 20260601))", other.ID); err != nil {
+		t.Fatal(err)
+	}
+	for range uploads {
+		running.Go(func() { statuses <- post(t, p, other, file("short.txt", "", "hello")).Status })
+	}
+	isFull := func() bool { waiting, most := staging(t, p); return waiting == most }
+	inTime(t, "every connection for files waiting", isFull)
 
 	for name, r := range map[string]servertest.Request{
 		"content": {Path: pendingPath(w, staged, "/content"), Token: w.Token},
@@ -83,13 +95,13 @@ func TestStaging_WhileItIsBusyEverythingElseIsServed(t *testing.T) {
 			t.Errorf("%s while uploads wait: %d %s", name, got.Status, got.Body)
 		}
 	}
-	if !stagingIsFull(t, p) {
+	if !isFull() {
 		t.Error("it was not busy all the time")
 	}
 	if err := lock.Rollback(); err != nil {
 		t.Fatal(err)
 	}
-	for range uploads {
+	for range 2 * uploads {
 		if status := <-statuses; status != http.StatusOK {
 			t.Errorf("an upload that waited: %d", status)
 		}

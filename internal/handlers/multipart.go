@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"bufio"
 	"cmp"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"mime/multipart"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
@@ -25,6 +27,12 @@ const (
 	maxPartHeader = 32 << 10
 )
 
+// wireBuffers are for bodies on their way: mime/multipart reads 4 KiB at a time, and without a buffer
+// each would be a system call.
+var wireBuffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, wireBytes) }}
+
+const wireBytes = 64 << 10
+
 // spool reads the request's files into the batch.
 func (h *ChatFilesHandler) spool(r *http.Request, batch *pendinguploads.Batch) error {
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
@@ -34,7 +42,11 @@ func (h *ChatFilesHandler) spool(r *http.Request, batch *pendinguploads.Batch) e
 	// To mime/multipart a body that was cut between two parts, or in the header of one, ends
 	// as if there were no more. Here it never ends: what follows the client's bytes is the line
 	// break that may be missing after the last boundary, and then an error.
-	body := &headerGuard{Reader: io.MultiReader(r.Body, strings.NewReader("\r\n"), cut{})}
+	wire := wireBuffers.Get().(*bufio.Reader)
+	defer wireBuffers.Put(wire)
+	wire.Reset(r.Body)
+	defer wire.Reset(nil)
+	body := &headerGuard{Reader: io.MultiReader(wire, strings.NewReader("\r\n"), cut{})}
 	reader := multipart.NewReader(body, params["boundary"])
 	others := 0
 	for {

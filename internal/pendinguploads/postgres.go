@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/molecule-ai/platform/internal/activity"
 )
@@ -19,6 +20,12 @@ import (
 // in pending_uploads.content, the others are rows of pending_upload_chunks. Measured
 // with 25 MiB files and 4 writers: 1 MiB rows 245 MB/s, one value a file 186 MB/s.
 const ChunkBytes = 1 << 20
+
+// maxLarge is how many uploads longer than a piece are written at once; small ones have the other
+// connections to themselves. More write hardly more together, and whoever has one row to write waits
+// for them: measured on 2 cores with 32 uploads of 25 MiB, 4 at once bring 242 MB/s and acks at the
+// 99th percentile in 53 ms, 8 bring 254 MB/s and 100 ms, 2 bring 231 MB/s and 31 ms.
+const maxLarge = 4
 
 const (
 	fileColumns = `file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at`
@@ -30,13 +37,6 @@ const (
 		`VALUES ($1, $2, $3, $4, $5, $6, now() + $7 * interval '1 microsecond') RETURNING file_id, created_at, expires_at`
 
 	sqlInsertChunk = `INSERT INTO pending_upload_chunks (file_id, seq, data) VALUES ($1, $2, $3)`
-
-	sqlOpen = `SELECT ` + fileColumns + `, content FROM pending_uploads ` +
-		`WHERE file_id = $1 AND workspace_id = $2 AND ` + readable
-
-	sqlReadFirst = `SELECT content FROM pending_uploads WHERE file_id = $1`
-
-	sqlReadChunk = `SELECT data FROM pending_upload_chunks WHERE file_id = $1 AND seq = $2`
 
 	sqlGet = `SELECT ` + fileColumns + ` FROM pending_uploads ` +
 		`WHERE file_id = $1 AND workspace_id = $2 AND ` + readable
@@ -71,7 +71,10 @@ type Postgres struct {
 	staging *sql.DB
 	inbox   Inbox
 	limits  Limits
-	chunks  sync.Pool
+	chunks  sync.Pool           // of buffers of ChunkBytes
+	aheads  *semaphore.Weighted // of readers
+	fetches *semaphore.Weighted // of rows
+	large   *semaphore.Weighted // uploads being written
 }
 
 // NewPostgres returns the Storage in a database. Writing bytes goes through staging, whose
@@ -80,9 +83,17 @@ type Postgres struct {
 // it lib/pq reads bytes as hex. How many files are written at once, and so how much memory
 // that takes, is bounded by staging's number of connections.
 func NewPostgres(db, staging *sql.DB, inbox Inbox, limits Limits) *Postgres {
-	p := &Postgres{db: db, staging: staging, inbox: inbox, limits: limits}
+	p := &Postgres{db: db, staging: staging, inbox: inbox, limits: limits, aheads: semaphore.NewWeighted(maxAhead), fetches: semaphore.NewWeighted(maxFetches),
+		large: semaphore.NewWeighted(maxLarge)}
 	p.chunks.New = func() any { b := make([]byte, ChunkBytes); return &b }
 	return p
+}
+
+// putChunk takes a buffer back; nil is none.
+func (p *Postgres) putChunk(buffer *[]byte) {
+	if buffer != nil {
+		p.chunks.Put(buffer)
+	}
 }
 
 // Stage implements Storage.
@@ -96,6 +107,12 @@ func (p *Postgres) StageOnce(ctx context.Context, workspace uuid.UUID, key strin
 	if err := p.limits.check(files); err != nil {
 		return nil, false, err
 	}
+	if total(files) > atOnceBytes {
+		if err := p.large.Acquire(ctx, 1); err != nil {
+			return nil, false, fmt.Errorf("pendinguploads: wait to write %d files: %w", len(files), err)
+		}
+		defer p.large.Release(1)
+	}
 	tx, err := p.staging.BeginTx(ctx, nil)
 	if err != nil {
 		return nil, false, fmt.Errorf("pendinguploads: begin: %w", err)
@@ -107,7 +124,7 @@ func (p *Postgres) StageOnce(ctx context.Context, workspace uuid.UUID, key strin
 			return staged, staged != nil, err
 		}
 	}
-	room, err := p.reserve(ctx, workspace, files)
+	room, err := p.reserve(ctx, tx, workspace, files)
 	if err != nil {
 		return nil, false, err
 	}
@@ -154,6 +171,14 @@ func (p *Postgres) stage(
 		return nil, fmt.Errorf("pendinguploads: announce %d files: %w", len(files), err)
 	}
 	return staged, nil
+}
+
+// total is how long files are together.
+func total(files []NewFile) (bytes int64) {
+	for _, f := range files {
+		bytes += f.Size
+	}
+	return bytes
 }
 
 // insert writes one file, a piece at a time.

@@ -70,10 +70,10 @@ func TestPostgres_SweptFileIsTruncated(t *testing.T) {
 	storage, db := newPostgres(t)
 	for _, c := range []struct{ readBefore, thenAt int64 }{
 		{0, pendinguploads.ChunkBytes},                                 // the second piece
-		{pendinguploads.ChunkBytes + 1, 2 * pendinguploads.ChunkBytes}, // the last
+		{pendinguploads.ChunkBytes + 1, 3 * pendinguploads.ChunkBytes}, // the last, past the one that is read ahead
 		{pendinguploads.ChunkBytes + 1, 0},                             // back to the first
 	} {
-		f := stageBytes(t, storage, make([]byte, 2*pendinguploads.ChunkBytes+1))
+		f := stageBytes(t, storage, make([]byte, 3*pendinguploads.ChunkBytes+1))
 		_, content, err := storage.Open(t.Context(), f.Workspace, f.ID)
 		if err != nil {
 			t.Fatal(err)

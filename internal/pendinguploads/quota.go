@@ -12,6 +12,14 @@ import (
 )
 
 const (
+	// What reserve_upload does too. The lock comes first, in a statement of its own, so that the count
+	// sees what was committed meanwhile.
+	sqlLockUsage = `SELECT pg_advisory_xact_lock(hashtextextended($1, 20260601))`
+
+	sqlUsage = `SELECT coalesce(sum(u.n), 0), coalesce(sum(u.bytes), 0) FROM (` +
+		`SELECT 1 AS n, size_bytes AS bytes FROM pending_uploads WHERE workspace_id = $1 AND acked_at IS NULL AND expires_at > clock_timestamp() ` +
+		`UNION ALL SELECT files, bytes FROM upload_reservations WHERE workspace_id = $1 AND expires_at > clock_timestamp()) u`
+
 	sqlReserve = `SELECT reservation, used_files, used_bytes FROM reserve_upload($1, $2, $3, $4, $5, $6 * interval '1 microsecond')`
 
 	// Not one that may fall due before the commit: for a moment neither it nor the files would count.
@@ -21,6 +29,11 @@ const (
 )
 
 const (
+	// atOnceBytes is how long the files of an upload may be together that is written while its
+	// workspace's quota is locked. That takes about as long as the commit, for which the workspace's
+	// other uploads wait anyway, and saves making a reservation and using it.
+	atOnceBytes = ChunkBytes
+
 	// reservationTTL is how long an upload may take to be written once it is off the wire.
 	// The pool's limits on a statement and on an idle transaction end a stuck one sooner.
 	reservationTTL = 20 * time.Minute
@@ -36,9 +49,10 @@ const (
 var errReservationOver = errors.New("pendinguploads: reservation is over")
 
 // reserve takes room for the files, before any byte of them is written. The database
-// decides, so it holds for uploads at the same moment on all replicas. Where there is no
-// quota, it returns none.
-func (p *Postgres) reserve(ctx context.Context, workspace uuid.UUID, files []NewFile) (uuid.NullUUID, error) {
+// decides, so it holds for uploads at the same moment on all replicas. A small upload has its
+// room until tx ends, or is the files themselves then; a larger one gets a reservation, which
+// others see. Where there is no quota there is none.
+func (p *Postgres) reserve(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, files []NewFile) (uuid.NullUUID, error) {
 	maxFiles, maxBytes := p.limits.QuotaFiles, p.limits.QuotaBytes
 	if maxFiles == 0 && maxBytes == 0 || len(files) == 0 {
 		return uuid.NullUUID{}, nil
@@ -49,21 +63,27 @@ func (p *Postgres) reserve(ctx context.Context, workspace uuid.UUID, files []New
 	if maxBytes == 0 {
 		maxBytes = math.MaxInt64
 	}
-	var bytes int64
-	for _, f := range files {
-		bytes += f.Size
-	}
+	count, bytes := int64(len(files)), total(files)
 	var room uuid.NullUUID
 	var usedFiles, usedBytes int64
-	row := p.db.QueryRowContext(ctx, sqlReserve, workspace, len(files), bytes, maxFiles, maxBytes, reservationTTL.Microseconds())
-	if err := row.Scan(&room, &usedFiles, &usedBytes); err != nil {
+	var err error
+	if bytes <= atOnceBytes {
+		if _, err = tx.ExecContext(ctx, sqlLockUsage, workspace.String()); err == nil {
+			err = tx.QueryRowContext(ctx, sqlUsage, workspace).Scan(&usedFiles, &usedBytes)
+		}
+	} else {
+		row := p.db.QueryRowContext(ctx, sqlReserve, workspace, count, bytes, maxFiles, maxBytes, reservationTTL.Microseconds())
+		err = row.Scan(&room, &usedFiles, &usedBytes)
+	}
+	if err != nil {
 		return uuid.NullUUID{}, fmt.Errorf("pendinguploads: reserve room for workspace %s: %w", workspace, err)
 	}
-	if room.Valid {
+	fitsFiles, fitsBytes := count <= maxFiles-usedFiles, bytes <= maxBytes-usedBytes
+	if room.Valid || bytes <= atOnceBytes && fitsFiles && fitsBytes {
 		return room, nil
 	}
 	full := &QuotaError{What: "bytes", Used: usedBytes, Limit: maxBytes}
-	if usedFiles+int64(len(files)) > maxFiles {
+	if !fitsFiles {
 		full = &QuotaError{What: "files", Used: usedFiles, Limit: maxFiles}
 	}
 	return uuid.NullUUID{}, fmt.Errorf("pendinguploads: stage for workspace %s: %w", workspace, full)

@@ -1,10 +1,12 @@
 package pendinguploads_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +19,12 @@ import (
 // The statements of quotas, keys and sweeping, to the letter.
 const (
 	reserveUpload = "SELECT reservation, used_files, used_bytes FROM reserve_upload($1, $2, $3, $4, $5, $6 * interval '1 microsecond')"
+
+	lockUsage = "SELECT pg_advisory_xact_lock(hashtextextended($1, 20260601))"
+
+	countUsage = "SELECT coalesce(sum(u.n), 0), coalesce(sum(u.bytes), 0) FROM (" +
+		"SELECT 1 AS n, size_bytes AS bytes FROM pending_uploads WHERE workspace_id = $1 AND acked_at IS NULL AND expires_at > clock_timestamp() " +
+		"UNION ALL SELECT files, bytes FROM upload_reservations WHERE workspace_id = $1 AND expires_at > clock_timestamp()) u"
 
 	useReservation = "DELETE FROM upload_reservations WHERE id = $1 AND expires_at > clock_timestamp() + $2 * interval '1 microsecond'"
 
@@ -67,14 +75,25 @@ var (
 		`"CreatedAt":"2026-05-05T10:00:00.123456Z","FetchedAt":null,"AckedAt":null,"ExpiresAt":"2026-05-05T11:00:00.123456Z"}]`
 
 	// helloFingerprint is of names, types, sizes and digests, each on a line.
+	largeAnswer = strings.NewReplacer(`"Size":5`, `"Size":1048577`, `[44,242,77,186,95,176,163,14,38,232,59,42,197,185,226,158,27,22,30,92,31,167,66,94,115,4,51,98,147,139,152,36]`,
+		strings.ReplaceAll(fmt.Sprint(sha256.Sum256(largeBytes)), " ", ",")).Replace(keptAnswer)
+	largeFingerprint = sha256.Sum256(fmt.Appendf(nil, "a.txt\ntext/plain\n1048577\n%x\n", sha256.Sum256(largeBytes)))
+
 	helloFingerprint = sha256.Sum256([]byte("a.txt\ntext/plain\n5\n2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824\n"))
 )
 
 func withQuota() pendinguploads.Limits {
 	limits := testLimits
-	limits.QuotaBytes = 100
+	limits.QuotaBytes = 2 << 20
 	return limits
 }
+
+// large is a file that gets a reservation; hello is written while the quota is locked.
+func large() []pendinguploads.NewFile {
+	return []pendinguploads.NewFile{newFile("a.txt", largeBytes)}
+}
+
+var largeBytes = make([]byte, 1<<20+1)
 
 func hello() []pendinguploads.NewFile {
 	return []pendinguploads.NewFile{newFile("a.txt", []byte("hello"))}
@@ -93,7 +112,7 @@ func reserved(id any, files, bytes int64) *sqlmock.Rows {
 }
 
 // onceSteps expect what staging with a key does in a workspace with a quota.
-func (m mocked) onceSteps() (names []string, expect []func(err error)) {
+func (m mocked) onceSteps(reserves bool) (names []string, expect []func(err error)) {
 	step := func(name string, f func(err error)) { names, expect = append(names, name), append(expect, f) }
 	query := func(name string, mock sqlmock.Sqlmock, statement string, rows *sqlmock.Rows, args ...driver.Value) {
 		step(name, func(err error) {
@@ -110,58 +129,127 @@ func (m mocked) onceSteps() (names []string, expect []func(err error)) {
 			m.staging.ExpectExec(statement).WithArgs(args...).WillReturnResult(driver.RowsAffected(1)).WillReturnError(err)
 		})
 	}
-	digest := sha256.Sum256([]byte("hello"))
+	content, fingerprint, answer := []byte("hello"), helloFingerprint, keptAnswer
+	if reserves {
+		content, fingerprint, answer = largeBytes, largeFingerprint, largeAnswer
+	}
+	digest := sha256.Sum256(content)
 	step("begin", func(err error) { m.staging.ExpectBegin().WillReturnError(err) })
 	query("lock key", m.staging, lockKey, sqlmock.NewRows([]string{""}).AddRow(true), workspaceID.String(), "key")
 	query("find key", m.staging, findKey, sqlmock.NewRows([]string{"fingerprint", "files"}), workspaceID, "key")
-	query("reserve", m.db, reserveUpload, reserved(reservationID.String(), 1, 60), workspaceID, 1, 5, int64(1<<63-1), 100, int64(1_200_000_000))
-	query("insert", m.staging, insertFile, insertedRow(expiresAt), workspaceID, "a.txt", "text/plain", 5, digest[:], []byte("hello"), int64(3_600_000_000))
-	execute("use reservation", useReservation, reservationID, int64(300_000_000))
-	execute("remember key", insertKey, workspaceID, "key", helloFingerprint[:], keptAnswer, fullDay)
+	if reserves {
+		query("reserve", m.db, reserveUpload, reserved(reservationID.String(), 1, 60), workspaceID, 1, len(content), int64(1<<63-1), 2<<20, int64(1_200_000_000))
+	} else {
+		execute("lock usage", lockUsage, workspaceID.String())
+		query("count usage", m.staging, countUsage, used(1, 2<<20-5), workspaceID)
+	}
+	query("insert", m.staging, insertFile, insertedRow(expiresAt), workspaceID, "a.txt", "text/plain", len(content), digest[:],
+		content[:min(len(content), 1<<20)], int64(3_600_000_000))
+	if reserves {
+		execute("insert chunk", insertChunk, fileIDs[0], 1, content[1<<20:])
+		execute("use reservation", useReservation, reservationID, int64(300_000_000))
+	}
+	execute("remember key", insertKey, workspaceID, "key", fingerprint[:], answer, fullDay)
 	execute("append", appendRows, workspaceID, 1)
 	step("commit", func(err error) { m.staging.ExpectCommit().WillReturnError(err) })
 	return names, expect
 }
 
-// The reservation comes before the first byte and the key after the last; both go with the
-// commit. Planted: the key remembered after the commit; the reservation made in the
-// transaction of the files, where others do not see it.
+func used(files, bytes int64) *sqlmock.Rows {
+	return sqlmock.NewRows([]string{"used_files", "used_bytes"}).AddRow(files, bytes)
+}
+
+func uploadOf(reserves bool) []pendinguploads.NewFile {
+	if reserves {
+		return large()
+	}
+	return hello()
+}
+
+// The room comes before the first byte and the key after the last; all go with the commit.
+// Planted: the key remembered after the commit; the reservation made in the transaction of the
+// files, where others do not see it; the usage counted before the lock, or on the other pool.
 func TestStageOnce_StatementsInTheirOrder(t *testing.T) {
 	t.Parallel()
-	m := newMockedWith(t, withQuota())
-	_, expect := m.onceSteps()
-	for _, succeed := range expect {
-		succeed(nil)
-	}
-	staged, replayed, err := m.StageOnce(t.Context(), workspaceID, "key", hello())
-	if err != nil || replayed || len(staged) != 1 || staged[0].ID != fileIDs[0] {
-		t.Errorf("%+v, replayed %t, %v", staged, replayed, err)
+	for _, reserves := range []bool{false, true} {
+		m := newMockedWith(t, withQuota())
+		_, expect := m.onceSteps(reserves)
+		for _, succeed := range expect {
+			succeed(nil)
+		}
+		staged, replayed, err := m.StageOnce(t.Context(), workspaceID, "key", uploadOf(reserves))
+		if err != nil || replayed || len(staged) != 1 || staged[0].ID != fileIDs[0] {
+			t.Errorf("%+v, replayed %t, %v", staged, replayed, err)
+		}
 	}
 }
 
 // Whatever fails, the transaction is rolled back and the room given back, if it was taken.
 func TestStageOnce_EachStatementMayFail(t *testing.T) {
 	t.Parallel()
-	names, _ := newMocked(t).onceSteps()
-	for failing, name := range names {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			m := newMockedWith(t, withQuota())
-			_, expect := m.onceSteps()
-			for _, succeed := range expect[:failing] {
-				succeed(nil)
-			}
-			expect[failing](errDatabase)
-			if name != "begin" && name != "commit" {
-				m.staging.ExpectRollback()
-			}
-			if failing > 3 { // after the reservation
-				m.db.ExpectExec(releaseReservation).WithArgs(reservationID).WillReturnResult(driver.RowsAffected(1))
-			}
-			if staged, replayed, err := m.StageOnce(t.Context(), workspaceID, "key", hello()); staged != nil || replayed || !errors.Is(err, errDatabase) {
-				t.Errorf("%d files, replayed %t, %v; want the database's error", len(staged), replayed, err)
-			}
-		})
+	for _, reserves := range []bool{false, true} {
+		names, _ := newMocked(t).onceSteps(reserves)
+		for failing, name := range names {
+			t.Run(fmt.Sprintf("%s, reserves %t", name, reserves), func(t *testing.T) {
+				t.Parallel()
+				m := newMockedWith(t, withQuota())
+				_, expect := m.onceSteps(reserves)
+				for _, succeed := range expect[:failing] {
+					succeed(nil)
+				}
+				expect[failing](errDatabase)
+				if name != "begin" && name != "commit" {
+					m.staging.ExpectRollback()
+				}
+				if reserves && failing > 3 {
+					m.db.ExpectExec(releaseReservation).WithArgs(reservationID).WillReturnResult(driver.RowsAffected(1))
+				}
+				staged, replayed, err := m.StageOnce(t.Context(), workspaceID, "key", uploadOf(reserves))
+				if staged != nil || replayed || !errors.Is(err, errDatabase) {
+					t.Errorf("%d files, replayed %t, %v; want the database's error", len(staged), replayed, err)
+				}
+			})
+		}
+	}
+}
+
+// Planted: less instead of at most.
+func TestStage_IsRefusedWhereThereIsNoRoom(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		reserves bool
+		rows     *sqlmock.Rows
+	}{{false, used(1, 2<<20-4)}, {true, reserved(nil, 1, 1<<20)}} {
+		m := newMockedWith(t, withQuota())
+		m.staging.ExpectBegin()
+		if c.reserves {
+			m.db.ExpectQuery(reserveUpload).WillReturnRows(c.rows)
+		} else {
+			m.staging.ExpectExec(lockUsage).WillReturnResult(driver.RowsAffected(1))
+			m.staging.ExpectQuery(countUsage).WillReturnRows(c.rows)
+		}
+		m.staging.ExpectRollback()
+		if staged, err := m.Stage(t.Context(), workspaceID, uploadOf(c.reserves)); staged != nil || !errors.Is(err, pendinguploads.ErrQuota) {
+			t.Errorf("reserves %t: %d files, %v", c.reserves, len(staged), err)
+		}
+	}
+}
+
+// Who waits for its turn has nothing of the database. Planted: the turn not given back, by which the
+// 5th of 10 would wait for ever.
+func TestStage_LargeUploadsTakeTurns(t *testing.T) {
+	t.Parallel()
+	m := newMocked(t)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if staged, err := m.Stage(over, workspaceID, large()); staged != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("%d files, %v; want the context's error", len(staged), err)
+	}
+	for range 10 {
+		m.staging.ExpectBegin().WillReturnError(errDatabase)
+		if staged, err := m.Stage(t.Context(), workspaceID, large()); staged != nil || !errors.Is(err, errDatabase) {
+			t.Fatalf("%d files, %v", len(staged), err)
+		}
 	}
 }
 
@@ -228,10 +316,11 @@ func TestStage_WithoutItsReservationNothingIsStaged(t *testing.T) {
 	m.staging.ExpectBegin()
 	m.db.ExpectQuery(reserveUpload).WillReturnRows(reserved(reservationID.String(), 0, 0))
 	m.staging.ExpectQuery(insertFile).WillReturnRows(insertedRow(expiresAt))
+	m.staging.ExpectExec(insertChunk).WillReturnResult(driver.RowsAffected(1))
 	m.staging.ExpectExec(useReservation).WillReturnResult(driver.RowsAffected(0))
 	m.staging.ExpectRollback()
 	m.db.ExpectExec(releaseReservation).WillReturnError(errDatabase) // then it falls due by itself
-	if staged, err := m.Stage(t.Context(), workspaceID, hello()); staged != nil || err == nil || errors.Is(err, pendinguploads.ErrQuota) {
+	if staged, err := m.Stage(t.Context(), workspaceID, large()); staged != nil || err == nil || errors.Is(err, pendinguploads.ErrQuota) {
 		t.Errorf("%d files, %v", len(staged), err)
 	}
 }

@@ -182,7 +182,7 @@ func TestReserve_RoomIsFreeAfterAFailureAtTheEnd(t *testing.T) {
 	inbox := &failingInbox{fail: true}
 	storage := pendinguploads.NewPostgres(db, db, inbox, limits)
 	workspace := uuid.New()
-	files := func() []pendinguploads.NewFile { return []pendinguploads.NewFile{newFile("a.txt", []byte("hello"))} }
+	files := func() []pendinguploads.NewFile { return []pendinguploads.NewFile{newFile("a.txt", largeBytes)} }
 	start := time.Now()
 	if _, err := storage.Stage(t.Context(), workspace, files()); !errors.Is(err, errDatabase) {
 		t.Fatal(err)
@@ -207,7 +207,7 @@ func TestReserve_MustLastToTheCommit(t *testing.T) {
 	for left, want := range map[string]bool{"6 minutes": true, "4 minutes": false, "-1 minute": false} {
 		storage := pendinguploads.NewPostgres(db, db, &failingInbox{}, limits)
 		workspace := uuid.New()
-		f := newFile("a.txt", []byte("hello"))
+		f := newFile("a.txt", largeBytes)
 		f.Content = &sideEffect{Reader: f.Content, do: func() {
 			mustExec(t, db, fmt.Sprintf(`UPDATE upload_reservations SET expires_at = now() + interval '%s' WHERE workspace_id = $1`, left), workspace)
 		}}
