@@ -85,6 +85,26 @@ chaos: setup build ## Break everything around two platforms for LENGTH (10m), wi
 	go build -trimpath -o bin/chaos ./internal/chaos
 	@bin/chaos -platform bin/platform -length $(LENGTH) -seed $(SEED)
 
+# BENCH takes flags, such as BENCH='-only upload -rounds 5'; bin/bench -help lists them.
+.PHONY: bench
+bench: setup build bin/bench ## Measure the platform beside PostgreSQL alone, on a quiet machine.
+	@bin/bench -platform bin/platform -json bin/bench.json -svg bin/bench.svg $(BENCH)
+
+.PHONY: bench-growth
+bench-growth: setup build bin/bench ## Measure it with a million rows beside it with few.
+	@bin/bench -platform bin/platform -growth $(BENCH)
+
+.PHONY: bench-compare
+bench-compare: setup build bin/bench ## Measure it beside the commit BASE.
+	@test -n '$(BASE)' || { echo "Say which commit: make bench-compare BASE=HEAD~1"; exit 1; }
+	@tree=$$(mktemp -d); trap 'git worktree remove --force "$$tree"' EXIT; git worktree add --quiet --detach "$$tree" '$(BASE)'; \
+	(cd "$$tree" && go build -trimpath -o '$(CURDIR)/bin/platform-base' ./cmd/platform); \
+	bin/bench -platform bin/platform -base bin/platform-base $(BENCH)
+
+.PHONY: bin/bench
+bin/bench:
+	go build -trimpath -o bin/bench ./internal/bench
+
 # Set-up. What is there is left alone; what is missing is installed where the machine has apt,
 # and otherwise named in a sentence.
 

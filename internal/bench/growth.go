@@ -1,0 +1,175 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/pendinguploads"
+)
+
+const (
+	// What a grown database has: 100 rows and 10 files for each workspace.
+	grownWorkspaces   = 10_000
+	rowsPerWorkspace  = 100
+	filesPerWorkspace = 10
+
+	// askedWorkspaces are those of a database that are asked for something. A small one has no others.
+	askedWorkspaces = 32
+
+	// sweptFiles is how many are due at a time.
+	sweptFiles = 64
+
+	// grownRatio is what must be left of the rate on a small database.
+	grownRatio = 1 / 1.5
+)
+
+// measureGrowth measures what clients and the sweep do on a grown database, beside a small one.
+func (r *report) measureGrowth(ctx context.Context, o options, s *stack, small *platform) error {
+	grown, err := s.startPlatform(ctx, o.binary, "grown")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stderr, "%d rows and %d files of %d workspaces are written\n",
+		grownWorkspaces*rowsPerWorkspace, grownWorkspaces*filesPerWorkspace, grownWorkspaces)
+	asked := map[*platform]*world{}
+	for p, n := range map[*platform]int{small: askedWorkspaces, grown: grownWorkspaces} {
+		if asked[p], err = p.grow(ctx, n); err != nil {
+			return err
+		}
+	}
+	r.limit = "small"
+	cases := growthCases(asked, small)
+	for i := range cases {
+		r.Findings = append(r.Findings, &finding{Case: cases[i].name, target: cases[i].target})
+	}
+	for round := range o.rounds {
+		for i := range cases {
+			fmt.Fprintf(os.Stderr, "round %d of %d: %s\n", round+1, o.rounds, cases[i].name)
+			if err := cases[i].run(ctx, o, s, grown, &r.Findings[i].Platform, &r.Findings[i].Limit); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// grow fills the database for n workspaces, and returns those that are asked.
+func (p *platform) grow(ctx context.Context, n int) (*world, error) {
+	workspaces, err := p.addWorkspaces(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	for _, statement := range []string{
+		fmt.Sprintf(`INSERT INTO activity_counters (workspace_id, last_seq) SELECT id, %d FROM workspaces`, rowsPerWorkspace),
+		// In the order in which they would have come: all workspaces' first rows first.
+		fmt.Sprintf(`INSERT INTO activity_logs (workspace_id, seq, activity_type, target_id, method, summary, request_body, body_bytes, status, created_at)
+			SELECT w.id, n, 'a2a_receive', w.id, 'message/send', 'hello', '%s', 200, 'ok', now() - (%d - n) * interval '1 minute'
+			FROM generate_series(1, %[2]d) n, workspaces w`, rawBody, rowsPerWorkspace),
+		fmt.Sprintf(`INSERT INTO pending_uploads (workspace_id, filename, mimetype, size_bytes, sha256, content)
+			SELECT w.id, 'bench.bin', 'application/octet-stream', %d, decode(repeat('00', 32), 'hex'), decode(repeat(md5(w.id::text || n), %d), 'hex')
+			FROM generate_series(1, %d) n, workspaces w`, kib, kib/16, filesPerWorkspace),
+		`VACUUM ANALYZE`, `CHECKPOINT`,
+	} {
+		if _, err := p.db.ExecContext(ctx, statement); err != nil {
+			return nil, err
+		}
+	}
+	w := &world{workspaces: workspaces[:askedWorkspaces], cursors: make([]string, askedWorkspaces), files: make([]uuid.UUID, askedWorkspaces)}
+	for i, x := range w.workspaces {
+		err := errors.Join(
+			p.db.QueryRowContext(ctx, `SELECT id FROM activity_logs WHERE workspace_id = $1 AND seq = $2`, x.id, rowsPerWorkspace).Scan(&w.cursors[i]),
+			p.db.QueryRowContext(ctx, `SELECT file_id FROM pending_uploads WHERE workspace_id = $1 LIMIT 1`, x.id).Scan(&w.files[i]))
+		if err != nil {
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+// growthCases are run on the grown platform, and their limit is the small one.
+func growthCases(asked map[*platform]*world, small *platform) []benchCase {
+	beside := func(op operation) (grown, limit operation) {
+		return op, func(ctx context.Context, _ *platform, worker, item int, s *sample) error {
+			return op(ctx, small, worker, item, s)
+		}
+	}
+	make := func(name string, op operation) benchCase {
+		c := benchCase{name: name, workers: 4, target: grownRatio}
+		c.platform, c.limit = beside(op)
+		return c
+	}
+	ack := make("ack", func(ctx context.Context, p *platform, _, item int, _ *sample) error {
+		return p.ack(ctx, asked[p].workspaces[item], asked[p].files[item])
+	})
+	ack.items = askedWorkspaces
+	ack.reset = func(ctx context.Context, p *platform) error {
+		return errors.Join(unack(ctx, p), unack(ctx, small))
+	}
+	sweep := make(fmt.Sprintf("sweep of %d files", sweptFiles), func(ctx context.Context, p *platform, _, _ int, _ *sample) error {
+		storage := pendinguploads.NewPostgres(p.db, p.writes, activity.New(p.db), pendinguploads.Limits{})
+		swept, err := storage.Sweep(ctx, time.Hour)
+		if err == nil && swept.Acked != sweptFiles {
+			err = fmt.Errorf("%+v was swept, want %d acknowledged files", swept, sweptFiles)
+		}
+		return err
+	})
+	sweep.workers, sweep.items = 1, 1
+	sweep.reset = func(ctx context.Context, p *platform) error {
+		var errs []error
+		for _, db := range []*sql.DB{p.db, small.db} {
+			_, err := db.ExecContext(ctx, `DELETE FROM pending_uploads WHERE acked_at < now() - interval '2 hours'`)
+			errs = append(errs, err)
+			_, err = db.ExecContext(ctx, `INSERT INTO pending_uploads (workspace_id, filename, mimetype, size_bytes, sha256, content, acked_at)
+				SELECT w.id, 'bench.bin', 'text/plain', 5, decode(repeat('00', 32), 'hex'), 'hello', now() - interval '3 hours' FROM (SELECT id FROM workspaces LIMIT 32) w, generate_series(1, $1)`,
+				sweptFiles/askedWorkspaces)
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	}
+	return []benchCase{
+		make("empty poll", func(ctx context.Context, p *platform, _, item int, _ *sample) error {
+			i := item % askedWorkspaces
+			last, err := p.poll(ctx, asked[p].workspaces[i], asked[p].cursors[i], 0)
+			if err == nil && last != asked[p].cursors[i] {
+				err = errRows
+			}
+			return err
+		}),
+		make("poll of 100 rows", func(ctx context.Context, p *platform, _, item int, _ *sample) error {
+			w := asked[p].workspaces[item%askedWorkspaces]
+			_, err := p.call(ctx, w.token, http.MethodGet, "/workspaces/"+w.id.String()+"/activity?limit=100", nil)
+			return err
+		}),
+		make("content 1 KiB", func(ctx context.Context, p *platform, _, item int, x *sample) error {
+			i := item % askedWorkspaces
+			return p.content(ctx, asked[p].workspaces[i], asked[p].files[i], kib, x)
+		}),
+		make("list", func(ctx context.Context, p *platform, _, item int, _ *sample) error {
+			w := asked[p].workspaces[item%askedWorkspaces]
+			_, err := p.call(ctx, w.token, http.MethodGet, "/workspaces/"+w.id.String()+"/pending-uploads", nil)
+			return err
+		}),
+		ack, sweep,
+		make("upload 1 KiB", func(ctx context.Context, p *platform, worker, _ int, _ *sample) error {
+			return p.upload(ctx, asked[p].workspaces[worker], uploaded)
+		}),
+	}
+}
+
+var uploaded = make([]byte, kib)
+
+// unack makes all files wait again.
+func unack(ctx context.Context, p *platform) error {
+	_, err := p.db.ExecContext(ctx, `UPDATE pending_uploads SET acked_at = NULL WHERE acked_at IS NOT NULL`)
+	return err
+}
