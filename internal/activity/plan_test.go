@@ -1,6 +1,7 @@
 package activity
 
 import (
+	"database/sql"
 	"slices"
 	"testing"
 
@@ -26,27 +27,24 @@ func TestStatements_ReadTheLogByIndex(t *testing.T) {
 		}
 	}
 	const (
-		pages  = "Index Scan of activity_logs by activity_logs_workspace_id_seq_key"
-		cursor = "Index Scan of activity_logs by activity_logs_pkey"
-		note   = "Index Scan of activity_readers by activity_readers_pkey"
-		sort   = "Sort" // of the page, which is in order already
+		pages   = "Index Scan of activity_logs by activity_logs_workspace_id_seq_key"
+		cursor  = "Index Scan of activity_logs by activity_logs_pkey"
+		counter = "Index Scan of activity_counters by activity_counters_pkey"
+		note    = "Index Scan of activity_readers by activity_readers_pkey"
 	)
-	workspace, after := uuid.New(), uuid.NullUUID{UUID: uuid.New(), Valid: true}
-	for name, c := range map[string]struct {
-		q     Query
-		notes bool
-		want  []string
-	}{
-		"newest":              {Query{}, false, []string{pages}},
-		"oldest":              {Query{Oldest: true}, false, []string{pages}},
-		"of a type":           {Query{Type: TypeA2AReceive}, false, []string{pages}},
-		"after a row":         {Query{After: after, Type: TypeA2AReceive}, false, []string{cursor, pages, sort}},
-		"after a row, noting": {Query{After: after, Type: TypeA2AReceive}, true, []string{cursor, pages, note, sort}},
-		"uploads after a row": {Query{After: after, Type: MethodChatUpload, Source: FromCanvas}, true, []string{cursor, pages, note, sort}},
-	} {
-		statement, args := c.q.page(workspace, c.notes)
-		if got := pgtest.Scans(t, db, statement, args...); !slices.Equal(got, c.want) {
-			t.Errorf("%s: %q, want %q", name, got, c.want)
+	workspace, id := uuid.New(), uuid.New()
+	after := sql.NullInt64{Int64: 7, Valid: true}
+	for _, q := range []Query{{}, {Oldest: true}, {Type: TypeA2AReceive}, {Type: MethodChatUpload, Source: FromCanvas}} {
+		for _, a := range []sql.NullInt64{{}, after} {
+			statement, args := q.page(workspace, a)
+			if got := pgtest.Scans(t, db, statement, args...); !slices.Equal(got, []string{pages}) {
+				t.Errorf("%+v after %v: %q, want %q", q, a, got, pages)
+			}
+		}
+	}
+	for notes, want := range map[bool][]string{false: {counter, cursor}, true: {counter, cursor, note}} {
+		if got := pgtest.Scans(t, db, Query{Reader: true}.cursor(notes), id, workspace); !slices.Equal(got, want) {
+			t.Errorf("cursor, noting %t: %q, want %q", notes, got, want)
 		}
 	}
 }

@@ -20,8 +20,9 @@ import (
 
 // The statements that prune and note, to the letter.
 const (
-	seqAndNoteOf = `SELECT l.seq, coalesce(r.read_seq < l.seq AND r.noted_at < now() - interval '1 minute', true) AS due ` +
-		`FROM activity_logs l LEFT JOIN activity_readers r USING (workspace_id) WHERE l.id = $4 AND l.workspace_id = $1`
+	seqAndNoteOf = `SELECT l.seq, c.last_seq, coalesce(r.read_seq < l.seq AND r.noted_at < now() - interval '1 minute', true) ` +
+		`FROM activity_logs l LEFT JOIN activity_counters c USING (workspace_id) LEFT JOIN activity_readers r USING (workspace_id) ` +
+		`WHERE l.id = $1 AND l.workspace_id = $2`
 
 	noteRead = `INSERT INTO activity_readers AS r (workspace_id, read_seq, noted_at) VALUES ($1, $2, now()) ` +
 		`ON CONFLICT (workspace_id) DO UPDATE SET read_seq = excluded.read_seq, noted_at = excluded.noted_at ` +
@@ -265,21 +266,20 @@ func TestRead_GoesOnWithoutTheNote(t *testing.T) {
 	in.WithReaders()
 	workspace, last := uuid.New(), uuid.New()
 	q := activity.Query{After: known(last), Limit: 7, Reader: true}
-	noting := fmt.Sprintf(follow, seqAndNoteOf)
 	for _, fails := range []error{nil, errDatabase} {
-		mock.ExpectQuery(noting).WithArgs(workspace, 7, activity.PageBytes, last).WillReturnRows(nothingAfter(41, true))
+		mock.ExpectQuery(seqAndNoteOf).WithArgs(last, workspace).WillReturnRows(cursorAt(41, 41, true))
 		mock.ExpectExec(noteRead).WithArgs(workspace, 41).WillReturnResult(sqlmock.NewResult(0, 1)).WillReturnError(fails)
 		if _, err := in.Read(t.Context(), workspace, q); err != nil {
 			t.Error(err)
 		}
 	}
-	mock.ExpectQuery(noting).WithArgs(workspace, 7, activity.PageBytes, last).WillReturnRows(nothingAfter(41, false))
+	mock.ExpectQuery(seqAndNoteOf).WithArgs(last, workspace).WillReturnRows(cursorAt(41, 41, false))
 	if _, err := in.Read(t.Context(), workspace, q); err != nil {
 		t.Error(err)
 	}
 
 	old, mock := newMocked(t) // a schema that has no place for notes
-	mock.ExpectQuery(fmt.Sprintf(follow, seqOf)).WithArgs(workspace, 7, activity.PageBytes, last).WillReturnRows(nothingAfter(41, false))
+	mock.ExpectQuery(seqOf).WithArgs(last, workspace).WillReturnRows(cursorAt(41, 41, false))
 	if _, err := old.Read(t.Context(), workspace, q); err != nil {
 		t.Error(err)
 	}

@@ -2,6 +2,8 @@ package activity
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -43,6 +45,14 @@ type Query struct {
 }
 
 const (
+	// sqlCursor also tells the last number that the workspace has given, by which most polls are over:
+	// there is nothing new. Last, whether it is time to note that the workspace has come so far.
+	sqlCursor = `SELECT l.seq, c.last_seq, %s FROM activity_logs l LEFT JOIN activity_counters c USING (workspace_id) ` +
+		`%sWHERE l.id = $1 AND l.workspace_id = $2`
+
+	sqlDue       = `coalesce(r.read_seq < l.seq AND r.noted_at < now() - interval '1 minute', true)`
+	sqlDueReader = `LEFT JOIN activity_readers r USING (workspace_id) `
+
 	rowColumns = `id, seq, workspace_id, activity_type, source_id, target_id, method, summary, ` +
 		`request_body, response_body, duration_ms, status, error_detail, created_at`
 
@@ -53,56 +63,35 @@ const (
         SELECT * FROM activity_logs WHERE %[1]s ORDER BY seq %[2]s LIMIT $2
     ) picked
 ) page WHERE bytes_before <= $3 ORDER BY seq %[2]s`
-
-	// sqlFollow is the page after a cursor, in one round trip: no row if the cursor is gone, and a
-	// row without an id if there is nothing after it. Its holes: the cursor, and the page.
-	sqlFollow = `SELECT cursor.seq, cursor.due, page.id, coalesce(page.seq, 0), page.workspace_id, coalesce(page.activity_type, ''), ` +
-		`page.source_id, page.target_id, page.method, page.summary, page.request_body, page.response_body, page.duration_ms, ` +
-		`page.status, page.error_detail, coalesce(page.created_at, 'epoch') FROM (
-    %s
-) cursor LEFT JOIN LATERAL (
-%s
-) page ON true ORDER BY page.seq`
-
-	sqlCursor = `SELECT seq, false AS due FROM activity_logs WHERE id = $4 AND workspace_id = $1`
-
-	// sqlCursorAndNote also tells whether it is time to note that the workspace has come so far.
-	sqlCursorAndNote = `SELECT l.seq, coalesce(r.read_seq < l.seq AND r.noted_at < now() - interval '1 minute', true) AS due ` +
-		`FROM activity_logs l LEFT JOIN activity_readers r USING (workspace_id) WHERE l.id = $4 AND l.workspace_id = $1`
 )
 
 // Read returns the rows of the workspace that q selects, never nil: oldest first if
 // q.After or q.Oldest is set, newest first otherwise. ErrCursorGone if there is no row
 // q.After in the workspace.
 func (in *Inbox) Read(ctx context.Context, workspace uuid.UUID, q Query) ([]Row, error) {
-	query, args := q.page(workspace, q.Reader && in.notes)
+	var after sql.NullInt64
+	if q.After.Valid {
+		last, err := in.findCursor(ctx, workspace, q, &after)
+		if err != nil {
+			return nil, err
+		}
+		if last.Valid && last.Int64 == after.Int64 {
+			return []Row{}, nil
+		}
+	}
+	query, args := q.page(workspace, after)
 	rows, err := in.db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("activity: read workspace %s: %w", workspace, err)
 	}
 	defer rows.Close()
-	var cursor struct {
-		found bool
-		seq   int64
-		due   bool
-	}
 	page := []Row{}
 	for rows.Next() {
 		var r Row
 		var request, response *[]byte
-		places := []any{
-			&r.ID, &r.Seq, &r.WorkspaceID, &r.ActivityType, &r.SourceID, &r.TargetID, &r.Method,
-			&r.Summary, &request, &response, &r.DurationMS, &r.Status, &r.ErrorDetail, &r.CreatedAt,
-		}
-		if q.After.Valid {
-			places = append([]any{&cursor.seq, &cursor.due}, places...)
-		}
-		if err := rows.Scan(places...); err != nil {
+		if err := rows.Scan(&r.ID, &r.Seq, &r.WorkspaceID, &r.ActivityType, &r.SourceID, &r.TargetID, &r.Method,
+			&r.Summary, &request, &response, &r.DurationMS, &r.Status, &r.ErrorDetail, &r.CreatedAt); err != nil {
 			return nil, fmt.Errorf("activity: scan row of workspace %s: %w", workspace, err)
-		}
-		cursor.found = true
-		if r.ID == uuid.Nil {
-			continue // nothing after the cursor
 		}
 		r.CreatedAt = r.CreatedAt.UTC()
 		if request != nil {
@@ -116,29 +105,44 @@ func (in *Inbox) Read(ctx context.Context, workspace uuid.UUID, q Query) ([]Row,
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("activity: read workspace %s: %w", workspace, err)
 	}
-	if q.After.Valid && !cursor.found {
-		return nil, ErrCursorGone
-	}
-	if cursor.due {
-		// Best effort: without it rows are kept for longer, and the next poll notes it.
-		_ = in.noteRead(ctx, workspace, cursor.seq)
-	}
 	return page, nil
+}
+
+// findCursor sets after to the number of the row q.After, and returns the last one that the
+// workspace has given. ErrCursorGone if there is no such row.
+func (in *Inbox) findCursor(ctx context.Context, workspace uuid.UUID, q Query, after *sql.NullInt64) (last sql.NullInt64, err error) {
+	due := false
+	err = in.db.QueryRowContext(ctx, q.cursor(in.notes), q.After.UUID, workspace).Scan(after, &last, &due)
+	if errors.Is(err, sql.ErrNoRows) {
+		return last, ErrCursorGone
+	}
+	if err != nil {
+		return last, fmt.Errorf("activity: find cursor of workspace %s: %w", workspace, err)
+	}
+	if due {
+		// Best effort: without it rows are kept for longer, and the next poll notes it.
+		_ = in.noteRead(ctx, workspace, after.Int64)
+	}
+	return last, nil
+}
+
+// cursor is the statement that finds the cursor of q.
+func (q Query) cursor(notes bool) string {
+	if q.Reader && notes {
+		return fmt.Sprintf(sqlCursor, sqlDue, sqlDueReader)
+	}
+	return fmt.Sprintf(sqlCursor, "false", "")
 }
 
 // page builds the statement for q. Only the presence of a condition depends on q; every
 // value is a parameter.
-func (q Query) page(workspace uuid.UUID, notes bool) (string, []any) {
+func (q Query) page(workspace uuid.UUID, after sql.NullInt64) (string, []any) {
 	limit := q.Limit
 	if limit <= 0 {
 		limit = DefaultLimit
 	}
 	args := []any{workspace, min(limit, MaxLimit), PageBytes}
 	conditions := []string{"workspace_id = $1"}
-	if q.After.Valid {
-		args = append(args, q.After.UUID)
-		conditions = append(conditions, "seq > cursor.seq")
-	}
 	where := func(condition string, value any) {
 		args = append(args, value)
 		conditions = append(conditions, fmt.Sprintf(condition, len(args)))
@@ -167,16 +171,11 @@ func (q Query) page(workspace uuid.UUID, notes bool) (string, []any) {
 		where("created_at >= now() - $%d * interval '1 second'", q.Within.Seconds())
 	}
 	direction := "DESC"
-	if q.After.Valid || q.Oldest {
+	if after.Valid {
+		where("seq > $%d", after.Int64)
+	}
+	if after.Valid || q.Oldest {
 		direction = "ASC"
 	}
-	page := fmt.Sprintf(sqlPage, strings.Join(conditions, " AND "), direction)
-	switch {
-	case !q.After.Valid:
-		return page, args
-	case notes:
-		return fmt.Sprintf(sqlFollow, sqlCursorAndNote, page), args
-	default:
-		return fmt.Sprintf(sqlFollow, sqlCursor, page), args
-	}
+	return fmt.Sprintf(sqlPage, strings.Join(conditions, " AND "), direction), args
 }
