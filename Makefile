@@ -17,7 +17,7 @@ ARGS ?= up
 
 .PHONY: help
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: export LOG_FORMAT ?= text
@@ -93,6 +93,10 @@ bench: setup build bin/bench ## Measure the platform beside PostgreSQL alone, on
 .PHONY: bench-growth
 bench-growth: setup build bin/bench ## Measure it with a million rows beside it with few.
 	@bin/bench -platform bin/platform -growth $(BENCH)
+
+.PHONY: bench-churn
+bench-churn: setup build bin/bench ## Measure what 10 x 2 GiB of files that come and go take on disk.
+	@bin/bench -platform bin/platform -churn 10
 
 .PHONY: bench-compare
 bench-compare: setup build bin/bench ## Measure it beside the commit BASE.

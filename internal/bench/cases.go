@@ -6,9 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
@@ -70,7 +68,7 @@ func allCases() []benchCase {
 	for _, size := range sizes {
 		cases = append(cases, s.ackCase(size.bytes, size.acks, 1), s.ackCase(size.bytes, size.acks, 8))
 	}
-	cases = append(cases, s.besideCase())
+	cases = append(cases, s.ackCase(kib, 64, 8).through(), s.contentCase(25*mib, 8).through(), s.besideCase())
 	for _, n := range concurrencies {
 		cases = append(cases, pollCase(n))
 	}
@@ -278,31 +276,6 @@ func pollCase(workers int) benchCase {
 			return poll(ctx, bare[p], worlds[p], worker)
 		},
 	}
-}
-
-// startBare starts this program as the bare handler.
-func startBare(ctx context.Context, dsn string) (*platform, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	addr := listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		return nil, err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	b := &platform{url: "http://" + addr, exited: make(chan error, 1), cmd: command(os.Environ(), self, bareCommand, addr, dsn)}
-	b.cmd.Stderr = os.Stderr
-	if err := b.cmd.Start(); err != nil {
-		return nil, err
-	}
-	go func() { b.exited <- b.cmd.Wait() }()
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
-	defer cancel()
-	return b, b.awaitStatus(ctx, "/", http.StatusNotFound)
 }
 
 // A waiter is a poller that is held, over and over.

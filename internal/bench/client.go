@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -55,7 +56,7 @@ func (p *platform) addWorkspaces(ctx context.Context, n int) ([]workspace, error
 
 // do sends a request and returns the answer, whose status is 200.
 func (p *platform) do(ctx context.Context, token, method, path, contentType string, body io.Reader, length int64) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(ctx, method, p.url+path, body)
+	request, err := http.NewRequestWithContext(ctx, method, cmp.Or(p.bare, p.url)+path, body)
 	if err != nil {
 		return nil, err
 	}

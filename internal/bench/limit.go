@@ -7,11 +7,8 @@ import (
 	"crypto/sha256"
 	"database/sql"
 	"fmt"
-	"net"
-	"net/http"
 	"sync"
 
-	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 )
 
@@ -31,6 +28,7 @@ const (
 
 	rawFirst  = `SELECT content FROM pending_uploads WHERE file_id = $1 AND workspace_id = $2 AND (acked_at IS NOT NULL OR expires_at > now())`
 	rawChunks = `SELECT data FROM pending_upload_chunks WHERE file_id = $1 ORDER BY seq`
+	rawNext   = `SELECT data FROM pending_upload_chunks WHERE file_id = $1 AND seq = $2`
 	rawAck    = `UPDATE pending_uploads SET acked_at = now() WHERE file_id = $1 AND workspace_id = $2 AND acked_at IS NULL AND expires_at > now()`
 
 	rawAccess = `SELECT t.id FROM workspace_tokens t JOIN workspaces w ON w.id = t.workspace_id ` +
@@ -156,50 +154,4 @@ func (p *platform) rawAck(ctx context.Context, w workspace, file uuid.UUID) erro
 		return fmt.Errorf("acknowledged %d files, %w", n, err)
 	}
 	return nil
-}
-
-// bareCommand makes this program a server with one route.
-const bareCommand = "serve-bare"
-
-// serveBare answers polls with gin and the two queries that a poll takes, and does nothing else.
-func serveBare(addr, dsn string) error {
-	db, err := openPool(dsn, false)
-	if err != nil {
-		return err
-	}
-	access, err := db.Prepare(rawAccess) //nolint:noctx // it is kept
-	if err != nil {
-		return err
-	}
-	page, err := db.Prepare(rawPage) //nolint:noctx // it is kept
-	if err != nil {
-		return err
-	}
-	gin.SetMode(gin.ReleaseMode)
-	e := gin.New()
-	e.GET("/workspaces/:id/activity", func(c *gin.Context) {
-		ctx := c.Request.Context()
-		hash := sha256.Sum256([]byte(c.GetHeader("Authorization")[len("Bearer "):]))
-		var token uuid.UUID
-		if err := access.QueryRowContext(ctx, hash[:], c.Param("id")).Scan(&token); err != nil {
-			c.JSON(http.StatusUnauthorized, gin.H{"error": err.Error()})
-			return
-		}
-		rows, err := page.QueryContext(ctx, c.Param("id"), c.Query("since_id"))
-		if err != nil {
-			c.JSON(http.StatusInternalServerError, gin.H{"error": err.Error()})
-			return
-		}
-		defer rows.Close()
-		found := []struct{ ID string }{}
-		for rows.Next() {
-			found = append(found, struct{ ID string }{"a row"})
-		}
-		c.JSON(http.StatusOK, found)
-	})
-	listener, err := net.Listen("tcp", addr)
-	if err != nil {
-		return err
-	}
-	return http.Serve(listener, e) //nolint:gosec // loopback, for a minute
 }

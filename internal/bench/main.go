@@ -25,6 +25,7 @@ type options struct {
 	length time.Duration  // of one measurement
 	only   *regexp.Regexp // cases
 	growth bool
+	churn  int // rounds
 	json   string
 	svg    string
 	base   string // another binary
@@ -42,6 +43,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "how often each case is measured")
 	flag.DurationVar(&o.length, "length", 2*time.Second, "how long one measurement takes")
 	flag.BoolVar(&o.growth, "growth", false, "measure an empty database beside one with a million rows instead")
+	flag.IntVar(&o.churn, "churn", 0, "measure so many rounds of files that come and go instead, and what they take on disk")
 	flag.StringVar(&o.json, "json", "", "write the figures to this file")
 	flag.StringVar(&o.svg, "svg", "", "draw the ratios into this file")
 	flag.StringVar(&o.base, "base", "", "another compiled platform, to be measured beside")
@@ -80,6 +82,9 @@ func run(ctx context.Context, o options) (err error) {
 	p, err := s.startPlatform(ctx, o.binary, embeddedpg.DefaultDatabase)
 	if err != nil {
 		return err
+	}
+	if o.churn > 0 {
+		return measureChurn(ctx, o, p)
 	}
 	r := &report{output: o.output}
 	if o.growth {

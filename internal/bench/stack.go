@@ -69,6 +69,7 @@ func (s *stack) stop() error {
 // A platform is a running one, its database, and the way past it.
 type platform struct {
 	url    string
+	bare   string // where requests go instead, if it is set
 	dsn    string
 	binary string
 	env    []string
