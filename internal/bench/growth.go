@@ -23,8 +23,10 @@ const (
 	rowsPerWorkspace  = 100
 	filesPerWorkspace = 10
 
-	// askedWorkspaces are those of a database that are asked for something. A small one has no others.
+	// askedWorkspaces are those of a database that are asked for something, growthWorkers those that
+	// are sent files, so that the others' polls stay empty. A small database has no others.
 	askedWorkspaces = 32
+	growthWorkers   = 4
 
 	// sweptFiles is how many are due at a time.
 	sweptFiles = 64
@@ -42,7 +44,7 @@ func (r *report) measureGrowth(ctx context.Context, o options, s *stack, small *
 	fmt.Fprintf(os.Stderr, "%d rows and %d files of %d workspaces are written\n",
 		grownWorkspaces*rowsPerWorkspace, grownWorkspaces*filesPerWorkspace, grownWorkspaces)
 	asked := map[*platform]*world{}
-	for p, n := range map[*platform]int{small: askedWorkspaces, grown: grownWorkspaces} {
+	for p, n := range map[*platform]int{small: askedWorkspaces + growthWorkers, grown: grownWorkspaces} {
 		if asked[p], err = p.grow(ctx, n); err != nil {
 			return err
 		}
@@ -84,8 +86,8 @@ func (p *platform) grow(ctx context.Context, n int) (*world, error) {
 			return nil, err
 		}
 	}
-	w := &world{workspaces: workspaces[:askedWorkspaces], cursors: make([]string, askedWorkspaces), files: make([]uuid.UUID, askedWorkspaces)}
-	for i, x := range w.workspaces {
+	w := &world{workspaces: workspaces[:askedWorkspaces+growthWorkers], cursors: make([]string, askedWorkspaces), files: make([]uuid.UUID, askedWorkspaces)}
+	for i, x := range w.workspaces[:askedWorkspaces] {
 		err := errors.Join(
 			p.db.QueryRowContext(ctx, `SELECT id FROM activity_logs WHERE workspace_id = $1 AND seq = $2`, x.id, rowsPerWorkspace).Scan(&w.cursors[i]),
 			p.db.QueryRowContext(ctx, `SELECT file_id FROM pending_uploads WHERE workspace_id = $1 LIMIT 1`, x.id).Scan(&w.files[i]))
@@ -104,7 +106,7 @@ func growthCases(asked map[*platform]*world, small *platform) []benchCase {
 		}
 	}
 	make := func(name string, op operation) benchCase {
-		c := benchCase{name: name, workers: 4, target: grownRatio}
+		c := benchCase{name: name, workers: growthWorkers, target: grownRatio}
 		c.platform, c.limit = beside(op)
 		return c
 	}
@@ -161,7 +163,7 @@ func growthCases(asked map[*platform]*world, small *platform) []benchCase {
 		}),
 		ack, sweep,
 		make("upload 1 KiB", func(ctx context.Context, p *platform, worker, _ int, _ *sample) error {
-			return p.upload(ctx, asked[p].workspaces[worker], uploaded)
+			return p.upload(ctx, asked[p].workspaces[askedWorkspaces+worker], uploaded)
 		}),
 	}
 }
