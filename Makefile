@@ -24,6 +24,12 @@ run: export LOG_FORMAT ?= text
 run: setup build ## Set up, build and serve on 127.0.0.1:8080 with a private PostgreSQL under ./data.
 	@exec bin/platform serve
 
+# Ctrl-C stops all of it. CLUSTER takes flags, such as CLUSTER='-replicas 5 -addr 127.0.0.1:9000'.
+.PHONY: cluster
+cluster: setup-cluster build ## Serve on 127.0.0.1:8080 with three replicas behind HAProxy, on one throw-away PostgreSQL.
+	go build -trimpath -o bin/cluster ./internal/cluster/trycluster
+	@exec bin/cluster -platform bin/platform $(CLUSTER)
+
 .PHONY: test
 test: setup-test lint test-go coverage test-python ## Everything that CI runs: set-up, lint, all tests, coverage.
 
@@ -143,9 +149,24 @@ setup-postgres:
 setup-curl:
 	@$(INSTALL); command -v curl >/dev/null || install curl curl ca-certificates
 
+# What stands around replicas in tests and in `make cluster`. Debian's packages would also start and
+# enable services: nobody asked for them.
+.PHONY: setup-cluster
+setup-cluster: setup
+	@$(INSTALL); missing=(); \
+	for program in haproxy pgbouncer; do PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v $$program >/dev/null || missing+=($$program); done; \
+	[ $${#missing[@]} -gt 0 ] || exit 0; \
+	policy=/usr/sbin/policy-rc.d; \
+	if command -v apt-get >/dev/null && [ ! -e $$policy ]; then \
+		trap '$$sudo rm -f '$$policy EXIT; \
+		printf '#!/bin/sh\nexit 101\n' | $$sudo tee $$policy >/dev/null; $$sudo chmod 755 $$policy; \
+	fi; \
+	install "$${missing[*]}" "$${missing[@]}"; \
+	for program in "$${missing[@]}"; do $$sudo update-rc.d $$program disable >/dev/null 2>&1; done
+
 # The race detector needs a C compiler.
 .PHONY: setup-test
-setup-test: setup .venv/ready
+setup-test: setup-cluster .venv/ready
 	@$(INSTALL); \
 	echo 'int main(void) { return 0; }' | $$(go env CC) -x c -o /dev/null - 2>/dev/null || install "a C compiler" gcc libc6-dev
 

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -81,13 +82,18 @@ func (p *Process) stop(sig syscall.Signal) error {
 	return fmt.Errorf("cluster: %s has not ended %s after %s", p.cmd.Path, stopTimeout, sig)
 }
 
-// FreeAddr returns an address on loopback that nothing listens on.
+// FreeAddr returns an address on loopback that nothing listens on. Its port is none of those that systems
+// give to outgoing connections: between two lives of a replica one of them would take it.
 func FreeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("cluster: %w", err)
+	const first, last, attempts = 15_000, 32_000, 100
+	var err error
+	for range attempts {
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(last-first))); err == nil {
+			return l.Addr().String(), l.Close()
+		}
 	}
-	return l.Addr().String(), l.Close()
+	return "", fmt.Errorf("cluster: %w", err)
 }
 
 // find returns the path of a program, also if it is among those of the system's administrator.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os/exec"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -26,7 +27,7 @@ type Replica struct {
 
 func newReplica(name, binary string, env []string, log io.Writer) (*Replica, error) {
 	addr, err := FreeAddr()
-	return &Replica{Name: name, Addr: addr, Binary: binary, env: append(env, "ADDR="+addr), log: log}, err
+	return &Replica{Name: name, Addr: addr, Binary: binary, env: append(slices.Clone(env), "ADDR="+addr), log: log}, err
 }
 
 // Start starts it.
