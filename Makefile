@@ -91,6 +91,16 @@ chaos: setup build ## Break everything around two platforms for LENGTH (10m), wi
 	go build -trimpath -o bin/chaos ./internal/chaos
 	@bin/chaos -platform bin/platform -length $(LENGTH) -seed $(SEED)
 
+# OLD is a commit whose build the run begins with; its platforms are rolled to the present one and back.
+.PHONY: chaos-cluster
+chaos-cluster: setup-cluster build ## The same with three platforms behind HAProxy, which are also rolled; from the commit OLD, if given.
+	go build -trimpath -o bin/chaos ./internal/chaos
+	@old=(); if [ -n '$(OLD)' ]; then \
+		tree=$$(mktemp -d); trap 'git worktree remove --force "$$tree"' EXIT; git worktree add --quiet --detach "$$tree" '$(OLD)'; \
+		(cd "$$tree" && go build -trimpath -o '$(CURDIR)/bin/platform-old' ./cmd/platform); old=(-old bin/platform-old); \
+	fi; \
+	bin/chaos -platform bin/platform -replicas 3 -balancer haproxy "$${old[@]}" -length $(LENGTH) -seed $(SEED)
+
 # BENCH takes flags, such as BENCH='-only upload -rounds 5'; bin/bench -help lists them.
 .PHONY: bench
 bench: setup build bin/bench ## Measure the platform beside PostgreSQL alone, on a quiet machine.

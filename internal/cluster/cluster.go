@@ -157,7 +157,7 @@ func (c *Cluster) Await(ctx context.Context, r *Replica) error {
 func (c *Cluster) Close() error {
 	var errs []error
 	if c.Balancer != nil {
-		errs = append(errs, c.Balancer.stop(syscall.SIGINT))
+		errs = append(errs, c.Balancer.Close())
 	}
 	for _, r := range c.Replicas {
 		if r.process != nil {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -132,3 +133,6 @@ func (b *HAProxy) state(server string) (State, error) {
 	}
 	return "", fmt.Errorf("cluster: HAProxy knows no %s", server)
 }
+
+// Close ends it at once.
+func (b *HAProxy) Close() error { return b.stop(syscall.SIGINT) }
