@@ -15,6 +15,9 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
+// backOff is how long a client waits after a failure.
+const backOff = 50 * time.Millisecond
+
 // traffic is what workspaces do all the time: uploads, each sent once and without a key, and a poller
 // that follows its cursor with held polls, fetches and acknowledges.
 type traffic struct {
@@ -96,10 +99,13 @@ func (f *traffic) do(w *inbox, method, path, contentType string, body []byte) ([
 	begun := time.Now()
 	answer, err := f.exchange(w, method, path, contentType, body)
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.requests++
 	if err != nil {
 		f.failed = append(f.failed, failure{fmt.Sprintf("%s %s: %v", method, path, err), begun, time.Now()})
+	}
+	f.mu.Unlock()
+	if err != nil {
+		time.Sleep(backOff)
 	}
 	return answer, err == nil
 }
@@ -183,14 +189,14 @@ func (f *traffic) fail(what string) {
 	f.failed = append(f.failed, failure{what: what, begun: time.Now(), end: time.Now()})
 }
 
-// sent returns the number of requests so far.
+// sent returns the number of requests so far that were answered as they should be.
 func (f *traffic) sent() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.requests
+	return f.requests - len(f.failed)
 }
 
-// flows returns when so many more requests have been answered.
+// flows returns when so many more requests have been answered as they should be.
 func (f *traffic) flows(t *testing.T, n int) {
 	t.Helper()
 	for begun, first := time.Now(), f.sent(); f.sent() < first+n; time.Sleep(10 * time.Millisecond) {

@@ -21,6 +21,7 @@ import (
 	"github.com/molecule-ai/platform/internal/embeddedpg"
 	"github.com/molecule-ai/platform/internal/prepared"
 	"github.com/molecule-ai/platform/internal/schema"
+	"github.com/molecule-ai/platform/internal/synced"
 )
 
 const (
@@ -150,7 +151,7 @@ func newConnector(dsn string, options ...poolOption) (driver.Connector, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the database cannot be used: %w", err)
 	}
-	return connector, nil
+	return synced.Connector(connector), nil
 }
 
 func sized(connector driver.Connector, n int) *sql.DB {
