@@ -117,6 +117,10 @@ bench-compare: setup build bin/bench ## Measure it beside the commit BASE.
 	(cd "$$tree" && go build -trimpath -o '$(CURDIR)/bin/platform-base' ./cmd/platform); \
 	bin/bench -platform bin/platform -base bin/platform-base $(BENCH)
 
+.PHONY: scaling
+scaling: setup-go ## Compute docs/scaling.md anew, with the costs that the last `make bench` measured.
+	go run ./internal/scaling -bench bin/bench.json -write
+
 .PHONY: bin/bench
 bin/bench:
 	go build -trimpath -o bin/bench ./internal/bench
