@@ -76,6 +76,7 @@ type demand struct {
 	StagedGiB   float64
 	InboxGiB    float64
 	BucketOps   float64 // a second
+	Prefixes    float64 // of the bucket's keys, at least
 	BucketGiB   float64
 
 	// How many PostgreSQL there have to be, for each reason.
@@ -119,6 +120,7 @@ func (a assumptions) demand(c costs) demand {
 		stored = min(stored, inlineBytes)
 		d.BucketOps, d.BucketGiB = d.Uploads*requestsPerFile, a.Workspaces*a.Uploads/24*a.AckHours*a.FileBytes/(1<<30)
 	}
+	d.Prefixes = math.Ceil(d.BucketOps / (a.BucketLimit * a.Busy))
 	upload, fetch := c.Upload.of(c.UploadMiB, a.FileBytes), c.Fetch.of(c.FetchMiB, a.FileBytes)
 	if a.Bucket { // PostgreSQL has the rows alone
 		upload.Postgres, fetch.Postgres = c.Upload.Postgres, c.Fetch.Postgres

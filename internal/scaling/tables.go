@@ -56,7 +56,9 @@ func tables(w io.Writer, a assumptions, c costs) {
 		{"WAL, MiB a second", func(d demand) string { return figure(d.WAL) }},
 		{"notifications delivered a second", func(d demand) string { return figure(d.Notes) }},
 		{"in PostgreSQL: files, inbox, GiB", func(d demand) string { return figure(d.StagedGiB) + ", " + figure(d.InboxGiB) }},
-		{"bucket: requests a second, GiB", func(d demand) string { return figure(d.BucketOps) + ", " + figure(d.BucketGiB) }},
+		{"bucket: requests a second, prefixes, GiB", func(d demand) string {
+			return figure(d.BucketOps) + ", " + figure(d.Prefixes) + ", " + figure(d.BucketGiB)
+		}},
 		{"**PostgreSQL by processors, commits, WAL, news**", func(d demand) string {
 			return fmt.Sprintf("%.2f, %.2f, %.2f, %.2f", d.ByCores, d.ByCommits, d.ByWAL, d.ByNotes)
 		}},

@@ -53,8 +53,7 @@ func sendOnce(t testing.TB, p *servertest.Platform, w servertest.Workspace, key,
 // of a connection are in the same one: small and large uploads with keys, sent again to the other replica; held
 // polls and streams that are woken; contents, lists, acks, the sweep; and a token that is revoked.
 //
-// Planted: statements that keep their names (prepared); reservations through the pooler, for which
-// uploads that hold all of its sessions wait until it gives up; news through the pooler, which are not heard.
+// Planted: statements that keep their names (prepared).
 func TestPgBouncer_EverythingWorksThroughIt(t *testing.T) {
 	t.Parallel()
 	direct := pgtest.New(t)
@@ -80,6 +79,30 @@ func TestPgBouncer_EverythingWorksThroughIt(t *testing.T) {
 	const count = `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`
 	if err := db.QueryRowContext(t.Context(), count).Scan(&sessions); err != nil || sessions > poolerSessions+2*5+2 {
 		t.Errorf("%d sessions, %v", sessions, err)
+	}
+}
+
+// More large uploads at once than there are sessions: each reserves its room while it holds one. Planted:
+// reservations through the pooler, for which uploads that hold all of its sessions wait until it gives up.
+func TestPgBouncer_LargeUploadsDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	direct := pgtest.New(t)
+	pooler := server.StartPgBouncer(t, direct, 2)
+	p := servertest.Start(t, func(s *config.Settings) { s.DatabaseURL, s.DatabaseDirectURL = pooler, direct })
+	content := make([]byte, 2*mib)
+	var wg sync.WaitGroup
+	begun := time.Now()
+	for range 8 {
+		w := p.Create(t, "poll", "")
+		wg.Go(func() {
+			for k := range 4 {
+				sendOnce(t, p, w, fmt.Sprintf("key-%d", k), "large.bin", content)
+			}
+		})
+	}
+	wg.Wait()
+	if took := time.Since(begun); took > 15*time.Second { // it gives up after 20
+		t.Errorf("32 uploads took %v", took)
 	}
 }
 
