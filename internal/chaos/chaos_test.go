@@ -48,8 +48,8 @@ func TestChaos_TwoMinutes(t *testing.T) {
 // What `make chaos-cluster` does, for a minute: three platforms behind HAProxy, of which one is killed, all are,
 // one freezes, PostgreSQL stops, and all are replaced one after the other, which no request may notice.
 //
-// Planted in a build of its own and caught: requests in flight not waited for at a stop, which fail with nothing
-// broken that excuses it.
+// Planted in a build of its own: a platform that neither delays its stop nor waits for requests in flight, which then
+// fail with nothing broken that excuses it.
 func TestChaos_BehindABalancer(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short")

@@ -151,8 +151,9 @@ func followCursor(t *testing.T, c *cluster.Cluster) {
 	}
 }
 
-// roll replaces all replicas under load. Planted: requests in flight not waited for. Without DRAIN_DELAY this
-// HAProxy finds out by itself, for it may send what did not get through to another.
+// roll replaces all replicas under load. Planted: a replica that neither delays its stop nor waits for requests in
+// flight. One of the two is enough here: this HAProxy sends what did not get through to another, and who is not
+// sent anything for 4 s has nothing in flight.
 func roll(t *testing.T, c *cluster.Cluster) {
 	f := busy(t, c.URL, 6)
 	f.flows(t, 100)

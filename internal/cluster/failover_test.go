@@ -16,7 +16,7 @@ import (
 // replicas find it by themselves: DATABASE_URL names both. Whatever was answered with a 200 is there, once, and
 // every poller goes on by its cursor.
 //
-// Planted: no synchronous_standby_names, and the standby's receiver stopped (SIGSTOP) a moment before.
+// Planted: no synchronous_standby_names, and the standby's receiver stopped (SIGSTOP) until the primary is lost.
 func TestFailover_LosesNothingThatWasAnswered(t *testing.T) {
 	t.Parallel()
 	ctx := within(t, 3*patience)
