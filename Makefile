@@ -24,6 +24,12 @@ run: export LOG_FORMAT ?= text
 run: setup build ## Set up, build and serve on 127.0.0.1:8080 with a private PostgreSQL under ./data.
 	@exec bin/platform serve
 
+# Ctrl-C stops all of it. CLUSTER takes flags, such as CLUSTER='-replicas 5 -addr 127.0.0.1:9000'.
+.PHONY: cluster
+cluster: setup-cluster build ## Serve on 127.0.0.1:8080 with three replicas behind HAProxy, on one throw-away PostgreSQL.
+	go build -trimpath -o bin/cluster ./internal/cluster/trycluster
+	@exec bin/cluster -platform bin/platform $(CLUSTER)
+
 .PHONY: test
 test: setup-test lint test-go coverage test-python ## Everything that CI runs: set-up, lint, all tests, coverage.
 
@@ -85,6 +91,16 @@ chaos: setup build ## Break everything around two platforms for LENGTH (10m), wi
 	go build -trimpath -o bin/chaos ./internal/chaos
 	@bin/chaos -platform bin/platform -length $(LENGTH) -seed $(SEED)
 
+# OLD is a commit whose build the run begins with; its platforms are rolled to the present one and back.
+.PHONY: chaos-cluster
+chaos-cluster: setup-cluster build ## The same with three platforms behind HAProxy, which are also rolled; from the commit OLD, if given.
+	go build -trimpath -o bin/chaos ./internal/chaos
+	@old=(); if [ -n '$(OLD)' ]; then \
+		tree=$$(mktemp -d); trap 'git worktree remove --force "$$tree"' EXIT; git worktree add --quiet --detach "$$tree" '$(OLD)'; \
+		(cd "$$tree" && go build -trimpath -o '$(CURDIR)/bin/platform-old' ./cmd/platform); old=(-old bin/platform-old); \
+	fi; \
+	bin/chaos -platform bin/platform -replicas 3 -balancer haproxy "$${old[@]}" -length $(LENGTH) -seed $(SEED)
+
 # BENCH takes flags, such as BENCH='-only upload -rounds 5'; bin/bench -help lists them.
 .PHONY: bench
 bench: setup build bin/bench ## Measure the platform beside PostgreSQL alone, on a quiet machine.
@@ -104,6 +120,10 @@ bench-compare: setup build bin/bench ## Measure it beside the commit BASE.
 	@tree=$$(mktemp -d); trap 'git worktree remove --force "$$tree"' EXIT; git worktree add --quiet --detach "$$tree" '$(BASE)'; \
 	(cd "$$tree" && go build -trimpath -o '$(CURDIR)/bin/platform-base' ./cmd/platform); \
 	bin/bench -platform bin/platform -base bin/platform-base $(BENCH)
+
+.PHONY: scaling
+scaling: setup-go ## Compute docs/scaling.md anew, with the costs that the last `make bench` measured.
+	go run ./internal/scaling -bench bin/bench.json -write
 
 .PHONY: bin/bench
 bin/bench:
@@ -147,9 +167,24 @@ setup-postgres:
 setup-curl:
 	@$(INSTALL); command -v curl >/dev/null || install curl curl ca-certificates
 
+# What stands around replicas in tests and in `make cluster`. Debian's packages would also start and
+# enable services: nobody asked for them.
+.PHONY: setup-cluster
+setup-cluster: setup
+	@$(INSTALL); missing=(); \
+	for program in haproxy pgbouncer; do PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v $$program >/dev/null || missing+=($$program); done; \
+	[ $${#missing[@]} -gt 0 ] || exit 0; \
+	policy=/usr/sbin/policy-rc.d; \
+	if command -v apt-get >/dev/null && [ ! -e $$policy ]; then \
+		trap '$$sudo rm -f '$$policy EXIT; \
+		printf '#!/bin/sh\nexit 101\n' | $$sudo tee $$policy >/dev/null; $$sudo chmod 755 $$policy; \
+	fi; \
+	install "$${missing[*]}" "$${missing[@]}"; \
+	for program in "$${missing[@]}"; do $$sudo update-rc.d $$program disable >/dev/null 2>&1 || true; done
+
 # The race detector needs a C compiler.
 .PHONY: setup-test
-setup-test: setup .venv/ready
+setup-test: setup-cluster .venv/ready
 	@$(INSTALL); \
 	echo 'int main(void) { return 0; }' | $$(go env CC) -x c -o /dev/null - 2>/dev/null || install "a C compiler" gcc libc6-dev
 

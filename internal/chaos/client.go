@@ -50,14 +50,13 @@ type answer struct {
 // clients sends requests to the replicas.
 type clients struct {
 	history  *history
-	replicas []string // addresses of their proxies
+	replicas []string // addresses of their proxies; or of the balancer's alone
 	http     []*http.Client
 }
 
-func newClients(h *history, replicas []*platform) *clients {
-	c := &clients{history: h}
-	for _, p := range replicas {
-		c.replicas = append(c.replicas, p.clients.addr())
+func newClients(h *history, addrs []string) *clients {
+	c := &clients{history: h, replicas: addrs}
+	for range addrs {
 		c.http = append(c.http, &http.Client{
 			// Shorter than what the platform allows: it never hangs up first.
 			Transport:     &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: 20 * time.Second, DisableCompression: true},

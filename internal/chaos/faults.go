@@ -16,6 +16,9 @@ type faults struct {
 	postgres  *postgres
 	platforms []*platform
 	spool     *spool
+	balancer  *balancer // nil: clients choose a platform
+	builds    *builds   // nil: there is one
+	deck      []fault
 	history   *history
 	rng       *rand.Rand
 
@@ -33,7 +36,7 @@ type faults struct {
 // A window is the time in which a fault excuses what goes wrong.
 type window struct {
 	kind      string
-	replicas  []int // that it concerns
+	replicas  []int // that it concerns; of a balancer, which is one to clients: 0, or none
 	postgres  bool  // it is one of PostgreSQL's
 	begin     time.Time
 	end       time.Time // nothing is broken any more
@@ -46,23 +49,27 @@ type fault struct {
 	kind     string
 	replicas int // how many it concerns; 0: all
 	postgres bool
+	smooth   bool // behind a balancer nobody notices it
 	do       func(f *faults, ctx context.Context, replicas []*platform) (end time.Time, err error)
 }
 
 // deck is what can happen.
 var deck = []fault{
-	{"platform killed", 1, false, (*faults).kill},
-	{"platforms killed together", 0, false, (*faults).kill},
-	{"platform stopped in order", 1, false, (*faults).restart},
-	{"platform frozen", 1, false, (*faults).freeze},
-	{"clients cut off", 1, false, (*faults).cutClients},
-	{"disk filled", 0, false, (*faults).fillDisk},
-	{"database cut off", 1, true, (*faults).cutDatabase},
-	{"backends ended", 0, true, (*faults).endBackends},
-	{"PostgreSQL stopped", 0, true, (*faults).stopPostgres},
-	{"PostgreSQL stopped, platform killed", 0, true, (*faults).stopPostgresAndKill},
-	{"PostgreSQL paused", 0, true, (*faults).pausePostgres},
+	{"platform killed", 1, false, false, (*faults).kill},
+	{"platforms killed together", 0, false, false, (*faults).kill},
+	{"platform stopped in order", 1, false, true, (*faults).restart},
+	{"platform frozen", 1, false, false, (*faults).freeze},
+	{"clients cut off", 1, false, false, (*faults).cutClients},
+	{"disk filled", 0, false, false, (*faults).fillDisk},
+	{"database cut off", 1, true, false, (*faults).cutDatabase},
+	{"backends ended", 0, true, false, (*faults).endBackends},
+	{"PostgreSQL stopped", 0, true, false, (*faults).stopPostgres},
+	{"PostgreSQL stopped, platform killed", 0, true, false, (*faults).stopPostgresAndKill},
+	{"PostgreSQL paused", 0, true, false, (*faults).pausePostgres},
 }
+
+// rolled is one more, behind a balancer.
+var rolled = fault{"platforms rolled to another build", 0, false, true, (*faults).roll}
 
 const (
 	freezeTime   = 3 * time.Second
@@ -81,16 +88,16 @@ func (f *faults) run(ctx context.Context, length time.Duration, everyKind bool) 
 	gap := 3 * time.Second
 	for n := 0; ; n++ {
 		left := time.Until(end)
-		if everyKind && n < len(deck) {
+		if everyKind && n < len(f.deck) {
 			left = gap
 		}
 		if !sleep(ctx, min(gap, left)) || gap > left {
 			return nil
 		}
 		if len(cards) == 0 {
-			cards = f.rng.Perm(len(deck))
+			cards = f.rng.Perm(len(f.deck))
 		}
-		card := deck[cards[0]]
+		card := f.deck[cards[0]]
 		cards = cards[1:]
 		if err := f.inject(card); err != nil {
 			return err
@@ -121,7 +128,19 @@ func (f *faults) inject(card fault) error {
 	for _, i := range concerned {
 		platforms = append(platforms, f.platforms[i])
 	}
-	n := f.begin(window{kind: card.kind, replicas: concerned, postgres: card.postgres})
+	noticed := concerned
+	if f.balancer != nil {
+		noticed = []int{0}
+		if card.smooth {
+			if err := f.balancer.awaitAll(f.platforms); err != nil {
+				return err
+			}
+			if f.builds.smooth() {
+				noticed = nil
+			}
+		}
+	}
+	n := f.begin(window{kind: card.kind, replicas: noticed, postgres: card.postgres})
 	end, err := card.do(f, context.Background(), platforms)
 	if err != nil {
 		return errors.Join(errors.New(card.kind), err)
@@ -129,7 +148,7 @@ func (f *faults) inject(card fault) error {
 	f.mu.Lock()
 	f.windows[n].end = end
 	f.mu.Unlock()
-	if err := f.awaitRecovery(concerned); err != nil {
+	if err := f.awaitRecovery(noticed); err != nil {
 		return errors.Join(errors.New(card.kind), err)
 	}
 	f.mu.Lock()
@@ -240,6 +259,10 @@ func (f *faults) freeze(_ context.Context, platforms []*platform) (time.Time, er
 }
 
 func (f *faults) cutClients(_ context.Context, platforms []*platform) (time.Time, error) {
+	if f.balancer != nil {
+		f.cut(func(*platform) *proxy { return f.balancer.clients }, platforms[:1])
+		return time.Now(), nil
+	}
 	f.cut(func(p *platform) *proxy { return p.clients }, platforms)
 	return time.Now(), nil
 }

@@ -29,6 +29,7 @@ type load struct {
 	history *history
 	all     []*workspace
 	pace    time.Duration // between two uploads of an uploader, on average
+	keyless bool          // uploads have no key: there are platforms that do not know it
 	faults  *faults
 }
 
@@ -54,7 +55,7 @@ func (l *load) replica(rng *rand.Rand) int { return rng.IntN(len(l.clients.repli
 // what became of them, and sometimes when it is.
 func (l *load) upload(ctx context.Context, rng *rand.Rand, w *workspace) {
 	for pause(ctx, rng, l.pace) {
-		u := w.newUpload(rng, 1+rng.IntN(maxParts), rng.IntN(3) == 0)
+		u := w.newUpload(rng, 1+rng.IntN(maxParts), rng.IntN(3) == 0 && !l.keyless)
 		if l.sendUpload(w, u, l.replica(rng), patience) == ok && rng.IntN(2) == 0 {
 			l.show(rng, w, u)
 		}
@@ -182,7 +183,7 @@ func (l *load) whisper(ctx context.Context, rng *rand.Rand, w *workspace) {
 			case <-l.faults.next():
 				broken := l.faults.latest()
 				if deaf := broken.postgres && len(broken.replicas) == 1; deaf {
-					replica, waiting = 1-broken.replicas[0], !sleep(ctx, time.Duration(rng.IntN(1500))*time.Millisecond)
+					replica, waiting = (broken.replicas[0]+1)%len(l.clients.replicas), !sleep(ctx, time.Duration(rng.IntN(1500))*time.Millisecond)
 				} else if rng.IntN(3) == 0 {
 					waiting = !sleep(ctx, time.Duration(rng.IntN(3000))*time.Millisecond)
 				}

@@ -27,9 +27,20 @@ func main() {
 	flag.StringVar(&o.binary, "platform", "bin/platform", "the compiled platform")
 	flag.DurationVar(&o.length, "length", 10*time.Minute, "how long things are broken")
 	flag.Uint64Var(&o.seed, "seed", 0, "seed of all choices; 0: a new one")
+	flag.IntVar(&o.replicas, "replicas", 2, "how many platforms")
+	balancer := flag.String("balancer", "", "haproxy: clients come through it; empty: they choose a platform")
+	flag.StringVar(&o.haproxy, "proxy", "deploy/proxy/haproxy.cfg", "configuration of HAProxy")
+	flag.StringVar(&o.old, "old", "", "behind a balancer: another compiled platform to begin with, and to roll back to")
 	flag.Float64Var(&o.rate, "rate", 130, "files a second that are sent while nothing is broken")
 	flag.BoolVar(&o.keep, "keep", false, "keep the history and the logs of a run that finds nothing, too")
 	flag.Parse()
+	switch {
+	case *balancer == "" && o.old == "":
+		o.haproxy = ""
+	case *balancer != "haproxy":
+		fmt.Fprintln(os.Stderr, "chaos: write -balancer haproxy; there is no other, and -old needs it")
+		os.Exit(2)
+	}
 	if o.seed == 0 {
 		o.seed = rand.Uint64N(1 << 32)
 	}
@@ -60,7 +71,7 @@ func chaos(ctx context.Context, o options) (err error) {
 	err = errors.Join(err, r.verdict())
 	err = errors.Join(err, r.close())
 	if err != nil {
-		return fmt.Errorf("%w\nagain: make chaos LENGTH=%s SEED=%d; what happened: %s/history.jsonl", err, o.length, o.seed, o.dir)
+		return fmt.Errorf("%w\nagain: make %s LENGTH=%s SEED=%d; what happened: %s/history.jsonl", err, o.target(), o.length, o.seed, o.dir)
 	}
 	if o.keep {
 		return nil
@@ -119,7 +130,7 @@ func (r *run) verdict() error {
 	}
 	platform, postgres := recovery(r.faults.windows)
 	seconds := r.played.Seconds()
-	fmt.Fprintf(out, "seed %d, %s, %d workspaces, %d platforms\n", r.seed, r.played.Round(time.Second), workspaces, len(r.replicas))
+	fmt.Fprintf(out, "seed %d, %s, %d workspaces, %d platforms%s\n", r.seed, r.played.Round(time.Second), workspaces, len(r.replicas), r.around())
 	fmt.Fprintf(out, "operations: %s\n", tally(operations))
 	fmt.Fprintf(out, "unknown:    %s\n", tally(unknowns(h.counts)))
 	fmt.Fprintf(out, "files acknowledged: %d, %.1f acks/s; there in the end, unacknowledged: %d\n", h.acked, float64(h.acked)/seconds, r.live)

@@ -6,17 +6,18 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"strconv"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/molecule-ai/platform/internal/cluster"
 )
 
 // stopLimit is how long a platform may take to end in order: requests in flight may finish for 30 s.
-const stopLimit = 40 * time.Second
+const stopLimit = 45 * time.Second
 
 // leash ends process $1 when the one that started it is gone, which closes its standard input. A
 // line says that there is nothing to do.
@@ -26,7 +27,8 @@ const leash = `read -r _ || kill -KILL "$1"`
 // its clients and one towards PostgreSQL.
 type platform struct {
 	index     int
-	binary    string
+	addr      string
+	binary    string // of the next start
 	env       []string
 	log       *logFile
 	clients   *proxy
@@ -46,11 +48,11 @@ type process struct {
 
 // newPlatform prepares a replica. socket is where PostgreSQL listens, env what all replicas share.
 func newPlatform(index int, binary, socket string, env []string, log *logFile, surprised func(string, ...any)) (*platform, error) {
-	addr, err := freeAddr()
+	addr, err := cluster.FreeAddr() // it takes it again and again
 	if err != nil {
 		return nil, err
 	}
-	p := &platform{index: index, binary: binary, log: log, surprised: surprised}
+	p := &platform{index: index, addr: addr, binary: binary, log: log, surprised: surprised}
 	if p.clients, err = newProxy("tcp", addr); err != nil {
 		return nil, err
 	}
@@ -62,15 +64,6 @@ func newPlatform(index int, binary, socket string, env []string, log *logFile, s
 		"PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir(),
 	}, env...)
 	return p, nil
-}
-
-// freeAddr returns an address that nothing listens on. The platform takes it again and again.
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
 }
 
 // run runs the binary to its end, as an operator would.
@@ -118,6 +111,13 @@ func (p *platform) start() error {
 	}()
 	p.current = life
 	return err
+}
+
+// use has the next start take another binary.
+func (p *platform) use(binary string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.binary = binary
 }
 
 // signal signals the present process. It is told to end if the signal does that.

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -42,6 +43,10 @@ type options struct {
 	keep   bool
 	// everyKind makes the run longer if that is what it takes to try every kind of fault.
 	everyKind bool
+	deck      []fault // nil: all
+	replicas  int
+	haproxy   string // its configuration; "": clients choose a platform
+	old       string // another compiled platform, with which the run begins; "": none
 	output    io.Writer
 }
 
@@ -55,6 +60,8 @@ type run struct {
 	postgres *postgres
 	spool    *spool
 	replicas []*platform
+	balancer *balancer // nil: none
+	builds   *builds   // nil: there is one
 	logs     []*logFile
 	janitor  io.Closer
 	load     *load
@@ -99,9 +106,19 @@ func newRun(ctx context.Context, o options) (_ *run, err error) {
 	env := []string{
 		"ADMIN_TOKEN=" + adminToken, "SPOOL_DIR=" + r.spool.dir, "DATA_DIR=" + filepath.Join(o.dir, "unused"), "LOG_FORMAT=json",
 		"ACK_RETENTION=0s", "SWEEP_INTERVAL=1s", "PENDING_TTL=" + r.ttl.String(), "QUOTA_BYTES=1TiB", "QUOTA_FILES=1000000",
-		"RATE_LIMIT=10000",
+		"RATE_LIMIT=10000", "DRAIN_DELAY=4s",
 	}
-	for i := range 2 {
+	if o.haproxy == "" {
+		env = env[:len(env)-1] // nobody looks at /readyz
+	} else if r.builds, err = newBuilds(o.binary, o.old); err != nil {
+		return nil, err
+	}
+	first := o.binary
+	if o.old != "" {
+		first = o.old
+	}
+	var addrs []string // for clients
+	for i := range o.replicas {
 		log, err := newLogFile(filepath.Join(o.dir, fmt.Sprintf("platform-%d.log", i)), func(line string) {
 			r.history.problem(unexpected, "a platform says: %s", line)
 		})
@@ -109,13 +126,13 @@ func newRun(ctx context.Context, o options) (_ *run, err error) {
 			return nil, err
 		}
 		r.logs = append(r.logs, log)
-		p, err := newPlatform(i, o.binary, socket, env, log, func(format string, args ...any) {
+		p, err := newPlatform(i, first, socket, env, log, func(format string, args ...any) {
 			r.history.problem(unexpected, format, args...)
 		})
 		if err != nil {
 			return nil, err
 		}
-		r.replicas = append(r.replicas, p)
+		r.replicas, addrs = append(r.replicas, p), append(addrs, p.clients.addr())
 	}
 	if err := r.replicas[0].run("migrate", "up"); err != nil {
 		return nil, err
@@ -123,16 +140,35 @@ func newRun(ctx context.Context, o options) (_ *run, err error) {
 	if err := startAll(r.replicas); err != nil {
 		return nil, err
 	}
-	c := newClients(r.history, r.replicas)
+	if o.haproxy != "" {
+		if r.balancer, err = startBalancer(o.haproxy, o.dir, r.replicas); err != nil {
+			return nil, err
+		}
+		addrs = []string{r.balancer.clients.addr()}
+	}
+	c := newClients(r.history, addrs)
 	r.faults = &faults{
 		postgres: r.postgres, platforms: r.replicas, spool: r.spool, history: r.history, rng: r.stream(0, 0),
+		balancer: r.balancer, builds: r.builds, deck: o.cards(),
 		answered: make(chan struct{}, 1),
 		probe:    r.prober(r.stream(0, 1)),
 	}
 	busy := float64((workspaces - quiet) * uploaders)
 	pace := time.Duration(busy * (1 + maxParts) / 2 / o.rate * float64(time.Second))
-	r.load = &load{clients: c, history: r.history, pace: pace, faults: r.faults}
+	r.load = &load{clients: c, history: r.history, pace: pace, keyless: r.builds.keyless(), faults: r.faults}
 	return r, r.createWorkspaces()
+}
+
+// cards are the faults that there are.
+func (o options) cards() []fault {
+	switch {
+	case o.deck != nil:
+		return o.deck
+	case o.haproxy != "":
+		return append(slices.Clone(deck), rolled)
+	default:
+		return deck
+	}
 }
 
 func (r *run) pids() []int {
@@ -158,6 +194,11 @@ func startJanitor(dir string) (io.Closer, error) {
 func (r *run) createWorkspaces() error {
 	for _, p := range r.replicas {
 		if err := awaitReady(p); err != nil {
+			return err
+		}
+	}
+	if r.balancer != nil {
+		if err := r.balancer.awaitAll(r.replicas); err != nil {
 			return err
 		}
 	}
@@ -280,6 +321,11 @@ func (r *run) settle() error {
 			return err
 		}
 	}
+	if r.balancer != nil {
+		if err := r.balancer.awaitAll(r.replicas); err != nil {
+			return err
+		}
+	}
 	r.faults.mu.Lock()
 	defer r.faults.mu.Unlock()
 	r.faults.windows[n].end, r.faults.windows[n].recovered = time.Now(), time.Now()
@@ -309,6 +355,9 @@ func (r *run) close() error {
 	var errs []error
 	if r.load != nil {
 		r.load.clients.close()
+	}
+	if r.balancer != nil {
+		errs = append(errs, r.balancer.close())
 	}
 	for _, p := range r.replicas {
 		p.close()

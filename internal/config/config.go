@@ -27,6 +27,7 @@ import (
 type Settings struct {
 	Addr               string `group:"serving" env:"ADDR" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Address to serve on."`
 	DatabaseURL        string `group:"storing" env:"DATABASE_URL" placeholder:"URL" help:"PostgreSQL to use, migrated by 'platform migrate up'. Empty: a private PostgreSQL under the data folder, migrated on start."`
+	DatabaseDirectURL  string `group:"storing" env:"DATABASE_DIRECT_URL" placeholder:"URL" help:"PostgreSQL itself, if DATABASE_URL is a pooler in transaction mode such as PgBouncer: for news between replicas, migrations, and what else needs a session. Empty: DATABASE_URL leads to PostgreSQL itself."`
 	DataDir            string `group:"storing" env:"DATA_DIR" default:"data" placeholder:"DIR" help:"Folder of the private PostgreSQL and its admin token."`
 	SpoolDir           string `group:"storing" env:"SPOOL_DIR" placeholder:"DIR" help:"Folder for the temporary files of uploads in flight. Empty: the system's."`
 	AdminToken         string `group:"access" env:"ADMIN_TOKEN" placeholder:"TOKEN" help:"Token of the operator and the canvas. Required with a database URL; otherwise made on first start and kept in the data folder. Prefer the variable: flags show in process lists."`
@@ -51,6 +52,7 @@ type Settings struct {
 	SweepInterval      string `group:"keeping" env:"SWEEP_INTERVAL" default:"5m" placeholder:"TIME" help:"How often what is over is deleted."`
 	QuotaBytes         string `group:"keeping" env:"QUOTA_BYTES" default:"1GiB" placeholder:"SIZE" help:"Unacknowledged files of a workspace together."`
 	QuotaFiles         string `group:"keeping" env:"QUOTA_FILES" default:"1000" placeholder:"N" help:"Unacknowledged files of a workspace."`
+	DrainDelay         string `group:"serving" env:"DRAIN_DELAY" default:"0s" placeholder:"TIME" help:"How long to go on serving after a signal to stop, while GET /readyz answers 503, so that a balancer sends nothing more: longer than the balancer takes to notice."`
 	MetricsAddr        string `group:"serving" env:"METRICS_ADDR" placeholder:"HOST:PORT" help:"Address to serve GET /metrics on, and nowhere else. Empty: it is served beside everything else."`
 	OTELEndpoint       string `group:"serving" name:"otel-exporter-otlp-endpoint" env:"OTEL_EXPORTER_OTLP_ENDPOINT" placeholder:"URL" help:"OpenTelemetry collector that takes OTLP over HTTP, such as http://127.0.0.1:4318. Empty, as the next two: no traces."`
 	OTELTracesEndpoint string `group:"serving" name:"otel-exporter-otlp-traces-endpoint" env:"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" placeholder:"URL" help:"The same, for traces only, with its path."`
@@ -64,6 +66,7 @@ type Settings struct {
 type Config struct {
 	Addr              string
 	DatabaseURL       string // "": a private PostgreSQL
+	DatabaseDirectURL string // "": DatabaseURL is no pooler in transaction mode
 	DataDir           string
 	SpoolDir          string // "": the system's
 	AdminToken        string // "": made on first start
@@ -88,6 +91,7 @@ type Config struct {
 	SweepInterval     time.Duration
 	QuotaBytes        int64
 	QuotaFiles        int
+	DrainDelay        time.Duration
 	MetricsAddr       string // "": on Addr
 	TracesEndpoint    string // URL; "": no traces
 	LogLevel          slog.Level
@@ -116,6 +120,7 @@ func (s Settings) Load() (Config, error) {
 	c := Config{
 		Addr:              l.address("ADDR", s.Addr),
 		DatabaseURL:       l.database("DATABASE_URL", s.DatabaseURL),
+		DatabaseDirectURL: l.database("DATABASE_DIRECT_URL", s.DatabaseDirectURL),
 		DataDir:           l.required("DATA_DIR", s.DataDir),
 		SpoolDir:          l.writable("SPOOL_DIR", s.SpoolDir),
 		AdminToken:        l.token("ADMIN_TOKEN", s.AdminToken),
@@ -138,6 +143,7 @@ func (s Settings) Load() (Config, error) {
 		SweepInterval:     l.duration("SWEEP_INTERVAL", s.SweepInterval),
 		QuotaBytes:        l.size("QUOTA_BYTES", s.QuotaBytes),
 		QuotaFiles:        l.count("QUOTA_FILES", s.QuotaFiles, maxQuotaFiles),
+		DrainDelay:        l.age("DRAIN_DELAY", s.DrainDelay),
 		TracesEndpoint:    l.traces(s),
 		LogFormat:         l.oneOf("LOG_FORMAT", s.LogFormat, "json", "text"),
 	}
@@ -167,14 +173,28 @@ func (s Settings) Load() (Config, error) {
 	if s.DatabaseURL != "" && s.AdminToken == "" {
 		l.errs = append(l.errs, errors.New("ADMIN_TOKEN is empty; with DATABASE_URL set it is required: a long random string, for example from 'openssl rand -hex 32'"))
 	}
+	l.direct(s)
 	return c, errors.Join(l.errs...)
 }
 
-// LoadDatabase is Load for commands that only need the database.
+// LoadDatabase is Load for commands that only need the database, and PostgreSQL itself: they hold
+// locks of a session.
 func (s Settings) LoadDatabase() (databaseURL, dataDir string, err error) {
 	var l loader
 	databaseURL, dataDir = l.database("DATABASE_URL", s.DatabaseURL), l.required("DATA_DIR", s.DataDir)
+	if direct := l.database("DATABASE_DIRECT_URL", s.DatabaseDirectURL); direct != "" {
+		databaseURL = direct
+	}
+	l.direct(s)
 	return databaseURL, dataDir, errors.Join(l.errs...)
+}
+
+// direct: the way past a pooler means nothing without the way through it.
+func (l *loader) direct(s Settings) {
+	if s.DatabaseDirectURL != "" && s.DatabaseURL == "" {
+		l.errs = append(l.errs, errors.New("DATABASE_DIRECT_URL is set and DATABASE_URL is empty; write the pooler's address into DATABASE_URL, "+
+			"or, if there is none, PostgreSQL's address into DATABASE_URL alone"))
+	}
 }
 
 // LoadRetention is Load for commands that delete what is over. Of the Config only what they

@@ -68,6 +68,7 @@ func TestLoad_EverySettingByItsVariable(t *testing.T) {
 		PendingTTL: 90 * time.Minute, LogLevel: slog.LevelDebug, LogFormat: "text",
 		AckRetention: time.Minute, ActivityRetention: 2 * time.Hour, SweepInterval: 3 * time.Second, QuotaBytes: 10 << 20, QuotaFiles: 11,
 		MetricsAddr: ":10", TracesEndpoint: "https://traces.example/in",
+		DatabaseDirectURL: "postgres://u:p@db1.example:5432,db2.example:5432/platform?target_session_attrs=read-write", DrainDelay: 5 * time.Second,
 	}
 	values := map[string]string{
 		"ADDR": ":9", "DATABASE_URL": want.DatabaseURL, "DATA_DIR": "/d", "SPOOL_DIR": spool, "ADMIN_TOKEN": "admin", "REGISTRATION": "open",
@@ -79,6 +80,7 @@ func TestLoad_EverySettingByItsVariable(t *testing.T) {
 		"PENDING_TTL": "1h30m", "LOG_LEVEL": "debug", "LOG_FORMAT": "text", "METRICS_ADDR": ":10",
 		"OTEL_EXPORTER_OTLP_ENDPOINT": "https://all.example", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": want.TracesEndpoint,
 		"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "false",
+		"DATABASE_DIRECT_URL": want.DatabaseDirectURL, "DRAIN_DELAY": "5s",
 	}
 	var args []string
 	for name, value := range values {
@@ -106,6 +108,28 @@ func TestLoad_EverySettingByItsVariable(t *testing.T) {
 }
 
 func kebab(variable string) string { return strings.ToLower(strings.ReplaceAll(variable, "_", "-")) }
+
+// Planted: the way past the pooler used without one, or by who serves instead of by who migrates.
+func TestLoad_TheDirectURLGoesWithAPooler(t *testing.T) {
+	t.Parallel()
+	const pooler, direct = "postgres://u@pooler:6432/platform", "postgres://u@db:5432/platform"
+	s := config.Settings{DatabaseURL: pooler, DatabaseDirectURL: direct, DataDir: "d"}
+	if url, _, err := s.LoadDatabase(); url != direct || err != nil {
+		t.Errorf("commands use %q, %v", url, err)
+	}
+	s.DatabaseDirectURL = ""
+	if url, _, err := s.LoadDatabase(); url != pooler || err != nil {
+		t.Errorf("commands use %q, %v", url, err)
+	}
+	s.DatabaseURL, s.DatabaseDirectURL = "", direct
+	_, err := s.Load()
+	_, _, err2 := s.LoadDatabase()
+	for _, err := range []error{err, err2} {
+		if err == nil || !strings.Contains(err.Error(), "DATABASE_DIRECT_URL is set and DATABASE_URL is empty") {
+			t.Errorf("%v", err)
+		}
+	}
+}
 
 // Operators turn a variable into a flag in their heads.
 func TestSettings_FlagsAreVariablesInKebabCase(t *testing.T) {
@@ -146,7 +170,7 @@ func TestLoad_ReportsAllThatIsWrongAtOnce(t *testing.T) {
 		SpoolBytes: "lots", RateLimit: "-1",
 		AckRetention: "-1s", ActivityRetention: "7", SweepInterval: "0s", QuotaBytes: "0", QuotaFiles: "0",
 		MetricsAddr: "nowhere", OTELEndpoint: "s3cret:s3cret@collector:4318", OTELTracesEndpoint: "/v1/traces", OTELTracesExporter: "zipkin",
-		OTELDisabled: "perhaps", LogLevel: "loud", LogFormat: "xml",
+		OTELDisabled: "perhaps", LogLevel: "loud", LogFormat: "xml", DatabaseDirectURL: "postgres://u:hunter2@[", DrainDelay: "soon",
 	}
 	_, err := s.Load()
 	if err == nil {

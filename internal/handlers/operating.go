@@ -22,6 +22,7 @@ type Readiness struct {
 	SchemaVersion uint
 	Staging       bool   // uploads to poll workspaces are staged
 	Problem       string // why the platform is not ready; "" if it is
+	Stopping      bool   // it is not, and on purpose
 }
 
 // NewOperatingHandler returns the handler. ready finds out how things are; an error means that
@@ -56,7 +57,7 @@ func (h *OperatingHandler) ask(ctx context.Context) (Readiness, error) {
 	}
 }
 
-// Ready answers 200 if requests can be served, 503 and why otherwise.
+// Ready answers 200 if requests can be served, and will be for a while, 503 and why otherwise.
 func (h *OperatingHandler) Ready(c *gin.Context) error {
 	ctx, cancel := context.WithTimeout(c.Request.Context(), readyTimeout)
 	defer cancel()
@@ -64,6 +65,9 @@ func (h *OperatingHandler) Ready(c *gin.Context) error {
 	switch {
 	case err != nil:
 		return refuse(http.StatusServiceUnavailable, "database_unavailable", "the database does not answer").because(err)
+	case r.Stopping: // nothing has failed, so nothing is logged as a failure
+		c.PureJSON(http.StatusServiceUnavailable, gin.H{"error": "the platform is stopping", "code": "not_ready", "schema_version": r.SchemaVersion})
+		return nil
 	case r.Problem != "":
 		return refuse(http.StatusServiceUnavailable, "not_ready", r.Problem).with("schema_version", r.SchemaVersion)
 	}

@@ -67,14 +67,15 @@ type Inbox interface {
 
 // Postgres is a Storage that keeps the bytes in the database, beside the rows.
 type Postgres struct {
-	db      *sql.DB
-	staging *sql.DB
-	inbox   Inbox
-	limits  Limits
-	chunks  sync.Pool           // of buffers of ChunkBytes
-	aheads  *semaphore.Weighted // of readers
-	fetches *semaphore.Weighted // of rows
-	large   *semaphore.Weighted // uploads being written
+	db       *sql.DB
+	staging  *sql.DB
+	sessions *sql.DB
+	inbox    Inbox
+	limits   Limits
+	chunks   sync.Pool           // of buffers of ChunkBytes
+	aheads   *semaphore.Weighted // of readers
+	fetches  *semaphore.Weighted // of rows
+	large    *semaphore.Weighted // uploads being written
 }
 
 // NewPostgres returns the Storage in a database. Writing bytes goes through staging, whose
@@ -83,11 +84,17 @@ type Postgres struct {
 // it lib/pq reads bytes as hex. How many files are written at once, and so how much memory
 // that takes, is bounded by staging's number of connections.
 func NewPostgres(db, staging *sql.DB, inbox Inbox, limits Limits) *Postgres {
-	p := &Postgres{db: db, staging: staging, inbox: inbox, limits: limits, aheads: semaphore.NewWeighted(maxAhead), fetches: semaphore.NewWeighted(maxFetches),
-		large: semaphore.NewWeighted(maxLarge)}
+	p := &Postgres{db: db, staging: staging, sessions: db, inbox: inbox, limits: limits, aheads: semaphore.NewWeighted(maxAhead),
+		fetches: semaphore.NewWeighted(maxFetches), large: semaphore.NewWeighted(maxLarge)}
 	p.chunks.New = func() any { b := make([]byte, ChunkBytes); return &b }
 	return p
 }
+
+// WithSessions is for when db and staging lead through a pooler that gives each transaction
+// another session of PostgreSQL: what needs a session of its own, and what an upload does beside its
+// transaction, then goes through the pool sessions. If the latter went through the pooler, too, uploads
+// that hold all of its sessions would wait for one more. Call it before the first use.
+func (p *Postgres) WithSessions(sessions *sql.DB) { p.sessions = sessions }
 
 // putChunk takes a buffer back; nil is none.
 func (p *Postgres) putChunk(buffer *[]byte) {

@@ -72,7 +72,7 @@ func (p *Postgres) reserve(ctx context.Context, tx *sql.Tx, workspace uuid.UUID,
 			err = tx.QueryRowContext(ctx, sqlUsage, workspace).Scan(&usedFiles, &usedBytes)
 		}
 	} else {
-		row := p.db.QueryRowContext(ctx, sqlReserve, workspace, count, bytes, maxFiles, maxBytes, reservationTTL.Microseconds())
+		row := p.sessions.QueryRowContext(ctx, sqlReserve, workspace, count, bytes, maxFiles, maxBytes, reservationTTL.Microseconds())
 		err = row.Scan(&room, &usedFiles, &usedBytes)
 	}
 	if err != nil {
@@ -112,5 +112,5 @@ func (p *Postgres) release(ctx context.Context, room uuid.NullUUID) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
-	_, _ = p.db.ExecContext(ctx, sqlRelease, room.UUID)
+	_, _ = p.sessions.ExecContext(ctx, sqlRelease, room.UUID)
 }

@@ -138,7 +138,7 @@ func (m mocked) onceSteps(reserves bool) (names []string, expect []func(err erro
 	query("lock key", m.staging, lockKey, sqlmock.NewRows([]string{""}).AddRow(true), workspaceID.String(), "key")
 	query("find key", m.staging, findKey, sqlmock.NewRows([]string{"fingerprint", "files"}), workspaceID, "key")
 	if reserves {
-		query("reserve", m.db, reserveUpload, reserved(reservationID.String(), 1, 60), workspaceID, 1, len(content), int64(1<<63-1), 2<<20, int64(1_200_000_000))
+		query("reserve", m.sessions, reserveUpload, reserved(reservationID.String(), 1, 60), workspaceID, 1, len(content), int64(1<<63-1), 2<<20, int64(1_200_000_000))
 	} else {
 		execute("lock usage", lockUsage, workspaceID.String())
 		query("count usage", m.staging, countUsage, used(1, 2<<20-5), workspaceID)
@@ -202,7 +202,7 @@ func TestStageOnce_EachStatementMayFail(t *testing.T) {
 					m.staging.ExpectRollback()
 				}
 				if reserves && failing > 3 {
-					m.db.ExpectExec(releaseReservation).WithArgs(reservationID).WillReturnResult(driver.RowsAffected(1))
+					m.sessions.ExpectExec(releaseReservation).WithArgs(reservationID).WillReturnResult(driver.RowsAffected(1))
 				}
 				staged, replayed, err := m.StageOnce(t.Context(), workspaceID, "key", uploadOf(reserves))
 				if staged != nil || replayed || !errors.Is(err, errDatabase) {
@@ -223,7 +223,7 @@ func TestStage_IsRefusedWhereThereIsNoRoom(t *testing.T) {
 		m := newMockedWith(t, withQuota())
 		m.staging.ExpectBegin()
 		if c.reserves {
-			m.db.ExpectQuery(reserveUpload).WillReturnRows(c.rows)
+			m.sessions.ExpectQuery(reserveUpload).WillReturnRows(c.rows)
 		} else {
 			m.staging.ExpectExec(lockUsage).WillReturnResult(driver.RowsAffected(1))
 			m.staging.ExpectQuery(countUsage).WillReturnRows(c.rows)
@@ -314,12 +314,12 @@ func TestStage_WithoutItsReservationNothingIsStaged(t *testing.T) {
 	t.Parallel()
 	m := newMockedWith(t, withQuota())
 	m.staging.ExpectBegin()
-	m.db.ExpectQuery(reserveUpload).WillReturnRows(reserved(reservationID.String(), 0, 0))
+	m.sessions.ExpectQuery(reserveUpload).WillReturnRows(reserved(reservationID.String(), 0, 0))
 	m.staging.ExpectQuery(insertFile).WillReturnRows(insertedRow(expiresAt))
 	m.staging.ExpectExec(insertChunk).WillReturnResult(driver.RowsAffected(1))
 	m.staging.ExpectExec(useReservation).WillReturnResult(driver.RowsAffected(0))
 	m.staging.ExpectRollback()
-	m.db.ExpectExec(releaseReservation).WillReturnError(errDatabase) // then it falls due by itself
+	m.sessions.ExpectExec(releaseReservation).WillReturnError(errDatabase) // then it falls due by itself
 	if staged, err := m.Stage(t.Context(), workspaceID, large()); staged != nil || err == nil || errors.Is(err, pendinguploads.ErrQuota) {
 		t.Errorf("%d files, %v", len(staged), err)
 	}
@@ -409,18 +409,18 @@ func TestReclaim_Statements(t *testing.T) {
 		"no begin": {begin: errDatabase}, "no vacuum": {vacuum: errDatabase}, "no end": {end: errDatabase},
 	} {
 		m := newMocked(t)
-		begin := m.db.ExpectQuery(beginReclaim)
+		begin := m.sessions.ExpectQuery(beginReclaim)
 		if c.begin != nil {
 			begin.WillReturnError(c.begin)
 		} else {
 			begin.WillReturnRows(sqlmock.NewRows([]string{""}).AddRow(!c.busy))
 		}
 		if c.begin == nil && !c.busy {
-			m.db.ExpectExec(reclaim).WillReturnResult(driver.RowsAffected(0)).WillReturnError(c.vacuum)
+			m.sessions.ExpectExec(reclaim).WillReturnResult(driver.RowsAffected(0)).WillReturnError(c.vacuum)
 		}
-		m.db.ExpectExec(endReclaim).WillReturnResult(driver.RowsAffected(0)).WillReturnError(c.end)
+		m.sessions.ExpectExec(endReclaim).WillReturnResult(driver.RowsAffected(0)).WillReturnError(c.end)
 		if c.end != nil {
-			m.db.ExpectClose() // a connection without a limit is not used again
+			m.sessions.ExpectClose() // a connection without a limit is not used again
 		}
 		if err := m.Reclaim(t.Context()); errors.Is(err, errDatabase) != (c.begin != nil || c.vacuum != nil) {
 			t.Errorf("%s: %v", name, err)

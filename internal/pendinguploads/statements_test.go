@@ -49,11 +49,12 @@ func (f *fakeInbox) Append(ctx context.Context, tx *sql.Tx, workspace uuid.UUID,
 	return err
 }
 
-// mocked is a storage on two mocks, so that a statement on the wrong pool fails.
+// mocked is a storage on three mocks, so that a statement on the wrong pool fails. Planted: room
+// reserved, given back or reclaimed through db, as it is without a pooler.
 type mocked struct {
 	*pendinguploads.Postgres
-	db, staging sqlmock.Sqlmock
-	inbox       *fakeInbox
+	db, staging, sessions sqlmock.Sqlmock
+	inbox                 *fakeInbox
 }
 
 func newMocked(t *testing.T) mocked {
@@ -82,10 +83,12 @@ func newMockedWith(t *testing.T, limits pendinguploads.Limits) mocked {
 		return db, mock
 	}
 	m := mocked{inbox: &fakeInbox{}}
-	var db, staging *sql.DB
+	var db, staging, sessions *sql.DB
 	db, m.db = open()
 	staging, m.staging = open()
+	sessions, m.sessions = open()
 	m.Postgres = pendinguploads.NewPostgres(db, staging, m.inbox, limits)
+	m.WithSessions(sessions)
 	return m
 }
 

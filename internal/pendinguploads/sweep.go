@@ -103,7 +103,7 @@ func (p *Postgres) Sweepable(ctx context.Context, retention time.Duration) (Swep
 
 // Reclaim implements Storage.
 func (p *Postgres) Reclaim(ctx context.Context) error {
-	conn, err := p.db.Conn(ctx)
+	conn, err := p.sessions.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("pendinguploads: reclaim: %w", err)
 	}

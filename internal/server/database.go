@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"database/sql/driver"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -15,10 +16,12 @@ import (
 	"time"
 
 	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 
 	"github.com/molecule-ai/platform/internal/embeddedpg"
 	"github.com/molecule-ai/platform/internal/prepared"
 	"github.com/molecule-ai/platform/internal/schema"
+	"github.com/molecule-ai/platform/internal/synced"
 )
 
 const (
@@ -43,8 +46,7 @@ const (
 // AdminTokenFile is where the token made on first start is kept, in the data folder.
 const AdminTokenFile = "admin_token"
 
-// openDatabase starts the private PostgreSQL or connects to the operator's, and opens the two
-// pools.
+// openDatabase starts the private PostgreSQL or connects to the operator's, and opens the pools.
 func (s *Server) openDatabase(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -57,22 +59,17 @@ func (s *Server) openDatabase(ctx context.Context) error {
 		s.postgres = postgres
 		dsn = postgres.DSN(embeddedpg.DefaultDatabase)
 	}
-	s.dsn = dsn
-	var err error
-	if s.db, err = openPool(dsn, maxConns, bounded); err != nil {
-		return err
-	}
-	if s.staging, err = openPool(dsn, maxStagingConns, bounded, binary); err != nil {
-		return err
-	}
-	if s.watching, err = openPool(dsn, 1, bounded); err != nil {
-		return err
-	}
-	if s.telling, err = openPool(dsn, 1, bounded, unsynced); err != nil {
+	if err := s.openPools(dsn); err != nil {
 		return err
 	}
 	if err := s.db.PingContext(ctx); err != nil {
+		if pq.As(err, pqerror.ProtocolViolation) != nil {
+			return fmt.Errorf("the database of DATABASE_URL does not take the platform's settings: %w; %s", err, poolerAdvice)
+		}
 		return fmt.Errorf("the database of DATABASE_URL cannot be reached: %w", err)
+	}
+	if err := s.checkSessions(ctx); err != nil {
+		return err
 	}
 	if !s.config.Embedded() {
 		return nil
@@ -80,9 +77,11 @@ func (s *Server) openDatabase(ctx context.Context) error {
 	if err := s.migrate(ctx, dsn); err != nil {
 		return err
 	}
-	if s.config.AdminToken == "" {
-		s.config.AdminToken, err = loadAdminToken(s.config.DataDir)
+	if s.config.AdminToken != "" {
+		return nil
 	}
+	var err error
+	s.config.AdminToken, err = loadAdminToken(s.config.DataDir)
 	return err
 }
 
@@ -125,8 +124,16 @@ func bounded(c *pq.Config) {
 // so this is for a pool that only writes them.
 func binary(c *pq.Config) { c.BinaryParameters = true }
 
-// openPool opens a pool of at most n connections.
+// openPool opens a pool of at most n connections, each of which is a session of PostgreSQL.
 func openPool(dsn string, n int, options ...poolOption) (*sql.DB, error) {
+	connector, err := newConnector(dsn, options...)
+	if err != nil {
+		return nil, err
+	}
+	return sized(prepared.Connector(connector), n), nil
+}
+
+func newConnector(dsn string, options ...poolOption) (driver.Connector, error) {
 	c, err := pq.NewConfig(dsn)
 	if err != nil {
 		return nil, errors.New("the database URL cannot be read; write postgres://user:password@host:5432/database?sslmode=require")
@@ -144,11 +151,15 @@ func openPool(dsn string, n int, options ...poolOption) (*sql.DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the database cannot be used: %w", err)
 	}
-	db := sql.OpenDB(prepared.Connector(connector))
+	return synced.Connector(connector), nil
+}
+
+func sized(connector driver.Connector, n int) *sql.DB {
+	db := sql.OpenDB(connector)
 	db.SetMaxOpenConns(n)
 	db.SetMaxIdleConns(n)
 	db.SetConnMaxIdleTime(connIdleTime)
-	return db, nil
+	return db
 }
 
 // loadAdminToken returns the token that was made on first start, or makes it.

@@ -17,7 +17,7 @@ import (
 // openNews prepares what wakes held polls and streams. It has a connection of its own to listen on
 // and one to send from: neither waits for the pools, nor takes from them.
 func (s *Server) openNews(inbox *activity.Inbox) {
-	s.news = news.New(news.Options{Newest: inbox.Newest, DB: s.telling, DSN: listenDSN(s.dsn), Log: s.log})
+	s.news = news.New(news.Options{Newest: inbox.Newest, DB: s.telling, DSN: listenDSN(s.direct), Log: s.log})
 }
 
 // unsynced is for a pool that writes nothing that must last. PostgreSQL gives notifications a

@@ -77,7 +77,11 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 			inbox.WithReaders()
 			bounds.QuotaBytes, bounds.QuotaFiles = c.QuotaBytes, int64(c.QuotaFiles)
 		}
-		storage := s.tracing.Storage(pendinguploads.NewPostgres(s.db, s.staging, inbox, bounds))
+		postgres := pendinguploads.NewPostgres(s.db, s.staging, inbox, bounds)
+		if s.sessions != nil {
+			postgres.WithSessions(s.sessions)
+		}
+		storage := s.tracing.Storage(postgres)
 		files.WithPendingUploads(storage, c.SpoolDir)
 		if operating {
 			files.WithKeys()
@@ -211,9 +215,12 @@ func (s *Server) engine() (*gin.Engine, error) {
 	return e, nil
 }
 
-// ready tells /readyz how the database is.
+// ready tells /readyz how the database is, and whether the platform is about to stop.
 func (s *Server) ready(staging bool) func(context.Context) (handlers.Readiness, error) {
 	return func(ctx context.Context) (handlers.Readiness, error) {
+		if s.stopping.Load() {
+			return handlers.Readiness{Stopping: true}, nil
+		}
 		status, err := schema.Read(ctx, s.db)
 		if err != nil {
 			return handlers.Readiness{}, err

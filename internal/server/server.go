@@ -1,8 +1,9 @@
 // Package server is the only place where the parts meet: it opens the database, builds the
 // parts, and serves the routes until it is told to stop.
 //
-// It promises a graceful stop: no new connections, requests in flight may finish for up to
-// 30 seconds, then the database connections are closed and the private PostgreSQL, if there is
+// It promises a graceful stop: first /readyz says so, for as long as it is configured, so that a
+// balancer looks elsewhere; then no new connections, requests in flight may finish for up to
+// 30 seconds, and last the database connections are closed and the private PostgreSQL, if there is
 // one, is stopped.
 package server
 
@@ -14,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/molecule-ai/platform/internal/config"
@@ -58,11 +60,13 @@ type Server struct {
 	db       *sql.DB
 	staging  *sql.DB
 	tokens   *wsauth.Tokens
-	dsn      string
+	direct   string  // connection string of PostgreSQL itself
+	sessions *sql.DB // to it; nil: no pooler stands in between
 	telling  *sql.DB // for the news alone
 	news     *news.Hub
 	sweeper  *sweeper.Sweeper // nil: the schema is too old for it
 	http     *http.Server
+	stopping atomic.Bool
 
 	metrics         *metrics.Platform
 	metricsListener net.Listener // nil: they are served with everything else
@@ -151,7 +155,12 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("%w; its log is postgres.log in the data folder", s.postgres.Err())
 	case <-ctx.Done():
 	}
-	s.log.InfoContext(ctx, "stopping", "at_most", drainTimeout)
+	s.log.InfoContext(ctx, "stopping", "at_most", s.config.DrainDelay+drainTimeout)
+	s.stopping.Store(true)
+	select {
+	case <-time.After(s.config.DrainDelay):
+	case <-gone: // requests in flight will learn it
+	}
 	s.news.Close() // held polls and streams would go on for as long as they may
 	drain, cancel := context.WithTimeout(background, drainTimeout)
 	defer cancel()
@@ -165,7 +174,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // release gives back what New took, in the opposite order.
 func (s *Server) release() {
-	for _, db := range []*sql.DB{s.telling, s.watching, s.staging, s.db} {
+	for _, db := range []*sql.DB{s.telling, s.watching, s.sessions, s.staging, s.db} {
 		if db != nil {
 			_ = db.Close()
 		}

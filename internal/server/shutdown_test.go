@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/molecule-ai/platform/internal/config"
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 	"github.com/molecule-ai/platform/internal/server"
 	"github.com/molecule-ai/platform/internal/server/servertest"
@@ -59,8 +60,11 @@ func (all waiters) answered(t *testing.T, want string) {
 }
 
 // run runs a platform apart from servertest, so that a test can see it stop.
-func run(t *testing.T) (p *servertest.Platform, stop func() time.Duration) {
+func run(t *testing.T, change ...func(*config.Settings)) (p *servertest.Platform, stop func() time.Duration) {
 	settings := servertest.Settings(t)
+	for _, f := range change {
+		f(&settings)
+	}
 	settings.DatabaseURL = pgtest.New(t)
 	c, err := settings.Load()
 	if err != nil {
@@ -148,6 +152,39 @@ func TestShutdown_EndsHeldPollsAtOnce(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 	_ = p.DB.Close()
 	goleak.VerifyNone(t, before)
+}
+
+// A platform that is told to stop says so at /readyz and goes on serving everything, for as long as
+// is configured: a balancer that has not noticed yet costs nobody a request. Planted: no delay; held polls
+// ended, or the listener closed, before it is over.
+func TestShutdown_SaysSoBeforeItStops(t *testing.T) {
+	t.Parallel()
+	const delay = 2 * time.Second
+	p, stop := run(t, func(s *config.Settings) { s.DrainDelay = delay.String() })
+	w := p.Create(t, "poll", "")
+	poll := hold(t, p, w, w.Token, "wait=55")
+	poll.isHeld(t)
+	took := make(chan time.Duration)
+	begun := time.Now()
+	go func() { took <- stop() }()
+	for ; ; time.Sleep(10 * time.Millisecond) {
+		if r := call(t, p, http.MethodGet, "/readyz", "", ""); r.Status == http.StatusServiceUnavailable {
+			isError(t, r, http.StatusServiceUnavailable, "not_ready", "stopping")
+			break
+		} else if time.Since(begun) > patience {
+			t.Fatalf("readyz: %d %s", r.Status, r.Body)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections() // what comes now is on a new connection
+	poll.isHeld(t)
+	stage(t, p, w, "late.txt")
+	if r, _ := poll.end(t); r.Status != http.StatusOK || !strings.Contains(string(r.Body), "late.txt") {
+		t.Errorf("poll: %d %s", r.Status, r.Body)
+	}
+	call(t, p, http.MethodGet, "/health", "", "")
+	if d := <-took; d < delay || d > delay+5*time.Second {
+		t.Errorf("it stopped after %v", d)
+	}
 }
 
 // memory is what the process uses, stacks included.

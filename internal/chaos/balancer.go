@@ -1,0 +1,143 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/molecule-ai/platform/internal/cluster"
+)
+
+// A balancer is HAProxy before all platforms, with a proxy before it that can cut its clients off.
+type balancer struct {
+	haproxy *cluster.HAProxy
+	clients *proxy
+	log     *os.File
+}
+
+func startBalancer(config, dir string, platforms []*platform) (*balancer, error) {
+	log, err := os.Create(filepath.Join(dir, "haproxy.log"))
+	if err != nil {
+		return nil, err
+	}
+	b := &balancer{log: log}
+	var servers []string
+	for _, p := range platforms {
+		servers = append(servers, p.addr)
+	}
+	if b.haproxy, err = cluster.StartHAProxy(config, dir, "", servers, log); err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
+	if b.clients, err = newProxy("tcp", b.haproxy.Addr); err != nil {
+		return nil, errors.Join(err, b.close())
+	}
+	return b, nil
+}
+
+// awaitAll returns when every platform serves and is sent requests.
+func (b *balancer) awaitAll(platforms []*platform) error {
+	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
+	defer cancel()
+	for i, p := range platforms {
+		if err := awaitReady(p); err != nil {
+			return err
+		}
+		if err := b.haproxy.Await(ctx, fmt.Sprintf("replica%d", i+1), cluster.Up); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *balancer) close() error {
+	if b.clients != nil {
+		b.clients.close()
+	}
+	return errors.Join(b.haproxy.Close(), b.log.Close())
+}
+
+// builds are the two between which platforms are rolled; they may be the same. A run begins with the old one.
+type builds struct {
+	paths    [2]string // old, new
+	present  int       // which of them runs
+	migrated bool      // the schema is the new one's
+	older    bool      // the old one's schema is another
+	drains   [2]bool   // it tells the balancer before it stops
+}
+
+// newBuilds looks at both. old may be "": then it is the same.
+func newBuilds(binary, old string) (*builds, error) {
+	if old == "" {
+		old = binary
+	}
+	b := &builds{paths: [2]string{old, binary}}
+	for i, path := range b.paths {
+		help, err := exec.Command(path, "serve", "--help").CombinedOutput()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w\n%s", path, err, help)
+		}
+		b.drains[i] = bytes.Contains(help, []byte("--drain-delay"))
+		// Keys came with a later migration than the first that a run can begin with.
+		b.older = b.older || !bytes.Contains(help, []byte("--quota-bytes"))
+	}
+	return b, nil
+}
+
+// smooth reports whether nobody should notice when the present build is stopped in order.
+func (b *builds) smooth() bool { return b != nil && b.drains[b.present] }
+
+// keyless reports whether some build does not know keys of uploads.
+func (b *builds) keyless() bool { return b != nil && b.older }
+
+// roll replaces the platforms one after the other by the other build; the first time, the new one migrates the
+// schema before. The balancer has to send requests to each before it is the next one's turn.
+func (f *faults) roll(_ context.Context, _ []*platform) (time.Time, error) {
+	next := 1 - f.builds.present
+	if next == 1 && !f.builds.migrated {
+		f.builds.migrated = true
+		f.platforms[0].use(f.builds.paths[next])
+		if err := f.platforms[0].run("migrate", "up"); err != nil {
+			return time.Time{}, err
+		}
+	}
+	for _, p := range f.platforms {
+		if err := p.stop(); err != nil {
+			f.history.problem(unexpected, "%v", err)
+		}
+		p.use(f.builds.paths[next])
+		if err := p.start(); err != nil {
+			return time.Time{}, err
+		}
+		if err := f.balancer.awaitAll(f.platforms); err != nil {
+			return time.Time{}, err
+		}
+	}
+	f.builds.present = next
+	return time.Now(), nil
+}
+
+// around says what is around the platforms of a run.
+func (r *run) around() string {
+	if r.balancer == nil {
+		return ""
+	}
+	if r.old == "" {
+		return " behind HAProxy"
+	}
+	return " behind HAProxy, rolled between two builds"
+}
+
+// target is the target of make that does the same.
+func (o options) target() string {
+	if o.haproxy == "" {
+		return "chaos"
+	}
+	return "chaos-cluster"
+}

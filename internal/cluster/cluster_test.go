@@ -1,0 +1,229 @@
+package cluster_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"mime/multipart"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/molecule-ai/platform/internal/cluster"
+	"github.com/molecule-ai/platform/internal/server/servertest"
+)
+
+// Three replicas of the compiled binary behind HAProxy: each of these has them to itself, one after the other.
+func TestThreeReplicas(t *testing.T) {
+	c := start(t, "")
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *cluster.Cluster)
+	}{
+		{"the demo sees every file arrive", demo},
+		{"each step may be on another replica", stepByStep},
+		{"a cursor misses nothing", followCursor},
+		{"replacing all of them fails no request", roll},
+		{"killing one fails what it had in hand, and nothing is twice", kill},
+		{"one that freezes loses nothing", freeze},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, c) })
+	}
+}
+
+// demo is `make e2e` against the balancer.
+func demo(t *testing.T, c *cluster.Cluster) {
+	cmd := exec.CommandContext(within(t, 3*patience), "../../.venv/bin/python", "../../workspace/demo.py", "e2e")
+	cmd.Env = append(os.Environ(), "BASE_URL="+c.URL, "ADMIN_TOKEN="+adminToken)
+	if output, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v (make setup-test installs what is missing)\n%s", err, output)
+	}
+}
+
+// stepByStep has an upload, its poll, which is held when it comes, its fetch and its ack each on another
+// replica, in several orders. Planted: nothing announced to other replicas.
+func stepByStep(t *testing.T, c *cluster.Cluster) {
+	w := at(c.URL).Create(t, "poll", "")
+	last := ""
+	var waited time.Duration // after the uploads were answered
+	for i := range 6 {
+		r := rand.New(rand.NewPCG(1, uint64(i))).Perm(3)
+		to := func(step int) *servertest.Platform { return at(c.Replicas[r[step%3]].URL()) }
+		content := bytes.Repeat([]byte{byte(i)}, 1<<(4*i)) // up to a MiB
+		held := make(chan *servertest.Response, 1)
+		query := "?wait=20&order=asc"
+		if last != "" {
+			query = "?wait=20&since_id=" + last
+		}
+		go func() {
+			held <- to(1).Do(t, servertest.Request{Path: "/workspaces/" + w.ID + "/activity" + query, Token: w.Token})
+		}()
+		var body bytes.Buffer
+		form := multipart.NewWriter(&body)
+		part, _ := form.CreateFormFile("files", "a.bin") // a buffer takes everything
+		_, _ = part.Write(content)
+		_ = form.Close()
+		if r := to(0).Do(t, servertest.Request{Method: http.MethodPost, Path: "/workspaces/" + w.ID + "/chat/uploads", Token: w.Token,
+			Header: http.Header{"Content-Type": {form.FormDataContentType()}}, Body: &body}); r.Status != http.StatusOK {
+			t.Fatalf("upload: %d %s", r.Status, r.Body)
+		}
+		var rows []struct {
+			ID   string
+			Body struct {
+				File string `json:"file_id"`
+			} `json:"request_body"`
+		}
+		answered := time.Now()
+		(<-held).JSON(t, &rows)
+		if waited += time.Since(answered); len(rows) != 1 {
+			t.Fatalf("poll: %d rows", len(rows))
+		}
+		last = rows[0].ID
+		file := "/workspaces/" + w.ID + "/pending-uploads/" + rows[0].Body.File
+		if r := to(2).Do(t, servertest.Request{Path: file + "/content", Token: w.Token}); !bytes.Equal(r.Body, content) {
+			t.Errorf("fetch: %d, %d bytes that are not those sent", r.Status, len(r.Body))
+		}
+		if r := to(i).Do(t, servertest.Request{Method: http.MethodPost, Path: file + "/ack", Token: w.Token}); strings.TrimSpace(string(r.Body)) != `{"acked":true}` {
+			t.Errorf("ack: %d %s", r.Status, r.Body)
+		}
+		if r := to(i+1).Do(t, servertest.Request{Path: file, Token: w.Token}); !strings.Contains(string(r.Body), `"state":"acked"`) {
+			t.Errorf("show: %d %s", r.Status, r.Body)
+		}
+	}
+	if waited > 6*time.Second { // replicas look by themselves every 2.25 s or so
+		t.Errorf("held polls were answered %v after their uploads", waited)
+	}
+}
+
+// followCursor has six writers send messages to two workspaces through the balancer, and four pollers each
+// follow them. Planted: the cursor's number from a sequence.
+func followCursor(t *testing.T, c *cluster.Cluster) {
+	const writers, each, pollers = 6, 80, 4
+	for range 2 {
+		w := at(c.URL).Create(t, "poll", "")
+		var writing, polling sync.WaitGroup
+		for i := range writers {
+			writing.Go(func() {
+				for k := range each {
+					body := fmt.Sprintf(`{"jsonrpc":"2.0","method":"m%d-%d"}`, i, k)
+					r := at(c.URL).Do(t, servertest.Request{Method: http.MethodPost, Path: "/workspaces/" + w.ID + "/a2a", Token: w.Token,
+						Header: http.Header{"Content-Type": {"application/json"}}, Body: strings.NewReader(body)})
+					if r.Status != http.StatusOK {
+						t.Errorf("message: %d %s", r.Status, r.Body)
+					}
+				}
+			})
+		}
+		for p := range pollers {
+			polling.Go(func() {
+				seen, last := map[string]int{}, ""
+				for deadline := time.Now().Add(2 * patience); len(seen) < writers*each && time.Now().Before(deadline); {
+					query := fmt.Sprintf("?wait=5&limit=%d&order=asc", 1+6*p)
+					if last != "" {
+						query = fmt.Sprintf("?wait=5&limit=%d&since_id=%s", 1+6*p, last)
+					}
+					var rows []struct{ ID, Method string }
+					r := at(c.URL).Do(t, servertest.Request{Path: "/workspaces/" + w.ID + "/activity" + query, Token: w.Token})
+					if err := json.Unmarshal(r.Body, &rows); err != nil {
+						t.Errorf("poll: %d %s", r.Status, r.Body)
+						return
+					}
+					for _, row := range rows {
+						last = row.ID
+						if seen[row.Method]++; seen[row.Method] > 1 {
+							t.Errorf("%s came twice", row.Method)
+						}
+					}
+				}
+				if len(seen) != writers*each {
+					t.Errorf("a poller saw %d of %d rows", len(seen), writers*each)
+				}
+			})
+		}
+		writing.Wait()
+		polling.Wait()
+	}
+}
+
+// roll replaces all replicas under load. Planted: a replica that neither delays its stop nor waits for requests in
+// flight. One of the two is enough here: this HAProxy sends what did not get through to another, and who is not
+// sent anything for 4 s has nothing in flight.
+func roll(t *testing.T, c *cluster.Cluster) {
+	f := busy(t, c.URL, 6)
+	f.flows(t, 100)
+	begun, before := time.Now(), f.sent()
+	if err := c.Roll(t.Context(), binary); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("replaced in %s, with %d requests meanwhile", time.Since(begun).Round(100*time.Millisecond), f.sent()-before)
+	f.flows(t, 100)
+	_, failed := f.end(t)
+	for _, failure := range failed {
+		t.Errorf("after %s: %s", failure.end.Sub(begun).Round(time.Millisecond), failure.what)
+	}
+}
+
+// kill ends one replica as nothing can prepare for, three times. What began afterwards is sent to the others,
+// before HAProxy's next check, too. Planted: no redispatch in haproxy.cfg.
+func kill(t *testing.T, c *cluster.Cluster) {
+	f := busy(t, c.URL, 6)
+	type moment struct{ begun, end time.Time }
+	var kills []moment
+	for _, r := range c.Replicas {
+		f.flows(t, 100)
+		killed := moment{begun: time.Now()}
+		r.Kill()
+		killed.end = time.Now()
+		kills = append(kills, killed)
+		f.flows(t, 100)
+		if err := r.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Await(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, failed := f.end(t)
+	for _, failure := range failed {
+		inFlight := false
+		for _, k := range kills {
+			inFlight = inFlight || failure.begun.Before(k.end) && failure.end.After(k.begun)
+		}
+		if !inFlight || strings.Contains(failure.what, "not JSON") {
+			t.Errorf("at %s, for %s: %s", failure.begun.Format("05.000"), failure.end.Sub(failure.begun), failure.what)
+		}
+	}
+	if len(failed) > len(kills)*2*6 {
+		t.Errorf("%d requests failed: more than were under way", len(failed))
+	}
+}
+
+// freeze stops a replica's process for longer than HAProxy needs to see it, and lets it go on. What it had in
+// hand is answered late.
+func freeze(t *testing.T, c *cluster.Cluster) {
+	f := busy(t, c.URL, 6)
+	f.flows(t, 100)
+	r := c.Replicas[1]
+	r.Signal(syscall.SIGSTOP)
+	err := c.Balancer.Await(within(t, patience), r.Name, cluster.Down)
+	for range 20 { // the others serve
+		at(c.URL).Create(t, "poll", "")
+	}
+	r.Signal(syscall.SIGCONT)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Await(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	_, failed := f.end(t)
+	for _, failure := range failed {
+		t.Errorf("at %s, for %s: %s", failure.begun.Format("05.000"), failure.end.Sub(failure.begun), failure.what)
+	}
+}

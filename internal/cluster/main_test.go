@@ -1,0 +1,116 @@
+package cluster_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/molecule-ai/platform/internal/cluster"
+	"github.com/molecule-ai/platform/internal/server/servertest"
+)
+
+const (
+	adminToken = servertest.AdminToken
+
+	proxyFile = "../../deploy/proxy/haproxy.cfg"
+
+	// patience is how long anything may take that should take a moment.
+	patience = 40 * time.Second
+)
+
+// binary is the platform as its users run it, without the race detector.
+var binary string
+
+func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+
+func buildAndRun(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "platform-binary-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "platform")
+	// Without the state of the repository, which is not always there to be read.
+	if output, err := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "../../cmd/platform").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the platform: %v\n%s", err, output)
+		return 1
+	}
+	return m.Run()
+}
+
+// newDir makes a folder that PostgreSQL's user can get through.
+func newDir(t *testing.T) string {
+	t.Helper()
+	dir, err := cluster.NewDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// start starts three replicas behind HAProxy, on their own PostgreSQL unless there is a databaseURL.
+func start(t *testing.T, databaseURL string, env ...string) *cluster.Cluster {
+	t.Helper()
+	log := &tail{}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("end of the logs of replicas and HAProxy:\n%s", log)
+		}
+	})
+	c, err := cluster.Start(t.Context(), cluster.Options{
+		Dir: newDir(t), Binary: binary, Replicas: 3, Proxy: proxyFile, AdminToken: adminToken, DatabaseURL: databaseURL, Log: log,
+		Env: append([]string{"RATE_LIMIT=0", "PUSH_ALLOW_CIDRS=127.0.0.0/8", "LOG_LEVEL=warn"}, env...),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// at is what serves there, for calls that are checked against the OpenAPI file.
+func at(url string) *servertest.Platform { return &servertest.Platform{URL: url} }
+
+// within is a context that ends when something has taken too long.
+func within(t *testing.T, limit time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+// Write implements io.Writer.
+func (l *tail) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// String returns the end of it.
+func (l *tail) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text := l.text.String()
+	return text[max(0, len(text)-8<<10):]
+}

@@ -1,0 +1,154 @@
+// Command trycluster serves three replicas of the platform behind HAProxy on one throw-away PostgreSQL, for a
+// person to try: `make cluster`. It prints what to paste, and ends everything with Ctrl-C; if it is killed
+// instead, what it started ends by itself, and its folder goes.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/molecule-ai/platform/internal/cluster"
+)
+
+// cleaner removes folder $1 when this process is gone, which closes its standard input, and with it
+// PostgreSQL.
+const cleaner = `
+read -r _
+seconds=0
+while [ -e "$1/postgres/postgres/postmaster.pid" ] && [ $seconds -lt 20 ]; do
+	sleep 1
+	seconds=$((seconds + 1))
+done
+rm -rf "$1"`
+
+func main() {
+	o := cluster.Options{}
+	flag.StringVar(&o.Binary, "platform", "bin/platform", "the compiled platform")
+	flag.StringVar(&o.Proxy, "proxy", "deploy/proxy/haproxy.cfg", "configuration of HAProxy")
+	flag.StringVar(&o.Addr, "addr", "127.0.0.1:8080", "address to serve on")
+	flag.IntVar(&o.Replicas, "replicas", 3, "how many")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, syscall.SIGHUP)
+	if err := run(ctx, o, again, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "cluster:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+// run serves until ctx is done; at each signal of again it replaces the replicas one after the other.
+func run(ctx context.Context, o cluster.Options, again <-chan os.Signal, out io.Writer) (err error) {
+	if o.Dir, err = cluster.NewDir(); err != nil {
+		return err
+	}
+	leash, err := clean(o.Dir)
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(o.Dir))
+	}
+	defer leash.Close()
+	secret := make([]byte, 32)
+	rand.Read(secret) // never fails
+	o.AdminToken = hex.EncodeToString(secret)
+	token := filepath.Join(o.Dir, "admin_token")
+	if err := os.WriteFile(token, []byte(o.AdminToken+"\n"), 0o600); err != nil {
+		return err
+	}
+	log, err := os.Create(filepath.Join(o.Dir, "replicas.log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	o.Log = log
+	o.Env = []string{"PUSH_ALLOW_CIDRS=127.0.0.0/8", "REGISTRATION=open", "LOG_FORMAT=text"}
+	c, err := cluster.Start(ctx, o)
+	if err != nil {
+		return fmt.Errorf("%w; what the replicas say is in %s", err, log.Name())
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	greet(out, c, token, log.Name())
+	for {
+		select {
+		case <-ctx.Done():
+			fmt.Fprintln(out, "stopping")
+			return nil
+		case <-c.Balancer.Done():
+			return errors.New("HAProxy has ended; its last words are in " + log.Name())
+		case <-c.Postgres.Done():
+			return c.Postgres.Err()
+		case <-again:
+			fmt.Fprintln(out, "replacing the replicas, one after the other")
+			if err := c.Roll(ctx, o.Binary); err != nil {
+				return err
+			}
+			fmt.Fprintln(out, "replaced:", pids(c))
+		}
+	}
+}
+
+// clean starts what removes the folder in the end; it waits for the end of the pipe that is returned.
+func clean(dir string) (io.Closer, error) {
+	cmd := exec.Command("/bin/sh", "-c", cleaner, "sh", dir)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C must not reach it
+	hold, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	return hold, cmd.Start()
+}
+
+const greeting = `
+{n} replicas serve on {base}, behind HAProxy, on one PostgreSQL. Try it; paste this into another terminal:
+
+  ADMIN="Authorization: Bearer $(cat {token})"
+
+  echo "-- create a workspace that polls"
+  CREATED=$(curl -s {base}/workspaces -H "$ADMIN" -d '{"name":"laptop","delivery_mode":"poll"}'); echo "$CREATED"
+  WORKSPACE=$(echo "$CREATED" | sed 's/.*"id":"\([^"]*\)".*/\1/')
+  TOKEN="Authorization: Bearer $(echo "$CREATED" | sed 's/.*"auth_token":"\([^"]*\)".*/\1/')"
+
+  echo "-- upload to the first replica, poll the second, fetch from the third, acknowledge through HAProxy"
+  echo "hello, laptop" > hello.txt
+  curl -s {first}/workspaces/$WORKSPACE/chat/uploads -H "$ADMIN" -F files=@hello.txt; echo
+  INBOX=$(curl -s "{second}/workspaces/$WORKSPACE/activity?type=a2a_receive" -H "$TOKEN"); echo "$INBOX"
+  FILE=$(echo "$INBOX" | sed 's/.*"file_id":"\([^"]*\)".*/\1/')
+  curl -s {third}/workspaces/$WORKSPACE/pending-uploads/$FILE/content -H "$TOKEN"
+  curl -s -X POST {base}/workspaces/$WORKSPACE/pending-uploads/$FILE/ack -H "$TOKEN"; echo
+
+  make e2e BASE_URL={base} ADMIN_TOKEN=$(cat {token})   # every kind of file
+  kill -HUP {pid}                                       # replace the replicas one after the other, by bin/platform as it is then
+  kill -STOP {victim}; sleep 5; kill -CONT {victim}             # one that freezes
+
+Replicas: {pids}. Their log is {log}. Ctrl-C stops all of it and removes what was stored.
+
+`
+
+func greet(out io.Writer, c *cluster.Cluster, token, log string) {
+	of := func(i int) *cluster.Replica { return c.Replicas[i%len(c.Replicas)] }
+	fmt.Fprint(out, strings.NewReplacer(
+		"{n}", fmt.Sprint(len(c.Replicas)), "{base}", c.URL, "{token}", token, "{log}", log, "{pid}", fmt.Sprint(os.Getpid()),
+		"{first}", of(0).URL(), "{second}", of(1).URL(), "{third}", of(2).URL(), "{victim}", fmt.Sprint(of(0).Pid()), "{pids}", pids(c),
+	).Replace(greeting))
+}
+
+func pids(c *cluster.Cluster) string {
+	var all []string
+	for _, r := range c.Replicas {
+		all = append(all, fmt.Sprintf("%s %s (process %d)", r.Name, r.Addr, r.Pid()))
+	}
+	return strings.Join(all, ", ")
+}

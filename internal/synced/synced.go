@@ -1,0 +1,92 @@
+// Package synced makes an error of a commit that PostgreSQL has kept on one machine only, though it was to be on
+// two (synchronous_standby_names).
+//
+// When such a commit waits for a standby that is gone, and somebody cancels the wait (pg_cancel_backend),
+// PostgreSQL says that the transaction is committed, with a warning. statement_timeout does not count here. Who takes
+// that for a success answers 200 for what the loss of a machine takes away. What became of the transaction is as open as
+// when the connection breaks during the commit.
+//
+// Statements outside of a transaction are not looked at: what has to last is written in one.
+package synced
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"strings"
+
+	"github.com/lib/pq"
+)
+
+// ErrUnconfirmed means that the transaction is committed here, and perhaps not on the standby.
+var ErrUnconfirmed = errors.New("synced: committed, but not confirmed by the standby")
+
+// completed is the class of notices that tell of nothing wrong.
+const completed = "00"
+
+// Connector returns connections of c, which must be lib/pq's, whose commits are looked at.
+func Connector(c driver.Connector) driver.Connector { return connector{c} }
+
+type connector struct{ driver.Connector }
+
+// Connect implements driver.Connector.
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	raw, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	full, ok := raw.(pqConn)
+	if !ok {
+		return nil, errors.Join(errors.New("synced: not a connection of lib/pq"), raw.Close())
+	}
+	made := &conn{pqConn: full}
+	pq.SetNoticeHandler(raw, func(notice *pq.Error) {
+		made.warned = made.warned || !strings.HasPrefix(string(notice.Code), completed)
+	})
+	return made, nil
+}
+
+// pqConn is what a connection of lib/pq can do.
+type pqConn interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ConnPrepareContext
+	driver.ExecerContext
+	driver.NamedValueChecker
+	driver.Pinger
+	driver.QueryerContext
+	driver.SessionResetter
+	driver.Validator
+}
+
+// conn is one connection, which database/sql never uses for two things at once.
+type conn struct {
+	pqConn
+	warned bool // since it was last set to false
+}
+
+// BeginTx implements driver.ConnBeginTx.
+func (c *conn) BeginTx(ctx context.Context, options driver.TxOptions) (driver.Tx, error) {
+	tx, err := c.pqConn.BeginTx(ctx, options)
+	if err != nil {
+		return nil, err
+	}
+	return transaction{tx, c}, nil
+}
+
+type transaction struct {
+	driver.Tx
+	conn *conn
+}
+
+// Commit implements driver.Tx. ErrUnconfirmed.
+func (t transaction) Commit() error {
+	t.conn.warned = false
+	if err := t.Tx.Commit(); err != nil {
+		return err
+	}
+	if t.conn.warned {
+		return ErrUnconfirmed
+	}
+	return nil
+}

@@ -1,0 +1,66 @@
+package synced_test
+
+import (
+	"database/sql"
+	"errors"
+	"testing"
+
+	"github.com/lib/pq"
+
+	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
+	"github.com/molecule-ai/platform/internal/prepared"
+	"github.com/molecule-ai/platform/internal/synced"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// A commit that warns is an error, whatever warned before; one that says something is none. In the place of
+// the wait for a standby, which internal/cluster tries, a trigger warns when the transaction is committed.
+// Planted: no look at the notices; those of earlier statements counted.
+func TestConnector_ACommitThatWarnsIsAnError(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Empty(t)
+	c, err := pq.NewConnector(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := sql.OpenDB(prepared.Connector(synced.Connector(c)))
+	db.SetMaxOpenConns(1)
+	t.Cleanup(func() { db.Close() })
+	if _, err := db.ExecContext(t.Context(), `CREATE TABLE told (level text);
+		CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			IF NEW.level = 'warning' THEN RAISE WARNING 'careful'; ELSE RAISE NOTICE 'all is well'; END IF;
+			RETURN NEW;
+		END $$;
+		CREATE CONSTRAINT TRIGGER late AFTER INSERT ON told DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION tell()`); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		before, level string
+		want          error
+	}{{"", "notice", nil}, {"", "warning", synced.ErrUnconfirmed}, {"DO $$ BEGIN RAISE WARNING 'early'; END $$", "notice", nil}} {
+		tx, err := db.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.before != "" {
+			if _, err := tx.ExecContext(t.Context(), c.before); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := tx.ExecContext(t.Context(), `INSERT INTO told VALUES ($1)`, c.level); err != nil {
+			t.Fatal(err)
+		}
+		if err := tx.Commit(); !errors.Is(err, c.want) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	tx, err := db.BeginTx(t.Context(), nil)
+	if err == nil {
+		err = tx.Rollback()
+	}
+	var n int
+	if err = errors.Join(err, db.QueryRowContext(t.Context(), `SELECT count(*) FROM told`).Scan(&n)); err != nil || n != 3 {
+		t.Errorf("%d rows, %v", n, err)
+	}
+}
