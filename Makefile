@@ -143,9 +143,17 @@ setup-postgres:
 setup-curl:
 	@$(INSTALL); command -v curl >/dev/null || install curl curl ca-certificates
 
+# The S3 server that the tests start. It is no part of the platform, so it is not in go.mod.
+VERSITYGW := v1.8.0
+
+bin/versitygw: Makefile
+	@echo "Installing versitygw $(VERSITYGW)"
+	@GOBIN='$(CURDIR)/bin' go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)
+	@touch $@
+
 # The race detector needs a C compiler.
 .PHONY: setup-test
-setup-test: setup .venv/ready
+setup-test: setup bin/versitygw .venv/ready
 	@$(INSTALL); \
 	echo 'int main(void) { return 0; }' | $$(go env CC) -x c -o /dev/null - 2>/dev/null || install "a C compiler" gcc libc6-dev
 

@@ -77,7 +77,10 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 			inbox.WithReaders()
 			bounds.QuotaBytes, bounds.QuotaFiles = c.QuotaBytes, int64(c.QuotaFiles)
 		}
-		storage := s.tracing.Storage(pendinguploads.NewPostgres(s.db, s.staging, inbox, bounds))
+		storage, err := s.openStorage(ctx, pendinguploads.NewPostgres(s.db, s.staging, inbox, bounds))
+		if err != nil {
+			return nil, err
+		}
 		files.WithPendingUploads(storage, c.SpoolDir)
 		if operating {
 			files.WithKeys()
@@ -86,6 +89,11 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 			s.log.WarnContext(ctx, "no quotas, no Idempotency-Key, no events, and nothing is swept: the database is not up to date; run 'platform migrate up' and restart")
 		}
 		pending = handlers.NewPendingUploadsHandler(store, storage, handlers.NewAdmission(c.MaxDownloads))
+		if c.StorageRedirect && s.bucket != nil {
+			pending.WithLinks(s.bucket)
+		}
+	} else if c.StorageURL != "" {
+		return nil, errNoObjects
 	} else {
 		s.log.WarnContext(ctx, "uploads to poll workspaces are refused: the database has no pending_uploads; run 'platform migrate up' and restart")
 	}
