@@ -94,6 +94,10 @@ bench: setup build bin/bench ## Measure the platform beside PostgreSQL alone, on
 bench-growth: setup build bin/bench ## Measure it with a million rows beside it with few.
 	@bin/bench -platform bin/platform -growth $(BENCH)
 
+.PHONY: bench-stores
+bench-stores: setup build bin/bench bin/versitygw ## Measure large files in a folder and in S3 beside PostgreSQL.
+	@bin/bench -platform bin/platform -stores -s3 bin/versitygw $(BENCH)
+
 .PHONY: bench-compare
 bench-compare: setup build bin/bench ## Measure it beside the commit BASE.
 	@test -n '$(BASE)' || { echo "Say which commit: make bench-compare BASE=HEAD~1"; exit 1; }

@@ -25,6 +25,8 @@ type options struct {
 	length time.Duration  // of one measurement
 	only   *regexp.Regexp // cases
 	growth bool
+	stores bool   // files in stores beside those in PostgreSQL
+	s3     string // the S3 server's binary; "": none
 	json   string
 	svg    string
 	base   string // another binary
@@ -42,6 +44,8 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "how often each case is measured")
 	flag.DurationVar(&o.length, "length", 2*time.Second, "how long one measurement takes")
 	flag.BoolVar(&o.growth, "growth", false, "measure an empty database beside one with a million rows instead")
+	flag.BoolVar(&o.stores, "stores", false, "measure large files in a folder, and in S3 if -s3 is given, beside PostgreSQL instead")
+	flag.StringVar(&o.s3, "s3", "", "the binary of versitygw, for -stores")
 	flag.StringVar(&o.json, "json", "", "write the figures to this file")
 	flag.StringVar(&o.svg, "svg", "", "draw the ratios into this file")
 	flag.StringVar(&o.base, "base", "", "another compiled platform, to be measured beside")
@@ -82,9 +86,12 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	r := &report{output: o.output}
-	if o.growth {
+	switch {
+	case o.growth:
 		err = r.measureGrowth(ctx, o, s, p)
-	} else {
+	case o.stores:
+		err = r.measureStores(ctx, o, s, p)
+	default:
 		err = r.measureAll(ctx, o, s, p)
 	}
 	if err != nil {

@@ -3,6 +3,7 @@ package handlers
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"net/http"
 
 	"github.com/gin-gonic/gin"
@@ -38,7 +39,7 @@ func (h *PendingUploadsHandler) redirect(c *gin.Context, id uuid.UUID) (bool, er
 		}
 	}
 	file, link, err := h.links.Link(c.Request.Context(), wsauth.WorkspaceOf(c), id)
-	if err != nil {
+	if err != nil && !errors.Is(err, pendinguploads.ErrNotFound) {
 		logger(c).WarnContext(c, "no link to a file; its bytes are served here", "file_id", id, "error", err)
 	}
 	if err != nil || link == "" {

@@ -5,41 +5,32 @@ import (
 	"path/filepath"
 )
 
-// sync brings an object in a folder, and the name by which it is found, to the disk. The driver
+// sync brings an object in a folder, and the names by which it is found, to the disk. The driver
 // leaves both to the system, which may lose them with the power.
 func (s *Store) sync(name string) error {
 	path := filepath.Join(s.dir, filepath.FromSlash(name))
-	if err := syncPath(path); err != nil {
-		return err
-	}
-	if err := syncPath(filepath.Dir(path)); err != nil {
-		return err
-	}
-	// The folders above, whoever has made them, once.
-	for dir := filepath.Dir(filepath.Dir(path)); len(dir) >= len(filepath.Clean(s.dir)); dir = filepath.Dir(dir) {
-		if err := s.syncOnce(filepath.Dir(path), dir); err != nil {
+	dir := filepath.Dir(path)
+	for _, p := range []string{path, dir} {
+		if err := s.flush(p); err != nil {
 			return err
 		}
-		if dir == filepath.Dir(dir) {
-			break
-		}
 	}
-	return nil
-}
-
-// syncOnce brings the name of child in dir to the disk, unless it is known to be there.
-func (s *Store) syncOnce(child, dir string) error {
-	if _, known := s.synced.Load(child + "\x00" + dir); known {
+	// Whoever has made the folder, its name must be in those above. That is once for each.
+	if _, known := s.synced.Load(dir); known {
 		return nil
 	}
-	if err := syncPath(dir); err != nil {
-		return err
+	for above := dir; above != filepath.Clean(s.dir) && above != filepath.Dir(above); {
+		above = filepath.Dir(above)
+		if err := s.flush(above); err != nil {
+			return err
+		}
 	}
-	s.synced.Store(child+"\x00"+dir, true)
+	s.synced.Store(dir, true)
 	return nil
 }
 
-func syncPath(path string) error {
+// flush is fsync(2) of a file or folder.
+func flush(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err

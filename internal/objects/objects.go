@@ -39,7 +39,8 @@ type Store struct {
 	bucket *blob.Bucket
 	prefix string   // of all names
 	dir    string   // "": it is no folder
-	synced sync.Map // folders that are known to be on the disk
+	synced sync.Map // folders whose names are known to be on the disk
+	flush  func(path string) error
 	s3     *s3Bucket
 }
 
@@ -53,7 +54,7 @@ func Open(ctx context.Context, rawURL string, namespace uuid.UUID) (*Store, erro
 	q := u.Query()
 	// Not folders: an S3 server on a file system makes them of slashes, and removes them when they are
 	// empty, from under a writer too.
-	s := &Store{prefix: q.Get("prefix") + hex.EncodeToString(namespace[:]) + "-"}
+	s := &Store{prefix: q.Get("prefix") + hex.EncodeToString(namespace[:]) + "-", flush: flush}
 	q.Del("prefix")
 	switch u.Scheme {
 	case "file":

@@ -186,3 +186,5 @@ func (r *rig) sweepGarbage(t *testing.T) error {
 	_, err := r.Sweep(t.Context(), time.Hour)
 	return err
 }
+
+func failingRead(int64) (io.ReadCloser, int64, error) { return nil, 0, errStore }

@@ -59,18 +59,38 @@ func (s *Server) openStorage(ctx context.Context, postgres *pendinguploads.Postg
 	return s.tracing.Storage(s.bucket), nil
 }
 
-// NewStorage returns the files in db and in its stores, for commands that do not serve. Nobody
-// waits for what they do, so they are given no limits. The schema must be one with quotas.
-func NewStorage(ctx context.Context, db *sql.DB, c config.Config) (pendinguploads.Storage, error) {
-	postgres := pendinguploads.NewPostgres(db, db, activity.New(db), pendinguploads.Limits{})
+// HasStores returns an error, a sentence for a person, if the schema has no stores of objects.
+func HasStores(ctx context.Context, db *sql.DB) error {
 	have, err := schema.Objects(ctx, db)
-	if err != nil || !have {
-		return postgres, err
+	if err == nil && !have {
+		err = errors.New("the database is not up to date; run 'platform migrate up' first")
 	}
+	return err
+}
+
+// NewBucket returns the files in db and in its stores, for commands that do not serve: without limits.
+// The schema must have stores.
+func NewBucket(ctx context.Context, db *sql.DB, c config.Config) (*pendinguploads.Bucket, error) {
 	open := func(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
 		return objects.Open(ctx, url, namespace)
 	}
-	return pendinguploads.NewBucket(ctx, postgres, open, pendinguploads.BucketOptions{URL: c.StorageURL, InlineBytes: c.StorageInlineBytes})
+	return pendinguploads.NewBucket(ctx, newFiles(db), open, pendinguploads.BucketOptions{URL: c.StorageURL, InlineBytes: c.StorageInlineBytes})
+}
+
+// newStorage is NewBucket for any schema that has files.
+func newStorage(ctx context.Context, db *sql.DB) (pendinguploads.Storage, error) {
+	have, err := schema.Objects(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	if !have {
+		return newFiles(db), nil
+	}
+	return NewBucket(ctx, db, config.Config{})
+}
+
+func newFiles(db *sql.DB) *pendinguploads.Postgres {
+	return pendinguploads.NewPostgres(db, db, activity.New(db), pendinguploads.Limits{})
 }
 
 // measured is a store whose operations are counted and timed.

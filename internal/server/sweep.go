@@ -27,7 +27,7 @@ func NewSweeper(ctx context.Context, db *sql.DB, c config.Config) (*sweeper.Swee
 		return nil, errors.New("the database is not up to date; run 'platform migrate up' first")
 	}
 	inbox := activity.New(db)
-	storage, err := NewStorage(ctx, db, c)
+	storage, err := newStorage(ctx, db)
 	if err != nil {
 		return nil, err
 	}
