@@ -34,6 +34,8 @@ type s3Bucket struct {
 	name string
 	sse  types.ServerSideEncryption // "": what the bucket has
 	kms  *string
+
+	checksum types.ChecksumAlgorithm // of parts; "": the server knows none
 }
 
 // openS3 opens a bucket as the driver does, with settings for servers that are not Amazon's.
@@ -56,7 +58,10 @@ func openS3(ctx context.Context, u *url.URL, q url.Values) (*s3Bucket, *blob.Buc
 	client = s3.New(client.Options(), func(o *s3.Options) {
 		o.DisableLogOutputChecksumValidationSkipped = true // with older servers that would be a line for each read
 	})
-	b := &s3Bucket{Client: client, name: u.Host}
+	b := &s3Bucket{Client: client, name: u.Host, checksum: types.ChecksumAlgorithmCrc32}
+	if client.Options().RequestChecksumCalculation == aws.RequestChecksumCalculationWhenRequired {
+		b.checksum = ""
+	}
 	o := &s3blob.Options{RequestChecksumCalculation: client.Options().RequestChecksumCalculation}
 	if sse := q.Get("ssetype"); sse != "" {
 		b.sse = types.ServerSideEncryption(sse)
@@ -94,7 +99,7 @@ func (b *s3Bucket) put(ctx context.Context, name string, size int64, content rea
 	upload, err := b.CreateMultipartUpload(ctx, &s3.CreateMultipartUploadInput{
 		Bucket: &b.name, Key: &name,
 		ContentType: aws.String(contentType), ContentDisposition: aws.String(contentDisposition), CacheControl: aws.String(cacheControl),
-		ServerSideEncryption: b.sse, SSEKMSKeyId: b.kms, ChecksumAlgorithm: types.ChecksumAlgorithmCrc32,
+		ServerSideEncryption: b.sse, SSEKMSKeyId: b.kms, ChecksumAlgorithm: b.checksum,
 	})
 	if err != nil {
 		return err
@@ -116,7 +121,7 @@ func (b *s3Bucket) putParts(ctx context.Context, name string, size int64, id *st
 		part, err := b.UploadPart(ctx, &s3.UploadPartInput{
 			Bucket: &b.name, Key: &name, UploadId: id, PartNumber: number,
 			Body: body(offset, min(length, size-offset)), ContentLength: aws.Int64(min(length, size-offset)),
-			ChecksumAlgorithm: types.ChecksumAlgorithmCrc32,
+			ChecksumAlgorithm: b.checksum,
 		})
 		if err != nil {
 			return fmt.Errorf("part %d: %w", *number, err)

@@ -102,6 +102,7 @@ type Bucket struct {
 	store   int // for new files
 	writes  *semaphore.Weighted
 	alive   time.Duration
+	stall   time.Duration
 
 	mu     sync.Mutex
 	stores map[int]Objects // opened
@@ -112,7 +113,7 @@ type Bucket struct {
 func NewBucket(ctx context.Context, postgres *Postgres, open OpenObjects, options BucketOptions) (*Bucket, error) {
 	b := &Bucket{
 		Postgres: postgres, open: open, options: options,
-		writes: semaphore.NewWeighted(maxWrites), alive: aliveInterval, stores: map[int]Objects{},
+		writes: semaphore.NewWeighted(maxWrites), alive: aliveInterval, stall: stallTimeout, stores: map[int]Objects{},
 	}
 	if options.URL == "" {
 		return b, nil

@@ -4,3 +4,6 @@ import "time"
 
 // KeepAlive makes transactions that wait for objects be used this often.
 func (b *Bucket) KeepAlive(every time.Duration) { b.alive = every }
+
+// StallAfter makes a store be asked again after so long without a byte.
+func (b *Bucket) StallAfter(d time.Duration) { b.stall = d }

@@ -8,9 +8,11 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/google/uuid"
@@ -194,6 +196,49 @@ func TestBucket_S3ThatIsSlow(t *testing.T) {
 		t.Errorf("staged %d files, %v", len(staged), err)
 	}
 	r.mustBeTraceless(t)
+}
+
+// A server that stalls, before an answer or within, is asked again; one that goes on so is an error.
+// Planted: waited for as long as the client does.
+func TestBucket_S3ThatStallsIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	server := s3test.Shared(t)
+	p := newProxy(t, server)
+	r := newRig(t, server.BucketURL(t, p.URL))
+	r.StallAfter(200 * time.Millisecond)
+	staged, err := r.stageSizes(t.Context(), "", mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int64
+	stall := func(times int64, head bool) {
+		asked.Store(0)
+		p.set(func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method != http.MethodGet || asked.Add(1) > times {
+				return false
+			}
+			if head {
+				w.Header().Set("Content-Length", strconv.Itoa(mib))
+				w.WriteHeader(http.StatusOK)
+				_ = http.NewResponseController(w).Flush()
+			}
+			<-r.Context().Done()
+			return true
+		})
+	}
+	stall(1, false)
+	mustRead(t, r, staged[0])
+	stall(2, true)
+	mustRead(t, r, staged[0])
+	stall(1000, true)
+	_, c, err := r.Open(t.Context(), workspaceID, staged[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if n, err := c.Read(make([]byte, 10)); n != 0 || err == nil || err == io.EOF {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
 }
 
 // The bytes of an object that breaks off are asked for from there on; so are ranges.

@@ -23,6 +23,9 @@ const (
 	maxResumes  = 4
 	resumePause = 100 * time.Millisecond
 
+	// stallTimeout is how long a store may take for the next bytes; then it is asked again.
+	stallTimeout = 30 * time.Second
+
 	// linkTTL is how long a URL is good that bypasses the platform. It is used at once.
 	linkTTL = 2 * time.Minute
 )
@@ -141,6 +144,7 @@ type objectContent struct {
 	offset int64         // where the next Read starts
 	body   io.ReadCloser // nil: not asked for
 	next   int64         // offset of body
+	cancel func()        // ends body
 	closed bool
 }
 
@@ -195,7 +199,9 @@ func (c *objectContent) read(b []byte) (int, error) {
 			return 0, err
 		}
 	}
+	stalled := time.AfterFunc(c.bucket.stall, c.cancel)
 	n, err := c.body.Read(b)
+	stalled.Stop()
 	c.next += int64(n)
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF // the rest is there: ask has seen how long it is
@@ -213,11 +219,15 @@ func (c *objectContent) ask() error {
 	if err != nil {
 		return err
 	}
-	body, size, err := store.Read(c.ctx, c.at.key, c.offset)
+	ctx, cancel := context.WithCancel(c.ctx)
+	stalled := time.AfterFunc(c.bucket.stall, cancel)
+	body, size, err := store.Read(ctx, c.at.key, c.offset)
+	stalled.Stop()
 	if err != nil {
+		cancel()
 		return err
 	}
-	c.body, c.next = body, c.offset
+	c.body, c.next, c.cancel = body, c.offset, cancel
 	if size != c.size {
 		c.drop()
 		return fmt.Errorf("%w: the object has %d bytes of %d", ErrTruncated, size, c.size)
@@ -228,6 +238,7 @@ func (c *objectContent) ask() error {
 func (c *objectContent) drop() {
 	if c.body != nil {
 		_ = c.body.Close()
+		c.cancel()
 		c.body = nil
 	}
 }
