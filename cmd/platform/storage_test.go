@@ -25,7 +25,7 @@ func onStore(dsn, url string) []string {
 
 // The platform is killed under uploads to S3. What was answered is there, byte for byte; what was
 // not, in whole or not at all; no visible file is without its bytes, and what was left in the bucket
-// is found and removed. Planted: the files made visible before their objects are written.
+// is found and removed.
 func TestKill_UnderUploadsToS3LeavesNothingThatReconcileDoesNotFind(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.New(t)
@@ -68,8 +68,7 @@ func mustExec(t *testing.T, db *sql.DB, statement string) {
 }
 
 // 1,000 files go from PostgreSQL to S3 while they are interrupted three times, twice by a signal and
-// once by a kill; then all are there, verified, and clients get every byte of them. Planted: the move
-// committed before the object is whole.
+// once by a kill; then all are there, verified, and clients get every byte of them.
 func TestStorageMigrate_InterruptedThreeTimesMovesAll(t *testing.T) {
 	t.Parallel()
 	const all = 1000

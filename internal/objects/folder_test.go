@@ -12,8 +12,7 @@ import (
 )
 
 // When Write returns, the object is on the disk under its name, and so are the names of the folders
-// that lead to it. Planted: the object, its folder and those above not synced; the error of each
-// ignored.
+// that lead to it. Planted: the object not synced; those above not synced.
 func TestFolder_WriteSyncsTheObjectAndTheWayToIt(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()

@@ -14,8 +14,7 @@ import (
 // sweep finds every object that has no file, and no other.
 //
 // Planted once each and caught here: objects deleted although the commit's answer was lost (visible
-// files without bytes); the claim in a transaction of its own, before that of the files (objects that
-// nobody sweeps) and after it (files whose objects are swept).
+// files without bytes); objects that stay garbage although they have files.
 func TestBucket_ConnectionCutLosesNoBytes(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

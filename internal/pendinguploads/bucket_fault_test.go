@@ -31,8 +31,9 @@ func TestBucket_SmallFilesStayInTheRow(t *testing.T) {
 }
 
 // What fails at each step leaves no file, no announcement and no room taken, and the sweep finds
-// what is left. Planted: the objects before the intents (an object is left that no row knows of); the
-// room not given back; the intents deleted at once (an object that arrives late stays for ever).
+// what is left. Planted: the objects before the intents (an object is left that no row knows of);
+// nothing deleted; the room not given back; the claim without its margin; the intents deleted at once (an
+// object that arrives late stays for ever).
 func TestBucket_AFailureAtAnyStepLeavesNoTrace(t *testing.T) {
 	t.Parallel()
 	for name, plant := range map[string]func(t *testing.T, r *rig){
@@ -74,8 +75,8 @@ func TestBucket_AFailureAtAnyStepLeavesNoTrace(t *testing.T) {
 }
 
 // An object that can neither be kept nor deleted is garbage that is known, until it can be.
-// Planted: the row deleted though the object was not; the error of the delete kept to itself; the
-// row put back at once, so that a sweep never ends.
+// Planted: the row deleted though the object was not; the row due again at once, so that a sweep never
+// ends.
 func TestBucket_AnObjectThatCannotBeDeletedIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
@@ -124,7 +125,7 @@ func TestBucket_ASweepThatWasCutShortIsRepeated(t *testing.T) {
 	r.wantObjects(t, 0, 0, 0)
 }
 
-// Whoever deletes a row leaves its object to the sweep. Planted: the trigger dropped.
+// Whoever deletes a row leaves its object to the sweep. Planted: a trigger that changes nothing.
 func TestBucket_AnOldPlatformsSweepLeavesKnownGarbage(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
@@ -231,6 +232,7 @@ func TestBucket_AnUploadEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// Planted: what is longer than it says taken.
 func TestBucket_ContentThatIsNotAsItSaysIsRefused(t *testing.T) {
 	t.Parallel()
 	errReader := errors.New("the reader fails")
@@ -298,7 +300,7 @@ func TestBucket_CloseTellsWhatFailed(t *testing.T) {
 }
 
 // A read that breaks goes on where it was, a few times; what has lost bytes never ends cleanly.
-// Planted: a broken body for the end; resumed from the start; resumed for ever.
+// Planted: a broken body for the end; resumed from the start; the object's length not looked at.
 func TestBucket_ABrokenReadIsResumed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
@@ -360,7 +362,7 @@ func TestBucket_ABrokenReadIsResumed(t *testing.T) {
 }
 
 // A reader in the middle of a file goes on when its bytes are moved. Planted: the place not looked up
-// again; the offset lost.
+// again.
 func TestBucket_AReaderFollowsAFileThatIsMoved(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")

@@ -284,7 +284,8 @@ func (w *breakingWriter) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
-// Large objects go in parts; what is begun and cannot be finished is aborted. Planted: no abort.
+// Large objects go in parts; what is begun and cannot be finished is aborted. Planted: no
+// abort; the last part left out.
 func TestBucket_S3UploadsThatFailAreAborted(t *testing.T) {
 	t.Parallel()
 	server := s3test.Shared(t)

@@ -21,11 +21,7 @@ func openStore(ctx context.Context, url string, namespace uuid.UUID) (pendingupl
 }
 
 // The suite as it is for PostgreSQL. Small files are kept in the row and others are not, so that both
-// ways go through all of it.
-//
-// Planted once each and caught here: nothing claimed (EverySizeComesBackByteForByte); a content's
-// length not looked at (ContentOfAnotherLengthIsRefused); the end of a body for the end of the file
-// (ASweptFileNeverEndsCleanly).
+// ways go through all of it. The faults that were planted are with the tests beside this one.
 func TestBucket_IsAStorage(t *testing.T) {
 	t.Parallel()
 	for name, url := range map[string]func(*testing.T) string{

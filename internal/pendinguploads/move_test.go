@@ -35,8 +35,8 @@ func moveAll(t *testing.T, b *pendinguploads.Bucket) (moved int) {
 }
 
 // Files go from the database to a folder, to another folder, and back, and keep their bytes, ids and
-// states; what they leave is garbage, and swept. Planted: the pieces not deleted, or not written; the
-// old object not released; small files moved.
+// states; what they leave is garbage, and swept. Planted: the pieces not deleted; the old object not
+// released.
 func TestMove_KeepsEveryByteWhereverItGoes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
@@ -77,7 +77,7 @@ func TestMove_KeepsEveryByteWhereverItGoes(t *testing.T) {
 	}
 }
 
-// Planted: the object not read back; the file given to it all the same.
+// Planted: the digest of what is read back not compared.
 func TestMove_WhatIsNotTheFileStaysWhereItIs(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")

@@ -86,7 +86,7 @@ func (f files) reconcile(t *testing.T, fix bool) (upkeep.Found, string, error) {
 
 // What is nobody's is found, told, left alone without fix, and deleted with it; what is young, or has a
 // file, or is not the platform's, never. Planted: no hour of grace; the namespace left out; deleted
-// without fix; files looked up by any object of their store.
+// without fix.
 func TestReconcile_FindsWhatIsNobodysAndNothingElse(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -144,7 +144,7 @@ func TestReconcile_FindsWhatIsNobodysAndNothingElse(t *testing.T) {
 	}
 }
 
-// Planted: a missing object not told; deleted with its row.
+// Planted: a missing object not told.
 func TestReconcile_TellsOfFilesWithoutTheirBytes(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -223,7 +223,7 @@ func TestReconcile_AbortsUploadsToS3ThatWereNeverFinished(t *testing.T) {
 	}
 }
 
-// A store that cannot be read does not make its files look lost. Planted: -1 for -2.
+// A store that cannot be read does not make its files look lost. Planted: missing for not known.
 func TestReconcile_AStoreThatCannotBeReadIsAnErrorOfItsOwn(t *testing.T) {
 	t.Parallel()
 	server := s3test.Start(t)
@@ -236,7 +236,7 @@ func TestReconcile_AStoreThatCannotBeReadIsAnErrorOfItsOwn(t *testing.T) {
 	}
 }
 
-// Planted: one failure ends it; a failure not told; interrupted, it says that all is done.
+// Planted: a failure not told; interrupted, it says that all is done.
 func TestMigrate_GoesOnPastAFileThatCannotBeMovedAndWhereItWasInterrupted(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Open(t, pgtest.New(t))
