@@ -136,7 +136,7 @@ func TestServe_BeforeTheUploadsMigrationPushesAndAfterItStages(t *testing.T) {
 
 	db := emptyDatabase(t)
 	migrate(t, db, "up")
-	migrate(t, db, "down", "2")
+	migrate(t, db, "down", "3")
 	p := serveOn(t, db)
 	poller := p.create(t, servertest.AdminToken, "poll", "")
 	pushed := p.create(t, servertest.AdminToken, "push", receiver.URL)

@@ -2,6 +2,9 @@ package pendinguploads
 
 import "time"
 
+// ErrDigest is what a Move says of bytes that are not the file's.
+var ErrDigest = errDigest
+
 // KeepAlive makes transactions that wait for objects be used this often.
 func (b *Bucket) KeepAlive(every time.Duration) { b.alive = every }
 

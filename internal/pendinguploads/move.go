@@ -38,8 +38,8 @@ const (
 		`) UPDATE upload_objects SET garbage_at = clock_timestamp() FROM moved WHERE object_key = $3`
 )
 
-// ErrDigest: the bytes of a file are not those that its SHA-256 was made of.
-var ErrDigest = errors.New("pendinguploads: bytes do not have the file's digest")
+// errDigest: the bytes of a file are not those that its SHA-256 was made of.
+var errDigest = errors.New("pendinguploads: bytes do not have the file's digest")
 
 // CountMisplaced tells how many files, and bytes of them, are not where the options say.
 func (b *Bucket) CountMisplaced(ctx context.Context) (files, bytes int64, err error) {
@@ -72,7 +72,7 @@ func (b *Bucket) Misplaced(ctx context.Context, after uuid.UUID, limit int) ([]F
 
 // Move brings the bytes of a file to where the options say, and reports whether it did: the file may
 // be gone by now, or moved by another. At no moment is the file without its bytes, and they are
-// compared with its digest, in the store as they are read back. ErrDigest, ErrTruncated.
+// compared with its digest, in the store as they are read back.
 func (b *Bucket) Move(ctx context.Context, f File) (bool, error) {
 	moved, err := b.move(ctx, f)
 	if err != nil {
@@ -149,7 +149,7 @@ func (b *Bucket) verify(ctx context.Context, f File, at object) error {
 		return fmt.Errorf("read back: %w", err)
 	}
 	if !bytes.Equal(digest.Sum(nil), f.SHA256[:]) {
-		return ErrDigest
+		return errDigest
 	}
 	return nil
 }
@@ -172,7 +172,7 @@ func (b *Bucket) moveIn(ctx context.Context, f File, from object, source io.Read
 		return false, err
 	}
 	if !bytes.Equal(digest.Sum(nil), f.SHA256[:]) {
-		return false, ErrDigest
+		return false, errDigest
 	}
 	result, err := tx.ExecContext(ctx, sqlMoveIn, f.ID, first, from.key)
 	if err != nil {
