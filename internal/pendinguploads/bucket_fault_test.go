@@ -456,3 +456,26 @@ func TestBucket_SwitchingTheStoreStrandsNothing(t *testing.T) {
 	}
 	r.wantObjects(t, 2, 2, 1)
 }
+
+// A store that reads on after an error, and takes the end that follows for the right one, is not
+// believed either: the byte too many is not forgotten.
+func TestBucket_AStoreThatReadsOnAfterAnErrorIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "")
+	stubborn := newBucket(t, r.postgres, func(context.Context, string, uuid.UUID) (pendinguploads.Objects, error) { return stubbornStore{}, nil }, "file:///stubborn")
+	file := newFile("a.bin", content(mib))
+	file.Content = io.MultiReader(file.Content, bytes.NewReader([]byte("x")))
+	if staged, err := stubborn.Stage(t.Context(), workspaceID, []pendinguploads.NewFile{file}); !errors.Is(err, pendinguploads.ErrInvalidFile) {
+		t.Errorf("staged %d files, %v", len(staged), err)
+	}
+	r.mustBeTraceless(t)
+}
+
+// stubbornStore reads once more than it should, and says that all is well.
+type stubbornStore struct{ lazyStore }
+
+func (stubbornStore) Write(_ context.Context, _ uuid.UUID, _ int64, content io.Reader) error {
+	_, _ = io.Copy(io.Discard, content)
+	_, _ = content.Read(make([]byte, 1))
+	return nil
+}
