@@ -114,6 +114,10 @@ bench-growth: setup build bin/bench ## Measure it with a million rows beside it 
 bench-churn: setup build bin/bench ## Measure what 10 x 2 GiB of files that come and go take on disk.
 	@bin/bench -platform bin/platform -churn 10
 
+.PHONY: bench-stores
+bench-stores: setup build bin/bench bin/versitygw ## Measure large files in a folder and in S3 beside PostgreSQL.
+	@bin/bench -platform bin/platform -stores -s3 bin/versitygw $(BENCH)
+
 .PHONY: bench-compare
 bench-compare: setup build bin/bench ## Measure it beside the commit BASE.
 	@test -n '$(BASE)' || { echo "Say which commit: make bench-compare BASE=HEAD~1"; exit 1; }
@@ -182,9 +186,17 @@ setup-cluster: setup
 	install "$${missing[*]}" "$${missing[@]}"; \
 	for program in "$${missing[@]}"; do $$sudo update-rc.d $$program disable >/dev/null 2>&1 || true; done
 
+# The S3 server that the tests start. It is no part of the platform, so it is not in go.mod.
+VERSITYGW := v1.8.0
+
+bin/versitygw: Makefile
+	@echo "Installing versitygw $(VERSITYGW)"
+	@GOBIN='$(CURDIR)/bin' go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)
+	@touch $@
+
 # The race detector needs a C compiler.
 .PHONY: setup-test
-setup-test: setup-cluster .venv/ready
+setup-test: setup-cluster bin/versitygw .venv/ready
 	@$(INSTALL); \
 	echo 'int main(void) { return 0; }' | $$(go env CC) -x c -o /dev/null - 2>/dev/null || install "a C compiler" gcc libc6-dev
 

@@ -32,6 +32,7 @@ type cli struct {
 	Serve   serveCmd   `cmd:"" default:"1" help:"Serve the platform (the default)."`
 	Migrate migrateCmd `cmd:"" help:"Bring the database to this platform's schema, or back."`
 	Sweep   sweepCmd   `cmd:"" help:"Delete what is over, once, as the platform does by itself all the time."`
+	Storage storageCmd `cmd:"" help:"Look after the stores that have the bytes of files."`
 	Ready   readyCmd   `cmd:"" help:"Ask the platform on ADDR whether it is ready; the exit code tells."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }

@@ -17,11 +17,12 @@ const (
 	activityMigration   = "20260401110000_activity_logs"
 	uploadsMigration    = "20260505100000_pending_uploads"
 	operateMigration    = "20260601100000_operate"
+	objectsMigration    = "20260701100000_objects"
 )
 
 const (
 	appliedAll = "applied " + workspacesMigration + "\napplied " + activityMigration + "\napplied " + uploadsMigration +
-		"\napplied " + operateMigration + "\n"
+		"\napplied " + operateMigration + "\napplied " + objectsMigration + "\n"
 	appliedNone = "nothing to apply: the schema is up to date\n"
 )
 
@@ -68,17 +69,20 @@ func TestMigrate_GoesUpAndDownAndTellsWhereItIs(t *testing.T) {
 	t.Parallel()
 	db := emptyDatabase(t)
 	wantPrinted(t, migrate(t, db, "status"), "No migration has been applied.\nRun `platform migrate up` to apply what is pending.\n\n"+
-		"  pending  "+workspacesMigration+"\n  pending  "+activityMigration+"\n  pending  "+uploadsMigration+"\n  pending  "+operateMigration+"\n")
+		"  pending  "+workspacesMigration+"\n  pending  "+activityMigration+"\n  pending  "+uploadsMigration+"\n  pending  "+operateMigration+
+		"\n  pending  "+objectsMigration+"\n")
 	migrateFails(t, db, "platform: … nothing to undo", "down")
 	wantPrinted(t, migrate(t, db, "up"), appliedAll)
 	wantPrinted(t, migrate(t, db, "up"), appliedNone)
-	wantPrinted(t, migrate(t, db, "down"), "undone "+operateMigration+"\n")
-	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+uploadsMigration+".\nRun `platform migrate up` to apply what is pending.\n\n"+
-		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  applied  "+uploadsMigration+"\n  pending  "+operateMigration+"\n")
-	wantPrinted(t, migrate(t, db, "down", "5"), "undone "+uploadsMigration+"\nundone "+activityMigration+"\nundone "+workspacesMigration+"\n")
+	wantPrinted(t, migrate(t, db, "down"), "undone "+objectsMigration+"\n")
+	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+operateMigration+".\nRun `platform migrate up` to apply what is pending.\n\n"+
+		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  applied  "+uploadsMigration+"\n  applied  "+operateMigration+
+		"\n  pending  "+objectsMigration+"\n")
+	wantPrinted(t, migrate(t, db, "down", "5"), "undone "+operateMigration+"\nundone "+uploadsMigration+"\nundone "+activityMigration+"\nundone "+workspacesMigration+"\n")
 	wantPrinted(t, migrate(t, db, "up"), appliedAll)
-	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+operateMigration+": up to date.\n\n"+
-		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  applied  "+uploadsMigration+"\n  applied  "+operateMigration+"\n")
+	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+objectsMigration+": up to date.\n\n"+
+		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  applied  "+uploadsMigration+"\n  applied  "+operateMigration+
+		"\n  applied  "+objectsMigration+"\n")
 }
 
 func TestMigrate_ForceRecordsAVersionThatExists(t *testing.T) {
@@ -132,7 +136,7 @@ func TestServe_BeforeTheUploadsMigrationPushesAndAfterItStages(t *testing.T) {
 
 	db := emptyDatabase(t)
 	migrate(t, db, "up")
-	migrate(t, db, "down", "2")
+	migrate(t, db, "down", "3")
 	p := serveOn(t, db)
 	poller := p.create(t, servertest.AdminToken, "poll", "")
 	pushed := p.create(t, servertest.AdminToken, "push", receiver.URL)
@@ -154,7 +158,7 @@ func TestServe_BeforeTheUploadsMigrationPushesAndAfterItStages(t *testing.T) {
 		t.Errorf("the workspace received %q", got)
 	}
 
-	wantPrinted(t, migrate(t, db, "up"), "applied "+uploadsMigration+"\napplied "+operateMigration+"\n")
+	wantPrinted(t, migrate(t, db, "up"), "applied "+uploadsMigration+"\napplied "+operateMigration+"\napplied "+objectsMigration+"\n")
 	p.stop(t)
 	p = serveOn(t, db)
 	f := p.mustUpload(t, poller, note)[0]

@@ -25,7 +25,9 @@ type options struct {
 	length time.Duration  // of one measurement
 	only   *regexp.Regexp // cases
 	growth bool
-	churn  int // rounds
+	churn  int    // rounds
+	stores bool   // files in stores beside those in PostgreSQL
+	s3     string // the S3 server's binary; "": none
 	json   string
 	svg    string
 	base   string // another binary
@@ -44,6 +46,8 @@ func main() {
 	flag.DurationVar(&o.length, "length", 2*time.Second, "how long one measurement takes")
 	flag.BoolVar(&o.growth, "growth", false, "measure an empty database beside one with a million rows instead")
 	flag.IntVar(&o.churn, "churn", 0, "measure so many rounds of files that come and go instead, and what they take on disk")
+	flag.BoolVar(&o.stores, "stores", false, "measure large files in a folder, and in S3 if -s3 is given, beside PostgreSQL instead")
+	flag.StringVar(&o.s3, "s3", "", "the binary of versitygw, for -stores")
 	flag.StringVar(&o.json, "json", "", "write the figures to this file")
 	flag.StringVar(&o.svg, "svg", "", "draw the ratios into this file")
 	flag.StringVar(&o.base, "base", "", "another compiled platform, to be measured beside")
@@ -87,9 +91,12 @@ func run(ctx context.Context, o options) (err error) {
 		return measureChurn(ctx, o, p)
 	}
 	r := &report{output: o.output}
-	if o.growth {
+	switch {
+	case o.growth:
 		err = r.measureGrowth(ctx, o, s, p)
-	} else {
+	case o.stores:
+		err = r.measureStores(ctx, o, s, p)
+	default:
 		err = r.measureAll(ctx, o, s, p)
 	}
 	if err != nil {

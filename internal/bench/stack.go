@@ -81,7 +81,7 @@ type platform struct {
 }
 
 // startPlatform starts a platform on a database of its own.
-func (s *stack) startPlatform(ctx context.Context, binary, database string) (*platform, error) {
+func (s *stack) startPlatform(ctx context.Context, binary, database string, env ...string) (*platform, error) {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	if database != embeddedpg.DefaultDatabase {
@@ -105,6 +105,7 @@ func (s *stack) startPlatform(ctx context.Context, binary, database string) (*pl
 	p := &platform{url: "http://" + addr, dsn: s.postgres.DSN(database), binary: binary, log: filepath.Join(s.dir, "platform-"+database+".log")}
 	p.env = append(os.Environ(), "ADDR="+addr, "DATABASE_URL="+p.dsn, "ADMIN_TOKEN="+adminToken, "METRICS_ADDR=",
 		"QUOTA_BYTES=1TiB", "QUOTA_FILES=1000000", "RATE_LIMIT=0", "SWEEP_INTERVAL=24h")
+	p.env = append(p.env, env...)
 	if output, err := command(p.env, binary, "migrate", "up").CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%s migrate up: %w\n%s", binary, err, output)
 	}

@@ -30,6 +30,9 @@ type Settings struct {
 	DatabaseDirectURL  string `group:"storing" env:"DATABASE_DIRECT_URL" placeholder:"URL" help:"PostgreSQL itself, if DATABASE_URL is a pooler in transaction mode such as PgBouncer: for news between replicas, migrations, and what else needs a session. Empty: DATABASE_URL leads to PostgreSQL itself."`
 	DataDir            string `group:"storing" env:"DATA_DIR" default:"data" placeholder:"DIR" help:"Folder of the private PostgreSQL and its admin token."`
 	SpoolDir           string `group:"storing" env:"SPOOL_DIR" placeholder:"DIR" help:"Folder for the temporary files of uploads in flight. Empty: the system's."`
+	StorageURL         string `group:"storing" name:"storage-url" env:"STORAGE_URL" placeholder:"URL" help:"Where the bytes of new files go: s3://bucket?region=..., s3://bucket?endpoint=https://..., gs://bucket, azblob://container or file:///folder. Empty: PostgreSQL. Credentials come from the environment, as each cloud's tools take them."`
+	StorageInlineBytes string `group:"storing" name:"storage-inline-bytes" env:"STORAGE_INLINE_BYTES" default:"64KiB" placeholder:"SIZE" help:"Files no longer than this stay in PostgreSQL whatever STORAGE_URL is. At most 1MiB."`
+	StorageRedirect    string `group:"storing" name:"storage-redirect" env:"STORAGE_REDIRECT" default:"false" placeholder:"true|false" help:"Whether clients that ask for it are sent to a short-lived URL of the store for a file's bytes."`
 	AdminToken         string `group:"access" env:"ADMIN_TOKEN" placeholder:"TOKEN" help:"Token of the operator and the canvas. Required with a database URL; otherwise made on first start and kept in the data folder. Prefer the variable: flags show in process lists."`
 	Registration       string `group:"access" env:"REGISTRATION" placeholder:"open|closed" help:"Whether an unknown workspace may register without a token. Empty: open on the private PostgreSQL, closed otherwise."`
 	CORSOrigins        string `group:"access" name:"cors-origins" env:"CORS_ORIGINS" placeholder:"ORIGIN,..." help:"Origins from which browsers may call, such as https://canvas.example, or *."`
@@ -69,6 +72,11 @@ type Config struct {
 	DatabaseDirectURL string // "": DatabaseURL is no pooler in transaction mode
 	DataDir           string
 	SpoolDir          string // "": the system's
+	StorageURL        string // "": PostgreSQL
+
+	StorageInlineBytes int64
+	StorageRedirect    bool
+
 	AdminToken        string // "": made on first start
 	OpenRegistration  bool
 	CORSOrigins       []string
@@ -123,6 +131,8 @@ func (s Settings) Load() (Config, error) {
 		DatabaseDirectURL: l.database("DATABASE_DIRECT_URL", s.DatabaseDirectURL),
 		DataDir:           l.required("DATA_DIR", s.DataDir),
 		SpoolDir:          l.writable("SPOOL_DIR", s.SpoolDir),
+		StorageURL:        l.storage("STORAGE_URL", s.StorageURL),
+		StorageRedirect:   l.oneOf("STORAGE_REDIRECT", s.StorageRedirect, "true", "false") == "true",
 		AdminToken:        l.token("ADMIN_TOKEN", s.AdminToken),
 		CORSOrigins:       l.origins("CORS_ORIGINS", s.CORSOrigins),
 		PushAllowCIDRs:    l.prefixes("PUSH_ALLOW_CIDRS", s.PushAllowCIDRs),
@@ -147,6 +157,7 @@ func (s Settings) Load() (Config, error) {
 		TracesEndpoint:    l.traces(s),
 		LogFormat:         l.oneOf("LOG_FORMAT", s.LogFormat, "json", "text"),
 	}
+	c.StorageInlineBytes = l.inline("STORAGE_INLINE_BYTES", s.StorageInlineBytes)
 	if s.MetricsAddr != "" {
 		c.MetricsAddr = l.address("METRICS_ADDR", s.MetricsAddr)
 	}

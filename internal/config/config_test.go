@@ -48,7 +48,7 @@ func TestLoad_Defaults(t *testing.T) {
 		MaxFileBytes: 100 << 20, MaxRequestBytes: 100 << 20, MaxFiles: 64, MaxUploads: 256, MaxDownloads: 256,
 		MaxMessages: 256, MaxWaits: 20_000, MaxStreams: 1000, MaxJSONBytes: 32 << 20, SpoolBytes: 4 << 30, RateLimit: 100,
 		PendingTTL: 24 * time.Hour, LogLevel: slog.LevelInfo, LogFormat: "json",
-		AckRetention: time.Hour, ActivityRetention: 7 * 24 * time.Hour, SweepInterval: 5 * time.Minute, QuotaBytes: 1 << 30, QuotaFiles: 1000,
+		AckRetention: time.Hour, ActivityRetention: 7 * 24 * time.Hour, SweepInterval: 5 * time.Minute, QuotaBytes: 1 << 30, QuotaFiles: 1000, StorageInlineBytes: 64 << 10,
 	}
 	c, err := parse(t).Load()
 	if err != nil || !reflect.DeepEqual(c, want) || !c.Embedded() {
@@ -69,6 +69,7 @@ func TestLoad_EverySettingByItsVariable(t *testing.T) {
 		AckRetention: time.Minute, ActivityRetention: 2 * time.Hour, SweepInterval: 3 * time.Second, QuotaBytes: 10 << 20, QuotaFiles: 11,
 		MetricsAddr: ":10", TracesEndpoint: "https://traces.example/in",
 		DatabaseDirectURL: "postgres://u:p@db1.example:5432,db2.example:5432/platform?target_session_attrs=read-write", DrainDelay: 5 * time.Second,
+		StorageURL: "s3://bucket?endpoint=https://s3.example&prefix=a/", StorageInlineBytes: 12, StorageRedirect: true,
 	}
 	values := map[string]string{
 		"ADDR": ":9", "DATABASE_URL": want.DatabaseURL, "DATA_DIR": "/d", "SPOOL_DIR": spool, "ADMIN_TOKEN": "admin", "REGISTRATION": "open",
@@ -78,6 +79,7 @@ func TestLoad_EverySettingByItsVariable(t *testing.T) {
 		"SPOOL_BYTES": "3GiB", "RATE_LIMIT": "0.5",
 		"ACK_RETENTION": "1m", "ACTIVITY_RETENTION": "2h", "SWEEP_INTERVAL": "3s", "QUOTA_BYTES": "10MiB", "QUOTA_FILES": "11",
 		"PENDING_TTL": "1h30m", "LOG_LEVEL": "debug", "LOG_FORMAT": "text", "METRICS_ADDR": ":10",
+		"STORAGE_URL": want.StorageURL, "STORAGE_INLINE_BYTES": "12", "STORAGE_REDIRECT": "true",
 		"OTEL_EXPORTER_OTLP_ENDPOINT": "https://all.example", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": want.TracesEndpoint,
 		"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "false",
 		"DATABASE_DIRECT_URL": want.DatabaseDirectURL, "DRAIN_DELAY": "5s",
@@ -171,6 +173,7 @@ func TestLoad_ReportsAllThatIsWrongAtOnce(t *testing.T) {
 		AckRetention: "-1s", ActivityRetention: "7", SweepInterval: "0s", QuotaBytes: "0", QuotaFiles: "0",
 		MetricsAddr: "nowhere", OTELEndpoint: "s3cret:s3cret@collector:4318", OTELTracesEndpoint: "/v1/traces", OTELTracesExporter: "zipkin",
 		OTELDisabled: "perhaps", LogLevel: "loud", LogFormat: "xml", DatabaseDirectURL: "postgres://u:hunter2@[", DrainDelay: "soon",
+		StorageURL: "ftp://s3cret", StorageInlineBytes: "2MiB", StorageRedirect: "perhaps",
 	}
 	_, err := s.Load()
 	if err == nil {

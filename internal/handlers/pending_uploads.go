@@ -2,7 +2,6 @@ package handlers
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -31,6 +30,7 @@ type PendingUploadsHandler struct {
 	workspaces *workspaces.Store
 	storage    pendinguploads.Storage
 	admission  *Admission
+	links      Links // nil: none
 }
 
 // NewPendingUploadsHandler returns the handler. admission bounds the files being read.
@@ -42,6 +42,9 @@ func NewPendingUploadsHandler(store *workspaces.Store, storage pendinguploads.St
 func (h *PendingUploadsHandler) Content(c *gin.Context) error {
 	id, err := fileID(c)
 	if err != nil {
+		return err
+	}
+	if done, err := h.redirect(c, id); done || err != nil {
 		return err
 	}
 	release, err := h.admission.Admit()
@@ -115,7 +118,7 @@ func contentHeaders(c *gin.Context, f pendinguploads.File) {
 	c.Header("Content-Type", f.MIMEType)
 	c.Header("Content-Disposition", pendinguploads.ContentDisposition(f.Name))
 	c.Header("ETag", `"`+hex.EncodeToString(f.SHA256[:])+`"`)
-	c.Header("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(f.SHA256[:])+":") // RFC 9530
+	c.Header("Repr-Digest", reprDigest(f))
 	c.Header("Cache-Control", "private, no-store")
 	c.Header("Cross-Origin-Resource-Policy", "same-origin")
 	sandbox(c)

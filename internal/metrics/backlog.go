@@ -21,6 +21,8 @@ const (
 type Backlog struct {
 	Files, Bytes int64
 	Oldest       time.Duration // since its oldest file was staged; 0 if there is none
+
+	Garbage int64 // objects in stores that wait to be deleted
 }
 
 var (
@@ -30,6 +32,7 @@ var (
 	descBytes  = prometheus.NewDesc("molecule_unacked_bytes", "Bytes of the files staged and not yet acknowledged or expired, in the whole database.", nil, nil)
 	descOldest = prometheus.NewDesc("molecule_unacked_oldest_age_seconds",
 		"How long the oldest file has waited that is staged and not yet acknowledged or expired; 0 if there is none.", nil, nil)
+	descGarbage = prometheus.NewDesc("molecule_garbage_objects", "Objects in stores that belong to no file any more and wait to be deleted.", nil, nil)
 )
 
 // WatchDatabase adds whether the database answers and, while it does, the backlog. read asks it,
@@ -57,7 +60,7 @@ type backlog struct {
 
 // Describe implements prometheus.Collector.
 func (b *backlog) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descUp, descFiles, descBytes, descOldest} {
+	for _, d := range []*prometheus.Desc{descUp, descFiles, descBytes, descOldest, descGarbage} {
 		descs <- d
 	}
 }
@@ -77,6 +80,7 @@ func (b *backlog) Collect(metrics chan<- prometheus.Metric) {
 	tell(descFiles, float64(last.Files))
 	tell(descBytes, float64(last.Bytes))
 	tell(descOldest, last.Oldest.Seconds())
+	tell(descGarbage, float64(last.Garbage))
 }
 
 func (b *backlog) get() (Backlog, bool) {

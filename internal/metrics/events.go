@@ -122,6 +122,17 @@ func (p *Platform) Swept(s Sweep) {
 	p.sweepSuccess.SetToCurrentTime()
 }
 
+// Object notes that one of ObjectOperations was done, and whether it failed.
+func (p *Platform) Object(operation string, took time.Duration, err error) {
+	if p == nil {
+		return
+	}
+	p.objectDuration.WithLabelValues(operation).Observe(took.Seconds())
+	if err != nil {
+		p.objectErrors.WithLabelValues(operation).Inc()
+	}
+}
+
 // SpoolReserved notes that uploads in flight have taken room for more bytes, or for less.
 func (p *Platform) SpoolReserved(bytes int64) {
 	if p != nil {

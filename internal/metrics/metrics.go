@@ -55,6 +55,9 @@ type Platform struct {
 	sweptRows, sweepErrors prometheus.Counter
 	sweepDuration          prometheus.Histogram
 	sweepSuccess           prometheus.Gauge
+
+	objectDuration *prometheus.HistogramVec
+	objectErrors   *prometheus.CounterVec
 }
 
 // The buckets of durations, in seconds. Requests take from a millisecond (an ack) to minutes (a
@@ -64,6 +67,9 @@ var (
 	ackBuckets     = []float64{.1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600}
 	sweepBuckets   = []float64{.01, .05, .1, .5, 1, 5, 10, 30, 60, 300}
 )
+
+// ObjectOperations are what is done to objects.
+var ObjectOperations = []string{"write", "read", "delete", "sign"}
 
 // States of a swept file.
 const (
@@ -116,6 +122,13 @@ func New(o Options) *Platform {
 		sweepDuration: factory.NewHistogram(prometheus.HistogramOpts{Name: "molecule_sweep_duration_seconds",
 			Help: "How long rounds of the sweep took.", Buckets: sweepBuckets}),
 		sweepSuccess: gauge("molecule_sweep_last_success_timestamp_seconds", "When a round of the sweep last succeeded; 0 if none has yet."),
+	}
+	p.objectDuration = factory.NewHistogramVec(prometheus.HistogramOpts{Name: "molecule_object_duration_seconds",
+		Help: "How long operations of the stores of objects took, by operation; for a read, until its first byte could come.", Buckets: requestBuckets},
+		[]string{"operation"})
+	p.objectErrors = counters("molecule_object_errors_total", "Operations of the stores of objects that failed, by operation.", "operation")
+	for _, operation := range ObjectOperations {
+		p.objectErrors.WithLabelValues(operation)
 	}
 	for _, state := range []string{stateAcked, stateExpired} { // 0 is another thing than nothing
 		p.sweptFiles.WithLabelValues(state)

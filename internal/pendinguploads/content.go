@@ -45,7 +45,12 @@ func (p *Postgres) Open(ctx context.Context, workspace, id uuid.UUID) (File, io.
 	if err := row.Scan(append(f.columns(), &first)...); err != nil {
 		return File{}, nil, fmt.Errorf("pendinguploads: open %s: %w", id, notFound(err))
 	}
-	return f, &content{ctx: ctx, storage: p, id: f.ID, size: f.Size, piece: piece{data: first}}, nil
+	return f, p.content(ctx, f, first), nil
+}
+
+// content reads a file of which first is there already.
+func (p *Postgres) content(ctx context.Context, f File, first []byte) *content {
+	return &content{ctx: ctx, storage: p, id: f.ID, size: f.Size, piece: piece{data: first}}
 }
 
 // A piece is what a file has from start on: what Open has read of it, or a row.
@@ -166,16 +171,24 @@ func (c *content) fetch(seq int64) piece {
 
 // Seek implements io.Seeker.
 func (c *content) Seek(offset int64, whence int) (int64, error) {
+	at, err := seek(c.id, c.offset, c.size, offset, whence)
+	if err == nil {
+		c.offset = at
+	}
+	return at, err
+}
+
+// seek returns the position that a Seek asks for.
+func seek(id uuid.UUID, at, size, offset int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekCurrent:
-		offset += c.offset
+		offset += at
 	case io.SeekEnd:
-		offset += c.size
+		offset += size
 	}
 	if offset < 0 {
-		return 0, fmt.Errorf("pendinguploads: seek %s: negative position", c.id)
+		return 0, fmt.Errorf("pendinguploads: seek %s: negative position", id)
 	}
-	c.offset = offset
 	return offset, nil
 }
 

@@ -24,6 +24,9 @@ func TestStatements_FindFilesByIndex(t *testing.T) {
 			FROM generate_series(1, 20000) i`,
 		`INSERT INTO pending_upload_chunks SELECT file_id, 1, 'x' FROM pending_uploads`,
 		`INSERT INTO upload_reservations (workspace_id, files, bytes, expires_at) SELECT workspace_id, 1, 5, max(expires_at) FROM pending_uploads GROUP BY workspace_id`,
+		`INSERT INTO upload_stores (url) VALUES ('file:///a')`,
+		`INSERT INTO upload_objects (object_key, store_id, size_bytes, file_id, garbage_at)
+			SELECT md5(i::text)::uuid, 1, 5, gen_random_uuid(), CASE WHEN i % 100 = 0 THEN now() - i * interval '1 second' END FROM generate_series(1, 20000) i`,
 		`VACUUM ANALYZE`,
 	} {
 		if _, err := db.ExecContext(t.Context(), statement); err != nil {
@@ -56,6 +59,19 @@ func TestStatements_FindFilesByIndex(t *testing.T) {
 	} {
 		if got := pgtest.Scans(t, db, c.statement, c.args...); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	for name, c := range map[string]struct {
+		statement string
+		args      []any
+	}{
+		"open any": {sqlOpenAny, []any{id, workspace, 1}}, "garbage": {sqlClaimGarbage, []any{1, 1}}, "count garbage": {sqlGarbage, nil},
+		"forget": {sqlDeleteObjects, []any{"{" + id.String() + "}"}}, "move out": {sqlMoveOut, []any{id, id, id, 1}},
+	} {
+		for _, scan := range pgtest.Scans(t, db, c.statement, c.args...) {
+			if strings.HasPrefix(scan, "Seq Scan") {
+				t.Errorf("%s: %q", name, scan)
+			}
 		}
 	}
 	// How, is up to how much of the table was vacuumed.

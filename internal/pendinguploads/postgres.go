@@ -120,62 +120,85 @@ func (p *Postgres) StageOnce(ctx context.Context, workspace uuid.UUID, key strin
 		}
 		defer p.large.Release(1)
 	}
-	tx, err := p.staging.BeginTx(ctx, nil)
-	if err != nil {
-		return nil, false, fmt.Errorf("pendinguploads: begin: %w", err)
+	tx, replayed, err := p.begin(ctx, workspace, key, files)
+	if err != nil || replayed != nil {
+		return replayed, replayed != nil, err
 	}
 	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
-	if key != "" {
-		// The first answer counts also when there would be no room for the files any more.
-		if staged, err := p.replay(ctx, tx, workspace, key, files); err != nil || staged != nil {
-			return staged, staged != nil, err
-		}
-	}
 	room, err := p.reserve(ctx, tx, workspace, files)
 	if err != nil {
 		return nil, false, err
 	}
-	committed := false
-	defer func() {
-		if !committed {
-			_ = tx.Rollback() // first: tx may hold the lock of the reservation
-			p.release(ctx, room)
-		}
-	}()
-	staged, err := p.stage(ctx, tx, workspace, key, files, room)
+	staged, err := p.stage(ctx, tx, upload{workspace: workspace, key: key, files: files, room: room, write: p.insert})
+	if err == nil {
+		err = commit(tx, workspace, files)
+	}
 	if err != nil {
+		_ = tx.Rollback() // first: tx may hold the lock of the reservation
+		p.release(ctx, room)
 		return nil, false, err
 	}
-	if err := tx.Commit(); err != nil {
-		return nil, false, fmt.Errorf("pendinguploads: commit %d files for workspace %s: %w", len(files), workspace, err)
-	}
-	committed = true
 	return staged, false, nil
 }
 
-func (p *Postgres) stage(
-	ctx context.Context, tx *sql.Tx, workspace uuid.UUID, key string, files []NewFile, room uuid.NullUUID,
-) ([]File, error) {
-	staged := make([]File, len(files))
-	entries := make([]activity.Entry, len(files))
-	for i, f := range files {
-		file, err := p.insert(ctx, tx, workspace, f)
+// begin begins the transaction of an upload. If the upload was staged before, by its key, there is
+// none, but the first answer: it counts also when there would be no room for the files any more.
+func (p *Postgres) begin(ctx context.Context, workspace uuid.UUID, key string, files []NewFile) (*sql.Tx, []File, error) {
+	tx, err := p.staging.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("pendinguploads: begin: %w", err)
+	}
+	if key == "" {
+		return tx, nil, nil
+	}
+	staged, err := p.replay(ctx, tx, workspace, key, files)
+	if err != nil || staged != nil {
+		_ = tx.Rollback()
+		return nil, staged, err
+	}
+	return tx, nil, nil
+}
+
+func commit(tx *sql.Tx, workspace uuid.UUID, files []NewFile) error {
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("pendinguploads: commit %d files for workspace %s: %w", len(files), workspace, err)
+	}
+	return nil
+}
+
+// An upload is what stage stages.
+type upload struct {
+	workspace uuid.UUID
+	key       string // "": none
+	files     []NewFile
+	room      uuid.NullUUID
+
+	// write makes the row of the ith file, with its bytes if they are not elsewhere.
+	write func(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, i int, f NewFile) (File, error)
+}
+
+// stage writes all that makes an upload visible, as part of tx.
+func (p *Postgres) stage(ctx context.Context, tx *sql.Tx, u upload) ([]File, error) {
+	staged := make([]File, len(u.files))
+	entries := make([]activity.Entry, len(u.files))
+	for i, f := range u.files {
+		file, err := u.write(ctx, tx, u.workspace, i, f)
 		if err != nil {
-			return nil, fmt.Errorf("pendinguploads: stage %s for workspace %s: %w", f.Name, workspace, err)
+			return nil, fmt.Errorf("pendinguploads: stage %s for workspace %s: %w", f.Name, u.workspace, err)
 		}
 		staged[i], entries[i] = file, file.announcement()
 	}
-	if err := useReservation(ctx, tx, room); err != nil {
+	if err := useReservation(ctx, tx, u.room); err != nil {
 		return nil, err
 	}
-	if key != "" {
-		if err := remember(ctx, tx, workspace, key, files, staged); err != nil {
+	if u.key != "" {
+		if err := remember(ctx, tx, u.workspace, u.key, u.files, staged); err != nil {
 			return nil, err
 		}
 	}
 	// The inbox last: it takes a lock that every writer of the workspace waits for.
-	if err := p.inbox.Append(ctx, tx, workspace, entries...); err != nil {
-		return nil, fmt.Errorf("pendinguploads: announce %d files: %w", len(files), err)
+	if err := p.inbox.Append(ctx, tx, u.workspace, entries...); err != nil {
+		return nil, fmt.Errorf("pendinguploads: announce %d files: %w", len(u.files), err)
 	}
 	return staged, nil
 }
@@ -189,7 +212,7 @@ func total(files []NewFile) (bytes int64) {
 }
 
 // insert writes one file, a piece at a time.
-func (p *Postgres) insert(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, f NewFile) (File, error) {
+func (p *Postgres) insert(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, _ int, f NewFile) (File, error) {
 	buffer := p.chunks.Get().(*[]byte)
 	defer p.chunks.Put(buffer)
 	piece := func(left int64) ([]byte, error) {

@@ -51,7 +51,7 @@ var errReservationOver = errors.New("pendinguploads: reservation is over")
 // reserve takes room for the files, before any byte of them is written. The database
 // decides, so it holds for uploads at the same moment on all replicas. A small upload has its
 // room until tx ends, or is the files themselves then; a larger one gets a reservation, which
-// others see. Where there is no quota there is none.
+// others see, and so does any without a tx. Where there is no quota there is none.
 func (p *Postgres) reserve(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, files []NewFile) (uuid.NullUUID, error) {
 	maxFiles, maxBytes := p.limits.QuotaFiles, p.limits.QuotaBytes
 	if maxFiles == 0 && maxBytes == 0 || len(files) == 0 {
@@ -64,10 +64,11 @@ func (p *Postgres) reserve(ctx context.Context, tx *sql.Tx, workspace uuid.UUID,
 		maxBytes = math.MaxInt64
 	}
 	count, bytes := int64(len(files)), total(files)
+	atOnce := tx != nil && bytes <= atOnceBytes
 	var room uuid.NullUUID
 	var usedFiles, usedBytes int64
 	var err error
-	if bytes <= atOnceBytes {
+	if atOnce {
 		if _, err = tx.ExecContext(ctx, sqlLockUsage, workspace.String()); err == nil {
 			err = tx.QueryRowContext(ctx, sqlUsage, workspace).Scan(&usedFiles, &usedBytes)
 		}
@@ -79,7 +80,7 @@ func (p *Postgres) reserve(ctx context.Context, tx *sql.Tx, workspace uuid.UUID,
 		return uuid.NullUUID{}, fmt.Errorf("pendinguploads: reserve room for workspace %s: %w", workspace, err)
 	}
 	fitsFiles, fitsBytes := count <= maxFiles-usedFiles, bytes <= maxBytes-usedBytes
-	if room.Valid || bytes <= atOnceBytes && fitsFiles && fitsBytes {
+	if room.Valid || atOnce && fitsFiles && fitsBytes {
 		return room, nil
 	}
 	full := &QuotaError{What: "bytes", Used: usedBytes, Limit: maxBytes}

@@ -55,6 +55,7 @@ type mocked struct {
 	*pendinguploads.Postgres
 	db, staging, sessions sqlmock.Sqlmock
 	inbox                 *fakeInbox
+	pool                  *sql.DB // db
 }
 
 func newMocked(t *testing.T) mocked {
@@ -64,13 +65,18 @@ func newMocked(t *testing.T) mocked {
 
 func newMockedWith(t *testing.T, limits pendinguploads.Limits) mocked {
 	t.Helper()
+	return newMockedMatching(t, limits, sqlmock.QueryMatcherFunc(func(want, got string) error {
+		if want != got {
+			return fmt.Errorf("the statement is\n%s, want\n%s", got, want)
+		}
+		return nil
+	}))
+}
+
+func newMockedMatching(t *testing.T, limits pendinguploads.Limits, matcher sqlmock.QueryMatcher) mocked {
+	t.Helper()
 	open := func() (*sql.DB, sqlmock.Sqlmock) {
-		db, mock, err := sqlmock.New(sqlmock.QueryMatcherOption(sqlmock.QueryMatcherFunc(func(want, got string) error {
-			if want != got {
-				return fmt.Errorf("the statement is\n%s, want\n%s", got, want)
-			}
-			return nil
-		})))
+		db, mock, err := sqlmock.New(sqlmock.QueryMatcherOption(matcher))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,6 +93,7 @@ func newMockedWith(t *testing.T, limits pendinguploads.Limits) mocked {
 	db, m.db = open()
 	staging, m.staging = open()
 	sessions, m.sessions = open()
+	m.pool = db
 	m.Postgres = pendinguploads.NewPostgres(db, staging, m.inbox, limits)
 	m.WithSessions(sessions)
 	return m

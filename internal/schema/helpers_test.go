@@ -19,6 +19,7 @@ var all = []schema.Migration{
 	{Version: 20260401110000, Name: "activity_logs"},
 	{Version: 20260505100000, Name: "pending_uploads"},
 	{Version: 20260601100000, Name: "operate"},
+	{Version: 20260701100000, Name: "objects"},
 }
 
 // newest is the number of the newest migration.
@@ -169,7 +170,8 @@ func kill(t *testing.T, db *sql.DB) {
 	}
 }
 
-// dumpQuery describes whatever a migration can make, a line each, but for the version table.
+// dumpQuery describes whatever a migration can make, a line each, but for the version table. Columns are
+// in their order; what PostgreSQL keeps in the place of a dropped one is none.
 const dumpQuery = `
 WITH rel AS (
     SELECT c.* FROM pg_class c
@@ -179,9 +181,10 @@ SELECT format('%s %s %s %s toast=%s %s', relkind, relname, relpersistence, relop
     (SELECT t.reloptions FROM pg_class t WHERE t.oid = rel.reltoastrelid), obj_description(oid, 'pg_class')) FROM rel
 UNION ALL
 SELECT format('column %s.%s %s: %s storage=%s compression=%s collation=%s null=%s default=%s identity=%s generated=%s %s',
-    rel.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attstorage, a.attcompression, a.attcollation,
+    rel.relname, a.place, a.attname, format_type(a.atttypid, a.atttypmod), a.attstorage, a.attcompression, a.attcollation,
     NOT a.attnotnull, pg_get_expr(d.adbin, d.adrelid), a.attidentity, a.attgenerated, col_description(rel.oid, a.attnum))
-FROM rel JOIN pg_attribute a ON a.attrelid = rel.oid AND a.attnum > 0
+FROM rel JOIN (SELECT *, row_number() OVER (PARTITION BY attrelid ORDER BY attnum) AS place FROM pg_attribute
+    WHERE attnum > 0 AND NOT attisdropped) a ON a.attrelid = rel.oid
 LEFT JOIN pg_attrdef d ON d.adrelid = rel.oid AND d.adnum = a.attnum
 UNION ALL
 SELECT format('constraint %s %s: %s %s', rel.relname, conname, pg_get_constraintdef(k.oid), convalidated)

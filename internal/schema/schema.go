@@ -129,6 +129,11 @@ func Operating(ctx context.Context, db *sql.DB) (bool, error) {
 	return haveTables(ctx, db, "upload_reservations", "upload_keys", "activity_readers", "receipts")
 }
 
+// Objects tells whether the tables are there that files need whose bytes are in a store of objects.
+func Objects(ctx context.Context, db *sql.DB) (bool, error) {
+	return haveTables(ctx, db, "upload_stores", "upload_objects")
+}
+
 const sqlHaveTables = `SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest($1::text[]) AS name`
 
 func haveTables(ctx context.Context, db *sql.DB, names ...string) (bool, error) {

@@ -78,7 +78,7 @@ func TestReport_SaysWhereItIsAndWhatToDo(t *testing.T) {
 		{
 			name:    "up to date",
 			status:  schema.Status{Current: latest, Latest: latest, Applied: all},
-			want:    []string{"The schema is at " + last + ": up to date.", "  applied  20260505100000_pending_uploads\n  applied  " + last + "\n"},
+			want:    []string{"The schema is at " + last + ": up to date.", "  applied  " + all[newest-2].String() + "\n  applied  " + last + "\n"},
 			wantNot: []string{"Run ", "pending  "},
 		},
 		{

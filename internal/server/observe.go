@@ -57,7 +57,11 @@ func (s *Server) watchDatabase(staging bool) {
 			return metrics.Backlog{}, s.watching.PingContext(ctx)
 		}
 		b, err := pendinguploads.ReadBacklog(ctx, s.watching)
-		return metrics.Backlog(b), err
+		m := metrics.Backlog{Files: b.Files, Bytes: b.Bytes, Oldest: b.Oldest}
+		if err == nil && s.bucket != nil {
+			m.Garbage, err = pendinguploads.ReadGarbage(ctx, s.watching)
+		}
+		return m, err
 	})
 }
 

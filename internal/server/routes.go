@@ -81,7 +81,10 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		if s.sessions != nil {
 			postgres.WithSessions(s.sessions)
 		}
-		storage := s.tracing.Storage(postgres)
+		storage, err := s.openStorage(ctx, postgres)
+		if err != nil {
+			return nil, err
+		}
 		files.WithPendingUploads(storage, c.SpoolDir)
 		if operating {
 			files.WithKeys()
@@ -90,6 +93,11 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 			s.log.WarnContext(ctx, "no quotas, no Idempotency-Key, no events, and nothing is swept: the database is not up to date; run 'platform migrate up' and restart")
 		}
 		pending = handlers.NewPendingUploadsHandler(store, storage, handlers.NewAdmission(c.MaxDownloads))
+		if c.StorageRedirect && s.bucket != nil {
+			pending.WithLinks(s.bucket)
+		}
+	} else if c.StorageURL != "" {
+		return nil, errNoObjects
 	} else {
 		s.log.WarnContext(ctx, "uploads to poll workspaces are refused: the database has no pending_uploads; run 'platform migrate up' and restart")
 	}

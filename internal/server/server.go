@@ -22,6 +22,7 @@ import (
 	"github.com/molecule-ai/platform/internal/embeddedpg"
 	"github.com/molecule-ai/platform/internal/metrics"
 	"github.com/molecule-ai/platform/internal/news"
+	"github.com/molecule-ai/platform/internal/pendinguploads"
 	"github.com/molecule-ai/platform/internal/sweeper"
 	"github.com/molecule-ai/platform/internal/tracing"
 	"github.com/molecule-ai/platform/internal/wsauth"
@@ -64,7 +65,8 @@ type Server struct {
 	sessions *sql.DB // to it; nil: no pooler stands in between
 	telling  *sql.DB // for the news alone
 	news     *news.Hub
-	sweeper  *sweeper.Sweeper // nil: the schema is too old for it
+	sweeper  *sweeper.Sweeper       // nil: the schema is too old for it
+	bucket   *pendinguploads.Bucket // nil: the schema is too old for it
 	http     *http.Server
 	stopping atomic.Bool
 
@@ -174,6 +176,9 @@ func (s *Server) Run(ctx context.Context) error {
 
 // release gives back what New took, in the opposite order.
 func (s *Server) release() {
+	if s.bucket != nil {
+		_ = s.bucket.Close()
+	}
 	for _, db := range []*sql.DB{s.telling, s.watching, s.sessions, s.staging, s.db} {
 		if db != nil {
 			_ = db.Close()

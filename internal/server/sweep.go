@@ -9,7 +9,6 @@ import (
 
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/config"
-	"github.com/molecule-ai/platform/internal/pendinguploads"
 	"github.com/molecule-ai/platform/internal/schema"
 	"github.com/molecule-ai/platform/internal/sweeper"
 )
@@ -17,7 +16,8 @@ import (
 // unreadRetention is how long an inbox row stays that its workspace never came for.
 const unreadRetention = 30 * 24 * time.Hour
 
-// NewSweeper returns a sweeper of what is in db, for a command that sweeps and does not serve.
+// NewSweeper returns a sweeper of what is in db and in its stores, for a command that sweeps and does
+// not serve.
 func NewSweeper(ctx context.Context, db *sql.DB, c config.Config) (*sweeper.Sweeper, error) {
 	operating, err := schema.Operating(ctx, db)
 	if err != nil {
@@ -27,7 +27,10 @@ func NewSweeper(ctx context.Context, db *sql.DB, c config.Config) (*sweeper.Swee
 		return nil, errors.New("the database is not up to date; run 'platform migrate up' first")
 	}
 	inbox := activity.New(db)
-	storage := pendinguploads.NewPostgres(db, db, inbox, pendinguploads.Limits{})
+	storage, err := newStorage(ctx, db)
+	if err != nil {
+		return nil, err
+	}
 	return newSweeper(storage, newPrunedInbox(db, inbox), c, slog.New(slog.DiscardHandler), nil), nil
 }
 

@@ -147,6 +147,17 @@ func (r *Response) JSON(t testing.TB, v any) {
 // Do calls the platform and checks the answer against the OpenAPI file.
 func (p *Platform) Do(t testing.TB, r Request) *Response {
 	t.Helper()
+	return p.do(t, r, http.DefaultClient.Do)
+}
+
+// DoOnce is Do, but it follows no redirect.
+func (p *Platform) DoOnce(t testing.TB, r Request) *Response {
+	t.Helper()
+	return p.do(t, r, http.DefaultTransport.RoundTrip)
+}
+
+func (p *Platform) do(t testing.TB, r Request, send func(*http.Request) (*http.Response, error)) *Response {
+	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), r.Method, p.URL+r.Path, r.Body)
 	if err != nil {
 		t.Fatal(err)
@@ -157,7 +168,7 @@ func (p *Platform) Do(t testing.TB, r Request) *Response {
 	if r.Token != "" {
 		request.Header.Set("Authorization", "Bearer "+r.Token)
 	}
-	answer, err := http.DefaultClient.Do(request)
+	answer, err := send(request)
 	if err != nil {
 		t.Fatalf("%s %s: %v", r.Method, r.Path, err)
 	}

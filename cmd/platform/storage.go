@@ -1,0 +1,146 @@
+package main
+
+import (
+	"database/sql"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"golang.org/x/term"
+
+	"github.com/molecule-ai/platform/internal/config"
+	"github.com/molecule-ai/platform/internal/pendinguploads/upkeep"
+	"github.com/molecule-ai/platform/internal/server"
+)
+
+type storageCmd struct {
+	Reconcile storageReconcileCmd `cmd:"" help:"Compare the stores with the database: objects that no file has, files whose bytes are gone. Exit code 1 if there are such files."`
+	Migrate   storageMigrateCmd   `cmd:"" help:"Move the bytes of all files to where STORAGE_URL says. It may be interrupted and run again."`
+}
+
+type storageReconcileCmd struct {
+	Fix bool `help:"Delete what belongs to no file. Otherwise it is only told."`
+}
+
+// Run compares all stores that were ever configured.
+func (r storageReconcileCmd) Run(env *environment, settings *config.Settings) error {
+	return withDatabase(env, settings, func(db *sql.DB) error {
+		if err := server.HasStores(env.ctx, db); err != nil {
+			return err
+		}
+		tell := func(format string, args ...any) { fmt.Fprintf(env.stdout, format+"\n", args...) }
+		f, err := upkeep.Reconcile(env.ctx, db, r.Fix, tell)
+		verb := "would be deleted; --fix does it"
+		if r.Fix {
+			verb = "deleted"
+		}
+		tell("objects %d, files with objects %d", f.Objects, f.Files)
+		tell("nobody's: objects that no row knows of %d (%s), objects without a file %d, partial files %d, unfinished uploads %d: %s",
+			f.Orphans, humanize.IBytes(uint64(f.OrphanBytes)), f.Unowned, f.Partial, f.Unfinished, verb)
+		tell("left alone: objects of other names %d", f.Strangers)
+		tell("visible files without bytes %d, with bytes of another length %d", f.Missing, f.Wrong)
+		return err
+	})
+}
+
+type storageMigrateCmd struct {
+	DryRun bool `help:"Only tell how much there is to move."`
+}
+
+// Run moves what is not where the configuration says.
+func (m storageMigrateCmd) Run(env *environment, settings *config.Settings) error {
+	c, err := settings.LoadStorage()
+	if err != nil {
+		return fmt.Errorf("%w:\n%w", errConfig, err)
+	}
+	where := c.StorageURL
+	if where == "" {
+		where = "PostgreSQL"
+	}
+	return withDatabase(env, settings, func(db *sql.DB) error {
+		if err := server.HasStores(env.ctx, db); err != nil {
+			return err
+		}
+		bucket, err := server.NewBucket(env.ctx, db, c)
+		if err != nil {
+			return err
+		}
+		defer bucket.Close() //nolint:errcheck // what counts was answered
+		files, bytes, err := bucket.CountMisplaced(env.ctx)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(env.stdout, "to move to %s: %d files, %s\n", where, files, humanize.IBytes(uint64(bytes)))
+		if m.DryRun || files == 0 {
+			return nil
+		}
+		p := newProgress(env.stdout, files, bytes)
+		moved, err := upkeep.Migrate(env.ctx, bucket, p.tell)
+		p.end(moved)
+		fmt.Fprintf(env.stdout, "moved %d files, %s, each compared with its SHA-256; gone meanwhile %d, failed %d\n",
+			moved.Files, humanize.IBytes(uint64(moved.Bytes)), moved.Gone, moved.Failed)
+		if env.ctx.Err() != nil {
+			fmt.Fprintln(env.stdout, "interrupted; run it again to go on")
+		}
+		return err
+	})
+}
+
+const (
+	barWidth  = 30
+	barPause  = 100 * time.Millisecond
+	linePause = 5 * time.Second
+)
+
+// progress tells how far a migration is: in a bar if somebody watches, in a line now and then if not.
+type progress struct {
+	w            io.Writer
+	terminal     bool
+	files, bytes int64
+	start, last  time.Time
+}
+
+func newProgress(w io.Writer, files, bytes int64) *progress {
+	f, isFile := w.(*os.File)
+	now := time.Now()
+	return &progress{w: w, terminal: isFile && term.IsTerminal(int(f.Fd())), files: files, bytes: bytes, start: now, last: now}
+}
+
+func (p *progress) tell(m upkeep.Moved, err error) {
+	if err != nil {
+		if p.terminal {
+			fmt.Fprint(p.w, "\r\x1b[K")
+		}
+		fmt.Fprintln(p.w, err)
+	}
+	pause := linePause
+	if p.terminal {
+		pause = barPause
+	}
+	if time.Since(p.last) >= pause {
+		p.show(m)
+	}
+}
+
+func (p *progress) show(m upkeep.Moved) {
+	p.last = time.Now()
+	done := min(float64(m.Files+m.Gone+m.Failed)/float64(p.files), 1)
+	text := fmt.Sprintf("%3.0f %%  %d of %d files, %s of %s, %s/s", 100*done, m.Files, p.files, humanize.IBytes(uint64(m.Bytes)),
+		humanize.IBytes(uint64(p.bytes)), humanize.IBytes(uint64(float64(m.Bytes)/max(time.Since(p.start).Seconds(), 0.001))))
+	if !p.terminal {
+		fmt.Fprintln(p.w, text)
+		return
+	}
+	n := int(done * barWidth)
+	fmt.Fprintf(p.w, "\r\x1b[K[%s%s] %s", strings.Repeat("=", n), strings.Repeat(" ", barWidth-n), text)
+}
+
+func (p *progress) end(m upkeep.Moved) {
+	if p.terminal {
+		p.show(m)
+		fmt.Fprintln(p.w)
+	}
+}

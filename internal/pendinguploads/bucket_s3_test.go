@@ -1,0 +1,353 @@
+package pendinguploads_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/objects"
+	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/pendinguploads/s3test"
+)
+
+// proxy is what is between the platform and an S3 server. fault answers a request instead of the
+// server, or returns false.
+type proxy struct {
+	*httptest.Server
+	fault  atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
+	broken atomic.Int64 // faults so far
+}
+
+func newProxy(t *testing.T, server *s3test.Server) *proxy {
+	t.Helper()
+	target, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forward := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(target)
+		r.Out.Host = r.In.Host // it is signed
+	}}
+	p := &proxy{}
+	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if fault := p.fault.Load(); fault != nil && (*fault)(w, r) {
+			p.broken.Add(1)
+			return
+		}
+		forward.ServeHTTP(w, r)
+	}))
+	t.Cleanup(p.CloseClientConnections)
+	t.Cleanup(p.Close)
+	return p
+}
+
+func (p *proxy) set(fault func(http.ResponseWriter, *http.Request) bool) { p.fault.Store(&fault) }
+
+// A server that refuses connections, and one that has taken back the credentials, is an error of
+// uploads and reads, and a file that cannot be read now is neither missing nor cut; when it is back, so
+// is every file, and what failed is swept. Planted: any error of the store for a missing object.
+func TestBucket_S3ThatRefusesIsAnErrorUntilItDoesNot(t *testing.T) {
+	t.Parallel()
+	for name, refuse := range map[string]func(*testing.T, *s3test.Server){
+		"connections": func(_ *testing.T, s *s3test.Server) { s.Stop() },
+		"credentials": func(t *testing.T, s *s3test.Server) { s.Restart(t, "another-secret-that-is-not-known") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := s3test.Start(t)
+			r := newRig(t, server.BucketURL(t, server.URL))
+			staged, err := r.stageSizes(t.Context(), "", mib)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, c, err := r.Open(t.Context(), workspaceID, staged[0].ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			refuse(t, server)
+			if again, err := r.stageSizes(t.Context(), "key", mib, 10); err == nil {
+				t.Errorf("staged %d files", len(again))
+			}
+			if n, err := c.Read(make([]byte, 10)); n != 0 || err == nil || err == io.EOF || errors.Is(err, pendinguploads.ErrTruncated) {
+				t.Errorf("read %d bytes, %v", n, err)
+			}
+			if err := r.sweepGarbage(t); err == nil {
+				t.Error("the sweep says that it has deleted what it could not")
+			}
+			server.Restart(t, s3test.Secret)
+			mustRead(t, r, staged[0])
+			if _, err := r.stageSizes(t.Context(), "key", mib, 10); err != nil {
+				t.Errorf("staged again: %v", err)
+			}
+			if err := r.sweepGarbage(t); err != nil {
+				t.Error(err)
+			}
+			wantStored(t, r, 2)
+		})
+	}
+}
+
+// wantStored wants so many objects, each with a row and a file.
+func wantStored(t *testing.T, r *rig, want int) {
+	t.Helper()
+	var url, namespace string
+	if err := r.db.QueryRow(`SELECT url, namespace FROM upload_stores`).Scan(&url, &namespace); err != nil {
+		t.Fatal(err)
+	}
+	store, err := objects.Open(t.Context(), url, uuid.MustParse(namespace))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	stored := 0
+	if err := store.List(t.Context(), func(objects.Object) error { stored++; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	var all, intents, claimed int
+	if err := r.db.QueryRow(sqlCountObjects).Scan(&all, &intents, &claimed); err != nil || all != want || claimed != want || stored != want {
+		t.Errorf("%d objects, %d rows, %d claimed (%v); want %d", stored, all, claimed, err, want)
+	}
+}
+
+// One answer of 500 is borne, many are an error, and nothing is staged. Planted: the error of a put
+// ignored.
+func TestBucket_S3ThatAnswers500(t *testing.T) {
+	t.Parallel()
+	server := s3test.Shared(t)
+	p := newProxy(t, server)
+	r := newRig(t, server.BucketURL(t, p.URL))
+	fail := func(times int64) func(http.ResponseWriter, *http.Request) bool {
+		end := p.broken.Load() + times
+		return func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method != http.MethodPut || p.broken.Load() >= end {
+				return false
+			}
+			_, _ = io.Copy(io.Discard, r.Body)
+			http.Error(w, "", http.StatusInternalServerError)
+			return true
+		}
+	}
+	p.set(fail(1))
+	staged, err := r.stageSizes(t.Context(), "", mib)
+	if err != nil || p.broken.Load() != 1 {
+		t.Fatalf("%v after %d answers of 500", err, p.broken.Load())
+	}
+	mustRead(t, r, staged[0])
+	p.set(fail(1000))
+	if staged, err := r.stageSizes(t.Context(), "", mib); err == nil {
+		t.Errorf("staged %d files", len(staged))
+	}
+	wantVisible(t, r, 1)
+	p.set(func(http.ResponseWriter, *http.Request) bool { return false })
+	if err := r.sweepGarbage(t); err != nil {
+		t.Error(err)
+	}
+	wantStored(t, r, 1)
+}
+
+func wantVisible(t *testing.T, r *rig, want int) {
+	t.Helper()
+	var files, rows, rooms int
+	if err := r.db.QueryRow(sqlCountAll).Scan(&files, &rows, &rooms); err != nil || files != want || rows != want || rooms != 0 {
+		t.Errorf("%d files, %d inbox rows, %d reservations (%v); want %d", files, rows, rooms, err, want)
+	}
+}
+
+// A server that does not answer is waited for as long as the caller does, and without a connection to
+// the database.
+func TestBucket_S3ThatIsSlow(t *testing.T) {
+	t.Parallel()
+	server := s3test.Shared(t)
+	p := newProxy(t, server)
+	r := newRig(t, server.BucketURL(t, p.URL))
+	waits := make(chan struct{}, 8)
+	p.set(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPut {
+			return false
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		waits <- struct{}{}
+		<-r.Context().Done()
+		return true
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), settleTimeout)
+	defer cancel()
+	go func() {
+		<-waits
+		if n := r.staging.Stats().InUse + r.db.Stats().InUse; n != 0 {
+			t.Errorf("%d connections are in use", n)
+		}
+		cancel()
+	}()
+	if staged, err := r.stageSizes(ctx, "", mib); !errors.Is(err, context.Canceled) {
+		t.Errorf("staged %d files, %v", len(staged), err)
+	}
+	r.mustBeTraceless(t)
+}
+
+// A server that stalls, before an answer or within, is asked again; one that goes on so is an error.
+// Planted: waited for as long as the client does.
+func TestBucket_S3ThatStallsIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	server := s3test.Shared(t)
+	p := newProxy(t, server)
+	r := newRig(t, server.BucketURL(t, p.URL))
+	r.StallAfter(200 * time.Millisecond)
+	staged, err := r.stageSizes(t.Context(), "", mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int64
+	stall := func(times int64, head bool) {
+		asked.Store(0)
+		p.set(func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method != http.MethodGet || asked.Add(1) > times {
+				return false
+			}
+			if head {
+				w.Header().Set("Content-Length", strconv.Itoa(mib))
+				w.WriteHeader(http.StatusOK)
+				_ = http.NewResponseController(w).Flush()
+			}
+			<-r.Context().Done()
+			return true
+		})
+	}
+	stall(1, false)
+	mustRead(t, r, staged[0])
+	stall(2, true)
+	mustRead(t, r, staged[0])
+	stall(1000, true)
+	_, c, err := r.Open(t.Context(), workspaceID, staged[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if n, err := c.Read(make([]byte, 10)); n != 0 || err == nil || err == io.EOF {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+}
+
+// The bytes of an object that breaks off are asked for from there on; so are ranges.
+func TestBucket_S3ThatBreaksOff(t *testing.T) {
+	t.Parallel()
+	server := s3test.Shared(t)
+	p := newProxy(t, server)
+	r := newRig(t, server.BucketURL(t, p.URL))
+	staged, err := r.stageSizes(t.Context(), "", 2*mib+1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := strings.TrimPrefix(p.URL, "http://")
+	var asked atomic.Int64
+	p.set(func(w http.ResponseWriter, request *http.Request) bool {
+		if request.Method != http.MethodGet || asked.Add(1) > 2 {
+			return false
+		}
+		request.Host = target
+		forward := &httputil.ReverseProxy{Rewrite: func(o *httputil.ProxyRequest) {
+			o.SetURL(&url.URL{Scheme: "http", Host: strings.TrimPrefix(server.URL, "http://")})
+			o.Out.Host = o.In.Host
+		}}
+		forward.ServeHTTP(&breakingWriter{w, 600_000}, request)
+		return true
+	})
+	mustRead(t, r, staged[0])
+	if asked.Load() != 3 {
+		t.Errorf("broken off twice, asked %d times", asked.Load())
+	}
+}
+
+// breakingWriter cuts the connection after so many bytes.
+type breakingWriter struct {
+	http.ResponseWriter
+	left int
+}
+
+func (w *breakingWriter) Write(b []byte) (int, error) {
+	if w.left -= len(b); w.left < 0 {
+		panic(http.ErrAbortHandler)
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Large objects go in parts; what is begun and cannot be finished is aborted. Planted: no
+// abort; the last part left out.
+func TestBucket_S3UploadsThatFailAreAborted(t *testing.T) {
+	t.Parallel()
+	server := s3test.Shared(t)
+	p := newProxy(t, server)
+	storeURL := server.BucketURL(t, p.URL)
+	store, err := objects.Open(t.Context(), storeURL, uuid.New())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	const size = 17 << 20
+	if err := store.Write(t.Context(), uuid.New(), size, strings.NewReader(strings.Repeat("x", size))); err != nil {
+		t.Fatal(err)
+	}
+	p.set(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Query().Get("partNumber") != "2" {
+			return false
+		}
+		http.Error(w, "", http.StatusForbidden)
+		return true
+	})
+	if err := store.Write(t.Context(), uuid.New(), size, strings.NewReader(strings.Repeat("x", size))); err == nil || p.broken.Load() == 0 {
+		t.Errorf("%v after %d refusals", err, p.broken.Load())
+	}
+	bucket := strings.TrimPrefix(storeURL[:strings.Index(storeURL, "?")], "s3://")
+	left, err := server.Client().ListMultipartUploads(t.Context(), &s3.ListMultipartUploadsInput{Bucket: &bucket})
+	if err != nil || len(left.Uploads) != 0 {
+		t.Errorf("%d unfinished uploads (%v)", len(left.Uploads), err)
+	}
+	count := 0
+	if err := store.List(t.Context(), func(o objects.Object) error { count++; return nil }); err != nil || count != 1 {
+		t.Errorf("%d objects (%v), want the first", count, err)
+	}
+}
+
+// What a client gets that is sent to the store: the bytes, without any token, as a download.
+func TestBucket_S3LinksNeedNoToken(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, s3test.BucketURL(t))
+	staged, err := r.stageSizes(t.Context(), "", mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, link, err := r.Link(t.Context(), workspaceID, staged[0].ID)
+	if err != nil || link == "" {
+		t.Fatal(link, err)
+	}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, link, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil || answer.StatusCode != http.StatusOK || string(body) != string(content(mib)) ||
+		answer.Header.Get("Content-Type") != "application/octet-stream" || answer.Header.Get("Content-Disposition") != "attachment" {
+		t.Errorf("%d, %d bytes, %v, %v", answer.StatusCode, len(body), answer.Header, err)
+	}
+	if expires := request.URL.Query().Get("X-Amz-Expires"); expires != "120" {
+		t.Errorf("good for %s seconds", expires)
+	}
+}

@@ -1,0 +1,77 @@
+package pendinguploads_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
+	"github.com/molecule-ai/platform/internal/objects"
+	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/pendinguploads/s3test"
+	"github.com/molecule-ai/platform/internal/pendinguploads/storagetest"
+)
+
+// openStore opens real stores.
+func openStore(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
+	return objects.Open(ctx, url, namespace)
+}
+
+// The suite as it is for PostgreSQL. Small files are kept in the row and others are not, so that both
+// ways go through all of it. The faults that were planted are with the tests beside this one.
+func TestBucket_IsAStorage(t *testing.T) {
+	t.Parallel()
+	for name, url := range map[string]func(*testing.T) string{
+		"folder": func(t *testing.T) string { return "file://" + t.TempDir() },
+		"S3":     func(t *testing.T) string { return s3test.BucketURL(t) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			storagetest.Run(t, func(t *testing.T, limits pendinguploads.Limits) storagetest.Backend {
+				return bucketBackend(t, url(t), limits)
+			})
+		})
+	}
+}
+
+func bucketBackend(t *testing.T, url string, limits pendinguploads.Limits) storagetest.Backend {
+	t.Helper()
+	dsn := pgtest.New(t)
+	db := openPool(t, connector(t, dsn, false))
+	inbox, staging := activity.New(db), openPool(t, connector(t, dsn, true))
+	open := func(limits pendinguploads.Limits) pendinguploads.Storage {
+		return newBucket(t, pendinguploads.NewPostgres(db, staging, inbox, limits), openStore, url)
+	}
+	return storagetest.Backend{
+		Storage: open(limits),
+		Open:    open,
+		Age: func(ctx context.Context, id uuid.UUID, by time.Duration) error {
+			_, err := db.ExecContext(ctx, sqlAge, id, by.Microseconds())
+			return err
+		},
+		Expire: execute(db, sqlExpire),
+		Delete: execute(db, sqlDelete),
+		ExpireKey: func(ctx context.Context, workspace uuid.UUID, key string) error {
+			_, err := db.ExecContext(ctx, sqlExpireKey, workspace, key)
+			return err
+		},
+		Inbox: func(ctx context.Context, workspace uuid.UUID) ([]activity.Row, error) {
+			return inbox.Read(ctx, workspace, activity.Query{Oldest: true, Limit: activity.MaxLimit})
+		},
+	}
+}
+
+const inlineBytes = 64 << 10
+
+func newBucket(t *testing.T, postgres *pendinguploads.Postgres, open pendinguploads.OpenObjects, url string) *pendinguploads.Bucket {
+	t.Helper()
+	b, err := pendinguploads.NewBucket(t.Context(), postgres, open, pendinguploads.BucketOptions{URL: url, InlineBytes: inlineBytes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return b
+}

@@ -1,0 +1,283 @@
+package upkeep_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
+	"github.com/molecule-ai/platform/internal/objects"
+	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/pendinguploads/s3test"
+	"github.com/molecule-ai/platform/internal/pendinguploads/upkeep"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+var workspace = uuid.MustParse("11111111-1111-4111-8111-111111111111")
+
+// files are staged files on a database of their own.
+type files struct {
+	*pendinguploads.Bucket
+	db *sql.DB
+}
+
+func open(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
+	return objects.Open(ctx, url, namespace)
+}
+
+func newFiles(t *testing.T, url string) files {
+	t.Helper()
+	db := pgtest.Open(t, pgtest.New(t))
+	return files{bucketOn(t, db, url), db}
+}
+
+func bucketOn(t *testing.T, db *sql.DB, url string) *pendinguploads.Bucket {
+	t.Helper()
+	limits := pendinguploads.Limits{MaxFileBytes: 8 << 20, MaxBatchBytes: 64 << 20, TTL: time.Hour}
+	b, err := pendinguploads.NewBucket(t.Context(), pendinguploads.NewPostgres(db, db, activity.New(db), limits), open,
+		pendinguploads.BucketOptions{URL: url, InlineBytes: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return b
+}
+
+func (f files) stage(t *testing.T, n int) []pendinguploads.File {
+	t.Helper()
+	var batch []pendinguploads.NewFile
+	for i := range n {
+		data := strings.Repeat(fmt.Sprint(i%10), 2000)
+		batch = append(batch, pendinguploads.NewFile{Name: "a.txt", MIMEType: "text/plain", Size: 2000, SHA256: sha256.Sum256([]byte(data)), Content: strings.NewReader(data)})
+	}
+	staged, err := f.Stage(t.Context(), workspace, batch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return staged
+}
+
+func (f files) exec(t *testing.T, statement string, args ...any) {
+	t.Helper()
+	if _, err := f.db.Exec(statement, args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reconcile returns what is found, and what is told.
+func (f files) reconcile(t *testing.T, fix bool) (upkeep.Found, string, error) {
+	t.Helper()
+	var told strings.Builder
+	found, err := upkeep.Reconcile(t.Context(), f.db, fix, func(format string, args ...any) { fmt.Fprintf(&told, format+"\n", args...) })
+	return found, told.String(), err
+}
+
+// What is nobody's is found, told, left alone without fix, and deleted with it; what is young, or has a
+// file, or is not the platform's, never. Planted: no hour of grace; the namespace left out; deleted
+// without fix.
+func TestReconcile_FindsWhatIsNobodysAndNothingElse(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	f := newFiles(t, "file://"+dir)
+	f.stage(t, 3)
+	neighbour := newFiles(t, "file://"+dir) // another platform in the same folder
+	neighbour.stage(t, 2)
+
+	var namespace string
+	if err := f.db.QueryRow(`SELECT replace(namespace::text, '-', '') FROM upload_stores`).Scan(&namespace); err != nil {
+		t.Fatal(err)
+	}
+	put := func(name string, age time.Duration) string {
+		path := filepath.Join(dir, namespace, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte("12345"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, time.Now(), time.Now().Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	const key = "ab000000000040008000000000000000"
+	orphan := put("ab/"+key, 2*time.Hour)
+	young := put("ab/ab000000000040008000000000000001", time.Minute)
+	partial := put("ab/ab000000000040008000000000000002.18a.tmp", 2*time.Hour)
+	stranger := put("notes.txt", 2*time.Hour)
+	f.exec(t, `INSERT INTO upload_objects (object_key, store_id, size_bytes, created_at, garbage_at)
+		SELECT gen_random_uuid(), id, 5, now() - interval '8 hours', now() - interval '2 hours' FROM upload_stores`)
+
+	want := upkeep.Found{Objects: 7, Orphans: 1, OrphanBytes: 5, Partial: 1, Unowned: 1, Strangers: 1, Files: 3}
+	for _, fix := range []bool{false, true} {
+		found, told, err := f.reconcile(t, fix)
+		if err != nil || found != want {
+			t.Errorf("fix %t: %+v, %v; want %+v", fix, found, err, want)
+		}
+		if !strings.Contains(told, key+": an object that no row knows of, 5 bytes") {
+			t.Errorf("told: %s", told)
+		}
+		for path, kept := range map[string]bool{orphan: !fix, partial: !fix, young: true, stranger: true} {
+			if _, err := os.Stat(path); (err == nil) != kept {
+				t.Errorf("fix %t: %s: %v", fix, path, err)
+			}
+		}
+	}
+	want = upkeep.Found{Objects: 5, Strangers: 1, Files: 3}
+	if found, _, err := f.reconcile(t, false); err != nil || found != want {
+		t.Errorf("afterwards: %+v, %v; want %+v", found, err, want)
+	}
+	if found, _, err := neighbour.reconcile(t, true); err != nil || found != (upkeep.Found{Objects: 2, Files: 2}) {
+		t.Errorf("the neighbour: %+v, %v", found, err)
+	}
+}
+
+// Planted: a missing object not told.
+func TestReconcile_TellsOfFilesWithoutTheirBytes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	f := newFiles(t, "file://"+dir)
+	f.stage(t, 3)
+	inDatabase := files{bucketOn(t, f.db, ""), f.db}
+	broken := inDatabase.stage(t, 1)
+	var paths []string
+	if err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			paths = append(paths, path)
+		}
+		return err
+	}); err != nil || len(paths) != 3 {
+		t.Fatal(paths, err)
+	}
+	if err := errors.Join(os.Remove(paths[0]), os.Truncate(paths[1], 7)); err != nil {
+		t.Fatal(err)
+	}
+	f.exec(t, `UPDATE pending_uploads SET content = 'short' WHERE file_id = $1`, broken[0].ID)
+	for range 2 {
+		found, told, err := f.reconcile(t, true)
+		if want := (upkeep.Found{Objects: 2, Files: 3, Missing: 1, Wrong: 2}); !errors.Is(err, upkeep.ErrBroken) || found != want {
+			t.Errorf("%+v, %v; want %+v", found, err, want)
+		}
+		for _, sentence := range []string{"is not there", "has 7 bytes of 2000", "1 files in the database"} {
+			if !strings.Contains(told, sentence) {
+				t.Errorf("not told %q: %s", sentence, told)
+			}
+		}
+	}
+	var left int
+	if err := f.db.QueryRow(`SELECT count(*) FROM pending_uploads`).Scan(&left); err != nil || left != 4 {
+		t.Errorf("%d files are left (%v)", left, err)
+	}
+}
+
+func TestReconcile_AbortsUploadsToS3ThatWereNeverFinished(t *testing.T) {
+	t.Parallel()
+	url := s3test.BucketURL(t)
+	f := newFiles(t, url)
+	f.stage(t, 2)
+	var namespace string
+	if err := f.db.QueryRow(`SELECT replace(namespace::text, '-', '') FROM upload_stores`).Scan(&namespace); err != nil {
+		t.Fatal(err)
+	}
+	bucket := strings.TrimPrefix(url[:strings.Index(url, "?")], "s3://")
+	client := s3test.Shared(t).Client()
+	name := namespace + "-ab000000000040008000000000000000"
+	if _, err := client.CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{Bucket: &bucket, Key: &name}); err != nil {
+		t.Fatal(err)
+	}
+	// Young as it is, it may go on.
+	if found, _, err := f.reconcile(t, true); err != nil || found != (upkeep.Found{Objects: 2, Files: 2}) {
+		t.Errorf("%+v, %v", found, err)
+	}
+	store, err := objects.Open(t.Context(), url, uuid.MustParse(namespace))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	aborted := 0
+	for range 2 {
+		if err := store.Unfinished(t.Context(), time.Now().Add(time.Minute), func(got string, abort func() error) error {
+			if got != name {
+				t.Errorf("unfinished: %s", got)
+			}
+			aborted++
+			return abort()
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if aborted != 1 {
+		t.Errorf("aborted %d uploads", aborted)
+	}
+}
+
+// A store that cannot be read does not make its files look lost. Planted: missing for not known.
+func TestReconcile_AStoreThatCannotBeReadIsAnErrorOfItsOwn(t *testing.T) {
+	t.Parallel()
+	server := s3test.Start(t)
+	f := newFiles(t, server.BucketURL(t, server.URL))
+	f.stage(t, 2)
+	server.Stop()
+	found, _, err := f.reconcile(t, true)
+	if err == nil || errors.Is(err, upkeep.ErrBroken) || found.Missing != 0 || found.Files != 2 {
+		t.Errorf("%+v, %v", found, err)
+	}
+}
+
+// Planted: a failure not told; interrupted, it says that all is done.
+func TestMigrate_GoesOnPastAFileThatCannotBeMovedAndWhereItWasInterrupted(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Open(t, pgtest.New(t))
+	from := files{bucketOn(t, db, ""), db}
+	staged := from.stage(t, 20)
+	from.exec(t, `UPDATE pending_uploads SET content = 'short' WHERE file_id = $1`, staged[7].ID)
+	to := files{bucketOn(t, db, s3test.BucketURL(t)), db}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	moved, err := upkeep.Migrate(ctx, to.Bucket, func(m upkeep.Moved, _ error) {
+		if m.Files == 5 {
+			cancel()
+		}
+	})
+	if !errors.Is(err, context.Canceled) || moved.Files < 5 || moved.Files > 15 {
+		t.Errorf("interrupted: %+v, %v", moved, err)
+	}
+	var errs int
+	again, err := upkeep.Migrate(t.Context(), to.Bucket, func(_ upkeep.Moved, err error) {
+		if err != nil {
+			errs++
+		}
+	})
+	if err == nil || again.Failed != 1 || errs != 1 || moved.Files+again.Files != 19 {
+		t.Errorf("%+v after %+v, told of %d failures, %v", again, moved, errs, err)
+	}
+	if found, _, err := to.reconcile(t, false); found.Files != 19 || found.Missing != 0 || found.Wrong != 1 || !errors.Is(err, upkeep.ErrBroken) {
+		t.Errorf("%+v, %v", found, err)
+	}
+}
+
+// Planted: no end to it when the store is away.
+func TestMigrate_StopsWhenNothingCanBeMoved(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Open(t, pgtest.New(t))
+	from := files{bucketOn(t, db, ""), db}
+	from.stage(t, 60)
+	from.exec(t, `UPDATE pending_uploads SET content = 'short'`)
+	to := bucketOn(t, db, "file://"+t.TempDir())
+	moved, err := upkeep.Migrate(t.Context(), to, func(upkeep.Moved, error) {})
+	if err == nil || moved.Failed < 20 || moved.Failed > 24 || moved.Files != 0 {
+		t.Errorf("%+v, %v", moved, err)
+	}
+}
