@@ -85,7 +85,10 @@ type probe struct {
 type variable struct {
 	Name, Value string
 	ValueFrom   struct {
-		SecretKeyRef struct{ Name, Key string } `yaml:"secretKeyRef"`
+		SecretKeyRef struct {
+			Name, Key string
+			Optional  bool
+		} `yaml:"secretKeyRef"`
 	} `yaml:"valueFrom"`
 }
 

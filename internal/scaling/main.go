@@ -70,7 +70,6 @@ func (a *assumptions) flags(f *flag.FlagSet) {
 	} {
 		f.Float64Var(value.to, name, *value.to, value.help)
 	}
-	f.BoolVar(&a.Bucket, "bucket", a.Bucket, "the bytes of files are in a bucket")
 }
 
 // save keeps the costs for the next time.
