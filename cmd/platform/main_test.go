@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 )
@@ -41,7 +42,12 @@ func newFolder(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
+		// A PostgreSQL whose platform was killed writes for a moment longer.
+		err := os.RemoveAll(dir)
+		for late := time.Now().Add(30 * time.Second); err != nil && time.Now().Before(late); err = os.RemoveAll(dir) {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if err != nil {
 			t.Error(err)
 		}
 	})
