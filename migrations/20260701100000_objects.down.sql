@@ -1,5 +1,6 @@
 -- Files whose bytes are in a store would be lost: `platform storage migrate` with an empty STORAGE_URL
--- brings them back first.
+-- brings them back first. Nobody stages one while this looks.
+LOCK TABLE pending_uploads IN ACCESS EXCLUSIVE MODE;
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pending_uploads WHERE object_key IS NOT NULL) THEN

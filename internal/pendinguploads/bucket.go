@@ -51,7 +51,7 @@ const (
 	// garbage, or being deleted, is claimed no more.
 	sqlInsertOutside = `WITH file AS (` +
 		`INSERT INTO pending_uploads (workspace_id, filename, mimetype, size_bytes, sha256, content, expires_at, object_key) ` +
-		`VALUES ($1, $2, $3, $4, $5, '', now() + $6 * interval '1 microsecond', $7) RETURNING file_id, created_at, expires_at` +
+		`VALUES ($1, $2, $3, $4, $5, '', clock_timestamp() + $6 * interval '1 microsecond', $7) RETURNING file_id, created_at, expires_at` +
 		`), claimed AS (` +
 		`UPDATE upload_objects SET file_id = (SELECT file_id FROM file), garbage_at = NULL ` +
 		`WHERE object_key = $7 AND garbage_at > clock_timestamp() + $8 * interval '1 microsecond' RETURNING file_id` +
@@ -259,7 +259,8 @@ func (b *Bucket) intend(ctx context.Context, files []NewFile, keys []uuid.UUID, 
 	for n, i := range outside {
 		list[n], sizes[n] = keys[i].String(), files[i].Size
 	}
-	if _, err := b.db.ExecContext(ctx, sqlIntend, b.store, pq.Array(list), pq.Array(sizes), intentTTL.Microseconds()); err != nil {
+	// Past a pooler: an upload with a key holds one of its sessions already.
+	if _, err := b.sessions.ExecContext(ctx, sqlIntend, b.store, pq.Array(list), pq.Array(sizes), intentTTL.Microseconds()); err != nil {
 		return fmt.Errorf("pendinguploads: intend %d objects: %w", len(outside), err)
 	}
 	return nil

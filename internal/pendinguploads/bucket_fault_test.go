@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -93,6 +94,38 @@ func TestBucket_AnObjectThatCannotBeDeletedIsTriedAgain(t *testing.T) {
 	if _, err := r.Sweep(t.Context(), time.Hour); err != nil {
 		t.Errorf("it is tried again at once: %v", err)
 	}
+	r.faults.del = nil
+	if err := r.sweepGarbage(t); err != nil {
+		t.Error(err)
+	}
+	r.wantObjects(t, 0, 0, 0)
+}
+
+// Planted: what was deleted not forgotten because something else was not; an error that ends the
+// round, though there is more to delete.
+func TestBucket_OneObjectThatCannotBeDeletedKeepsNoOthers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "")
+	staged, err := r.stageSizes(t.Context(), "", mib, mib, mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range staged {
+		if err := execute(r.db, sqlExpire)(t.Context(), f.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var asked atomic.Int32
+	r.faults.del = func() error {
+		if asked.Add(1) == 1 {
+			return errStore
+		}
+		return nil
+	}
+	if _, err := r.Sweep(t.Context(), time.Hour); err != nil {
+		t.Error(err)
+	}
+	r.wantObjects(t, 1, 0, 1)
 	r.faults.del = nil
 	if err := r.sweepGarbage(t); err != nil {
 		t.Error(err)
@@ -334,21 +367,28 @@ func TestBucket_ABrokenReadIsResumed(t *testing.T) {
 		return c
 	}
 	for want, read := range map[error]func(int64) (io.ReadCloser, int64, error){
-		errStore:                    func(int64) (io.ReadCloser, int64, error) { asked++; return nil, 0, errStore },
-		io.ErrUnexpectedEOF:         cut(io.EOF, 0),
-		pendinguploads.ErrTruncated: func(int64) (io.ReadCloser, int64, error) { asked++; return nil, 0, fs.ErrNotExist },
+		errStore:            func(int64) (io.ReadCloser, int64, error) { asked++; return nil, 0, errStore },
+		io.ErrUnexpectedEOF: cut(io.EOF, 0),
+		// The file is there: whoever asks for it is to come back, not to give it up.
+		pendinguploads.ErrNoBytes: func(int64) (io.ReadCloser, int64, error) { asked++; return nil, 0, fs.ErrNotExist },
 	} {
 		asked, r.faults.read = 0, read
 		n, err := open(t.Context()).Read(make([]byte, 10))
-		if n != 0 || !errors.Is(err, want) || asked > 4 {
+		if n != 0 || !errors.Is(err, want) || errors.Is(err, pendinguploads.ErrTruncated) || asked > 4 {
 			t.Errorf("%d bytes, %v after asking %d times; want %v", n, err, asked, want)
 		}
 	}
 	r.faults.read = func(int64) (io.ReadCloser, int64, error) { return io.NopCloser(bytes.NewReader(data)), mib - 1, nil }
-	if n, err := open(t.Context()).Read(make([]byte, 10)); n != 0 || !errors.Is(err, pendinguploads.ErrTruncated) {
+	if n, err := open(t.Context()).Read(make([]byte, 10)); n != 0 || !errors.Is(err, pendinguploads.ErrNoBytes) {
 		t.Errorf("an object of another length: %d bytes, %v", n, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
+	gone := open(ctx)
+	r.faults.read = func(int64) (io.ReadCloser, int64, error) { cancel(); return nil, 0, fs.ErrNotExist }
+	if n, err := gone.Read(make([]byte, 10)); n != 0 || !errors.Is(err, context.Canceled) || errors.Is(err, pendinguploads.ErrTruncated) {
+		t.Errorf("nobody can say whether the file is there: %d bytes, %v", n, err)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
 	r.faults.read = func(int64) (io.ReadCloser, int64, error) {
 		if asked++; asked == 2 {
 			cancel()

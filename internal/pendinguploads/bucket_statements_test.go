@@ -92,7 +92,7 @@ func TestBucket_StagesNothingOnADatabaseThatFails(t *testing.T) {
 			err := failing(s)
 			switch s {
 			case "intend":
-				m.db.ExpectExec("INSERT INTO upload_objects").WillReturnResult(driver.RowsAffected(1)).WillReturnError(err)
+				m.sessions.ExpectExec("INSERT INTO upload_objects").WillReturnResult(driver.RowsAffected(1)).WillReturnError(err)
 			case "begin":
 				m.staging.ExpectBegin().WillReturnError(err)
 			case "insert":
@@ -203,7 +203,7 @@ func TestBucket_AClosedBucketOpensItsStoreAgain(t *testing.T) {
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
-	m.db.ExpectExec("INSERT INTO upload_objects").WillReturnResult(driver.RowsAffected(1))
+	m.sessions.ExpectExec("INSERT INTO upload_objects").WillReturnResult(driver.RowsAffected(1))
 	m.db.ExpectQuery("SELECT url, namespace").WithArgs(7).WillReturnError(errDatabase)
 	m.db.ExpectExec("UPDATE upload_objects SET garbage_at = least").WillReturnResult(driver.RowsAffected(1))
 	m.db.ExpectQuery("SELECT url, namespace").WithArgs(7).WillReturnError(errDatabase)
@@ -224,7 +224,7 @@ func TestBucket_MoveTellsOfWhatFails(t *testing.T) {
 			find.WillReturnError(errDatabase)
 		} else {
 			find.WillReturnRows(found(20, 9))
-			m.db.ExpectExec("INSERT INTO upload_objects").WillReturnResult(driver.RowsAffected(1)).WillReturnError(when(step == "intend"))
+			m.sessions.ExpectExec("INSERT INTO upload_objects").WillReturnResult(driver.RowsAffected(1)).WillReturnError(when(step == "intend"))
 		}
 		if step != "find" && step != "intend" {
 			m.db.ExpectQuery("SELECT url, namespace").WithArgs(9).WillReturnRows(sqlmock.NewRows([]string{"url", "namespace"}).AddRow("mem:", uuid.NewString()))

@@ -16,9 +16,13 @@ const (
 
 	sqlFindKey = `SELECT fingerprint, files::text FROM upload_keys WHERE workspace_id = $1 AND key = $2 AND expires_at > now()`
 
+	// Changes nothing but the log, whose end the commit then waits for, and with it for the first upload's
+	// commit: that one may be here and not on the standby yet.
+	sqlConfirmKey = `UPDATE upload_keys SET expires_at = expires_at WHERE workspace_id = $1 AND key = $2`
+
 	// A key whose time is over may still be there.
 	sqlInsertKey = `INSERT INTO upload_keys (workspace_id, key, fingerprint, files, expires_at) ` +
-		`VALUES ($1, $2, $3, $4, now() + $5 * interval '1 microsecond') ` +
+		`VALUES ($1, $2, $3, $4, clock_timestamp() + $5 * interval '1 microsecond') ` +
 		`ON CONFLICT (workspace_id, key) DO UPDATE SET fingerprint = excluded.fingerprint, files = excluded.files, expires_at = excluded.expires_at`
 )
 
@@ -49,6 +53,17 @@ func (p *Postgres) replay(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, 
 		return nil, fmt.Errorf("pendinguploads: first answer of a key: %w", err)
 	}
 	return staged, nil
+}
+
+// confirm makes sure that what was staged with a key is as durable as a commit can make it.
+func confirm(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, key string) error {
+	if _, err := tx.ExecContext(ctx, sqlConfirmKey, workspace, key); err != nil {
+		return fmt.Errorf("pendinguploads: confirm key: %w", err)
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("pendinguploads: confirm key: %w", err)
+	}
+	return nil
 }
 
 // remember keeps the answer with the key, as part of the transaction that commits the files.

@@ -21,6 +21,10 @@ const (
 
 	sqlMisplaced = `SELECT workspace_id, ` + fileColumns + ` FROM pending_uploads WHERE ` + misplaced + ` AND file_id > $3 ORDER BY file_id LIMIT $4`
 
+	// moveGrace is how long the object that a file was in stays: somebody may be on the way to it with
+	// a link, and a standby that is promoted may not know yet that the file has moved.
+	moveGrace = `interval '1 hour'`
+
 	// From wherever the bytes were to an object. Whoever swept, or moved, the file meanwhile has won.
 	sqlMoveOut = `WITH moved AS (` +
 		`UPDATE pending_uploads SET content = '', object_key = $2 WHERE file_id = $1 AND object_key IS NOT DISTINCT FROM $3 RETURNING file_id` +
@@ -28,14 +32,14 @@ const (
 		`UPDATE upload_objects SET file_id = moved.file_id, garbage_at = NULL FROM moved ` +
 		`WHERE object_key = $2 AND garbage_at > clock_timestamp() + $4 * interval '1 microsecond' RETURNING object_key` +
 		`), released AS (` +
-		`UPDATE upload_objects SET garbage_at = clock_timestamp() FROM moved WHERE object_key = $3` +
+		`UPDATE upload_objects SET garbage_at = clock_timestamp() + ` + moveGrace + ` FROM moved WHERE object_key = $3` +
 		`), rest AS (` +
 		`DELETE FROM pending_upload_chunks USING moved WHERE pending_upload_chunks.file_id = moved.file_id` +
 		`) SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM claimed)`
 
 	sqlMoveIn = `WITH moved AS (` +
 		`UPDATE pending_uploads SET content = $2, object_key = NULL WHERE file_id = $1 AND object_key = $3 RETURNING file_id` +
-		`) UPDATE upload_objects SET garbage_at = clock_timestamp() FROM moved WHERE object_key = $3`
+		`) UPDATE upload_objects SET garbage_at = clock_timestamp() + ` + moveGrace + ` FROM moved WHERE object_key = $3`
 )
 
 // errDigest: the bytes of a file are not those that its SHA-256 was made of.

@@ -36,7 +36,7 @@ func moveAll(t *testing.T, b *pendinguploads.Bucket) (moved int) {
 
 // Files go from the database to a folder, to another folder, and back, and keep their bytes, ids and
 // states; what they leave is garbage, and swept. Planted: the pieces not deleted; the old object not
-// released.
+// released, or to be deleted at once.
 func TestMove_KeepsEveryByteWhereverItGoes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
@@ -62,6 +62,10 @@ func TestMove_KeepsEveryByteWhereverItGoes(t *testing.T) {
 	}{{r.Bucket, 3, 3, 0}, {other, 3, 0, 0}, {r.Bucket, 3, 3, 0}, {inDatabase, 3, 0, 2}, {inDatabase, 0, 0, 2}} {
 		if moved := moveAll(t, c.to); moved != c.moved {
 			t.Errorf("step %d: moved %d, want %d", i, moved, c.moved)
+		}
+		// Not at once: a standby may not know yet that they have moved.
+		if n, err := pendinguploads.ReadGarbage(t.Context(), r.db); n != 0 || err != nil {
+			t.Errorf("step %d: %d objects are to be deleted already (%v)", i, n, err)
 		}
 		if err := r.sweepGarbage(t); err != nil {
 			t.Error(err)

@@ -30,6 +30,10 @@ const (
 	linkTTL = 2 * time.Minute
 )
 
+// errNoBytes: the file is there, but its bytes are not where its row says: a folder that is not
+// mounted, a bucket that is gone. They may come back.
+var errNoBytes = errors.New("pendinguploads: bytes of a file are missing")
+
 // object is where an object is.
 type object struct {
 	key   uuid.UUID
@@ -102,23 +106,31 @@ type following struct {
 // Read implements io.Reader.
 func (r *following) Read(b []byte) (int, error) {
 	n, err := r.content.Read(b)
-	if errors.Is(err, ErrTruncated) && r.follow() {
-		n, err = r.content.Read(b)
+	if errors.Is(err, ErrTruncated) {
+		if err = r.follow(err); err == nil {
+			n, err = r.content.Read(b)
+		}
 	}
 	r.offset += int64(n)
 	return n, err
 }
 
-// follow reports whether the bytes have moved.
-func (r *following) follow() bool {
+// follow goes to where the bytes are now, after an error that tells that they are not where they were.
+// It returns that error only if the file is gone: a poller gives such a file up for good.
+func (r *following) follow(truncated error) error {
 	f, at, first, err := r.bucket.find(r.ctx, r.file.Workspace, r.file.ID, openBytes)
-	if err != nil || at == nil && r.at == nil || at != nil && r.at != nil && *at == *r.at {
-		return false
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return truncated
+	case err != nil:
+		return fmt.Errorf("pendinguploads: look where %s is: %w", r.file.ID, err)
+	case at == nil && r.at == nil || at != nil && r.at != nil && *at == *r.at:
+		return fmt.Errorf("%w: %v", errNoBytes, truncated) //nolint:errorlint // not truncated: the file is there
 	}
 	_ = r.content.Close()
 	r.at, r.content = at, r.bucket.contentAt(r.ctx, f, at, first)
 	_, err = r.content.Seek(r.offset, io.SeekStart)
-	return err == nil
+	return err
 }
 
 // Seek implements io.Seeker.

@@ -16,6 +16,10 @@ const (
 	sweepObjects = 200
 	maxDeletes   = 8
 
+	// deleteTimeout is how long a store may take to delete an object, so that one that hangs does not
+	// use up the time of the others.
+	deleteTimeout = 5 * time.Second
+
 	// sweepLease is how long nobody else tries to delete an object that is being deleted, or that
 	// could not be; it is longer than a batch takes.
 	sweepLease = time.Minute
@@ -37,6 +41,9 @@ func (b *Bucket) Sweep(ctx context.Context, retention time.Duration) (Swept, err
 		return s, err
 	}
 	more, err := b.sweepObjects(ctx)
+	if s.More {
+		return s, nil // a store that fails keeps no rows from being swept; the last batch tells of it
+	}
 	s.More = s.More || more
 	return s, err
 }
@@ -50,11 +57,14 @@ func (b *Bucket) sweepObjects(ctx context.Context) (bool, error) {
 	}
 	gone, failed := b.deleteObjects(ctx, garbage)
 	if len(gone) > 0 {
+		// Also if the stores took all the time there was: else they would be asked the same again.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
+		defer cancel()
 		if _, err := b.db.ExecContext(ctx, sqlDeleteObjects, pq.Array(gone)); err != nil {
 			return false, fmt.Errorf("pendinguploads: forget %d deleted objects: %w", len(gone), err)
 		}
 	}
-	if failed != nil {
+	if failed != nil && len(gone) == 0 { // else there may be more that can be deleted; the others are leased
 		return false, fmt.Errorf("pendinguploads: delete objects: %d of %d failed: %w", len(garbage)-len(gone), len(garbage), failed)
 	}
 	return len(garbage) == sweepObjects, nil
@@ -85,6 +95,8 @@ func (b *Bucket) deleteObjects(ctx context.Context, garbage []object) (gone []st
 	g.SetLimit(maxDeletes)
 	for _, o := range garbage {
 		g.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
+			defer cancel()
 			store, err := b.objects(ctx, o.store)
 			if err == nil {
 				err = store.Delete(ctx, o.key)

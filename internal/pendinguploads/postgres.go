@@ -152,9 +152,15 @@ func (p *Postgres) begin(ctx context.Context, workspace uuid.UUID, key string, f
 		return tx, nil, nil
 	}
 	staged, err := p.replay(ctx, tx, workspace, key, files)
-	if err != nil || staged != nil {
+	if err == nil && staged != nil {
+		err = confirm(ctx, tx, workspace, key)
+	}
+	if err != nil {
 		_ = tx.Rollback()
-		return nil, staged, err
+		return nil, nil, err
+	}
+	if staged != nil {
+		return nil, staged, nil
 	}
 	return tx, nil, nil
 }

@@ -34,8 +34,10 @@ const (
 
 	findKey = "SELECT fingerprint, files::text FROM upload_keys WHERE workspace_id = $1 AND key = $2 AND expires_at > now()"
 
+	confirmKey = "UPDATE upload_keys SET expires_at = expires_at WHERE workspace_id = $1 AND key = $2"
+
 	insertKey = "INSERT INTO upload_keys (workspace_id, key, fingerprint, files, expires_at) " +
-		"VALUES ($1, $2, $3, $4, now() + $5 * interval '1 microsecond') " +
+		"VALUES ($1, $2, $3, $4, clock_timestamp() + $5 * interval '1 microsecond') " +
 		"ON CONFLICT (workspace_id, key) DO UPDATE SET fingerprint = excluded.fingerprint, files = excluded.files, expires_at = excluded.expires_at"
 
 	sweepWhich = `WITH picked AS MATERIALIZED (%s LIMIT $2 FOR UPDATE SKIP LOCKED), batch AS (
@@ -253,6 +255,8 @@ func TestStage_LargeUploadsTakeTurns(t *testing.T) {
 	}
 }
 
+// What is answered again is committed again: the first commit may not have reached the standby.
+// Planted: the answer without a write, or without the commit.
 func TestStageOnce_KeysThatAreKnown(t *testing.T) {
 	t.Parallel()
 	found := func(rows *sqlmock.Rows) func(m mocked) {
@@ -261,12 +265,28 @@ func TestStageOnce_KeysThatAreKnown(t *testing.T) {
 			m.staging.ExpectQuery(findKey).WithArgs(workspaceID, "key").WillReturnRows(rows)
 		}
 	}
+	confirmed := func(written, committed error) func(m mocked) {
+		return func(m mocked) {
+			found(keyRow(helloFingerprint[:], keptAnswer))(m)
+			m.staging.ExpectExec(confirmKey).WithArgs(workspaceID, "key").WillReturnResult(driver.RowsAffected(1)).WillReturnError(written)
+			if written == nil {
+				m.staging.ExpectCommit().WillReturnError(committed)
+			}
+		}
+	}
+	m := newMockedWith(t, withQuota())
+	m.staging.ExpectBegin()
+	confirmed(nil, errDatabase)(m)
+	if staged, replayed, err := m.StageOnce(t.Context(), workspaceID, "key", hello()); staged != nil || replayed || !errors.Is(err, errDatabase) {
+		t.Errorf("not committed: %+v, replayed %t, %v", staged, replayed, err)
+	}
 	for name, c := range map[string]struct {
 		expect func(m mocked)
 		want   error // nil: the kept answer
 		broken bool
 	}{
-		"the same files": {expect: found(keyRow(helloFingerprint[:], keptAnswer))},
+		"the same files": {expect: confirmed(nil, nil)},
+		"not confirmed":  {expect: confirmed(errDatabase, nil), want: errDatabase},
 		"other files":    {expect: found(keyRow(mockDigest[:], keptAnswer)), want: pendinguploads.ErrKeyReused},
 		"no fingerprint": {expect: found(keyRow([]byte("short"), keptAnswer)), broken: true},
 		"no answer":      {expect: found(keyRow(helloFingerprint[:], "{")), broken: true},
@@ -277,7 +297,9 @@ func TestStageOnce_KeysThatAreKnown(t *testing.T) {
 		m := newMockedWith(t, withQuota())
 		m.staging.ExpectBegin()
 		c.expect(m)
-		m.staging.ExpectRollback()
+		if c.want != nil || c.broken {
+			m.staging.ExpectRollback()
+		}
 		staged, replayed, err := m.StageOnce(t.Context(), workspaceID, "key", hello())
 		switch {
 		case c.broken:

@@ -33,7 +33,8 @@ const (
 const (
 	sqlStores = `SELECT id, url, namespace FROM upload_stores ORDER BY id`
 
-	sqlUnknown = `SELECT k FROM unnest($1::uuid[]) AS k WHERE NOT EXISTS (SELECT FROM upload_objects WHERE object_key = k AND store_id = $2)`
+	sqlUnknown = `SELECT k FROM unnest($1::uuid[]) AS k WHERE NOT EXISTS (SELECT FROM upload_objects WHERE object_key = k AND store_id = $2) ` +
+		`AND NOT EXISTS (SELECT FROM pending_uploads WHERE object_key = k)`
 
 	// Left by whoever deleted files without the trigger, or by an upload that nobody has swept yet.
 	sqlUnowned = `SELECT o.object_key FROM upload_objects o WHERE o.store_id = $1 AND o.created_at < now() - $2 * interval '1 microsecond' ` +
