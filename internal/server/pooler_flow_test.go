@@ -82,20 +82,25 @@ func TestPgBouncer_EverythingWorksThroughIt(t *testing.T) {
 	}
 }
 
-// More large uploads at once than there are sessions: each reserves its room while it holds one. Planted:
-// reservations through the pooler, for which uploads that hold all of its sessions wait until it gives up.
+// More large uploads at once than there are sessions: each reserves its room, and notes its object, while it
+// holds one. Planted: either through the pooler, for which uploads that hold all of its sessions wait
+// until it gives up.
 func TestPgBouncer_LargeUploadsDoNotWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	direct := pgtest.New(t)
 	pooler := server.StartPgBouncer(t, direct, 2)
-	p := servertest.Start(t, func(s *config.Settings) { s.DatabaseURL, s.DatabaseDirectURL = pooler, direct })
-	content := make([]byte, mib+1)
-	var wg sync.WaitGroup
-	for range 8 {
-		w := p.Create(t, "poll", "")
-		wg.Go(func() { sendOnce(t, p, w, "key", "large.bin", content) })
+	for _, store := range []string{"", "file://" + t.TempDir()} {
+		p := servertest.Start(t, func(s *config.Settings) {
+			s.DatabaseURL, s.DatabaseDirectURL, s.StorageURL = pooler, direct, store
+		})
+		content := make([]byte, mib+1)
+		var wg sync.WaitGroup
+		for range 8 {
+			w := p.Create(t, "poll", "")
+			wg.Go(func() { sendOnce(t, p, w, "key", "large.bin", content) })
+		}
+		wg.Wait()
 	}
-	wg.Wait()
 }
 
 // usePooled does with a workspace what can be done, half of it through each replica.
