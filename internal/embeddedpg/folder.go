@@ -109,6 +109,9 @@ func lockFile(path string) (*os.File, error) {
 func (f *folder) unlock() {
 	if f.lock != nil {
 		_ = f.lock.Truncate(0)
+		// Not by closing it alone: a child that another goroutine is just starting has a copy until it
+		// becomes its program.
+		_ = syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN)
 		f.lock.Close()
 		f.lock = nil
 	}
