@@ -38,9 +38,6 @@ const (
 //   - the idempotency key not looked at: files are announced twice;
 //   - a transaction for each file of an upload: uploads announced in part.
 func TestChaos_TwoMinutes(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short")
-	}
 	o := fromEnvironment(t, options{length: shortRun, rate: shortRate, replicas: 2, everyKind: true})
 	play(t, o)
 }
@@ -51,9 +48,6 @@ func TestChaos_TwoMinutes(t *testing.T) {
 // Planted in a build of its own: a platform that neither delays its stop nor waits for requests in flight, which then
 // fail with nothing broken that excuses it.
 func TestChaos_BehindABalancer(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short")
-	}
 	o := fromEnvironment(t, options{length: clusterRun, rate: shortRate, replicas: 3, haproxy: "../../deploy/proxy/haproxy.cfg", everyKind: true})
 	for _, f := range append(slices.Clone(deck), rolled) {
 		switch f.kind {
