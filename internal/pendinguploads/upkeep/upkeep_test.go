@@ -144,6 +144,36 @@ func TestReconcile_FindsWhatIsNobodysAndNothingElse(t *testing.T) {
 	}
 }
 
+// A file whose object has lost its own row, in a repair by hand say, still has its bytes afterwards.
+// Planted: only the rows of objects asked who an object belongs to.
+func TestReconcile_DeletesNothingThatAFileNames(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	f := newFiles(t, "file://"+dir)
+	f.stage(t, 1)
+	f.exec(t, `DELETE FROM upload_objects`)
+	objects := func() (paths []string) {
+		if err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				paths = append(paths, path)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return paths
+	}
+	before := objects()
+	old := time.Now().Add(-2 * time.Hour)
+	if err := os.Chtimes(before[0], old, old); err != nil {
+		t.Fatal(err)
+	}
+	_, _, _ = f.reconcile(t, true) // that the row is missing it tells as an error
+	if len(before) != 1 || len(objects()) != 1 {
+		t.Errorf("%d objects before, %d after", len(before), len(objects()))
+	}
+}
+
 // Planted: a missing object not told.
 func TestReconcile_TellsOfFilesWithoutTheirBytes(t *testing.T) {
 	t.Parallel()
