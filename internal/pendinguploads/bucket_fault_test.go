@@ -453,6 +453,37 @@ func TestBucket_AReaderFollowsAFileThatIsMoved(t *testing.T) {
 	}
 }
 
+// Bytes that are not where they were: of a file that is gone, that is the end of it; of one that is
+// there, an error that a reader may ask again after. Planted: each of the three for another.
+func TestBucket_AReaderThatMissesItsBytesTellsWhy(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		meanwhile func(*rig)
+		truncated bool
+	}{
+		"the file is gone":   {func(r *rig) { mustExec(t, r.db, `DELETE FROM pending_uploads`) }, true},
+		"the bytes are gone": {func(*rig) {}, false},
+		"no database":        {func(r *rig) { r.db.Close() }, false},
+	} {
+		r := newRig(t, "")
+		staged, err := r.stageSizes(t.Context(), "", mib)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, content, err := r.Open(t.Context(), workspaceID, staged[0].ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.meanwhile(r)
+		r.faults.read = func(int64) (io.ReadCloser, int64, error) { return nil, 0, fs.ErrNotExist }
+		n, err := io.Copy(io.Discard, content)
+		if n != 0 || err == nil || errors.Is(err, pendinguploads.ErrTruncated) != c.truncated {
+			t.Errorf("%s: %d bytes, %v", name, n, err)
+		}
+		content.Close()
+	}
+}
+
 func TestBucket_LinksAreForObjectsOfTheWorkspace(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
