@@ -155,6 +155,15 @@ func TestStorage_TellsWhatIsWrongWithTheStore(t *testing.T) {
 			t.Errorf("%s: exit code %d, %s", c.url, r.code, r.stderr)
 		}
 	}
+	folder := "file://" + newFolder(t)
+	mustExec(t, pgtest.Open(t, dsn), `WITH store AS (INSERT INTO upload_stores (url) VALUES ('`+folder+`') RETURNING id) `+
+		`INSERT INTO upload_objects (object_key, store_id, size_bytes, file_id) SELECT gen_random_uuid(), id, 1, gen_random_uuid() FROM store`)
+	for _, args := range [][]string{{"serve"}, {"storage", "migrate"}} {
+		r := execute(t, newFolder(t), onStore(dsn, folder), args...)
+		if r.code != 1 || !strings.Contains(r.stderr, "the store of STORAGE_URL has nothing of what was put there; is it mounted") {
+			t.Errorf("%q on a folder that is not mounted: exit code %d, %s", args, r.code, r.stderr)
+		}
+	}
 	old := emptyDatabase(t)
 	migrate(t, old, "up")
 	migrate(t, old, "down")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"sync"
 	"time"
 
@@ -19,6 +20,9 @@ const (
 	// maxWrites is how many objects are written at once, maxUploadWrites how many of one upload.
 	maxWrites       = 8
 	maxUploadWrites = 4
+
+	// witnesses is how many objects have to be missing for a store to be taken for another one.
+	witnesses = 10
 
 	// intentTTL is how long an object may be without a file before it is garbage: far longer than a
 	// transaction can take to make it one.
@@ -44,6 +48,8 @@ const (
 
 	sqlFindStore = `SELECT url, namespace FROM upload_stores WHERE id = $1`
 
+	sqlWitnesses = `SELECT array(SELECT object_key::text FROM upload_objects WHERE store_id = $1 AND garbage_at IS NULL ORDER BY object_key LIMIT $2)`
+
 	sqlIntend = `INSERT INTO upload_objects (object_key, store_id, size_bytes, garbage_at) ` +
 		`SELECT o.key, $1, o.size, now() + $4 * interval '1 microsecond' FROM unnest($2::uuid[], $3::bigint[]) AS o (key, size)`
 
@@ -62,6 +68,10 @@ const (
 
 	sqlAlive = `SELECT 1`
 )
+
+// ErrEmptied: a store has not one of the objects that files have in it. It is a sentence for a person.
+var ErrEmptied = errors.New("the store of STORAGE_URL has nothing of what was put there; is it mounted, and is it the one it was? " +
+	"If all of that is lost for good, use another folder or prefix")
 
 // errIntentOver: staging took longer than an object may be without a file.
 var errIntentOver = errors.New("pendinguploads: object is garbage already")
@@ -109,7 +119,7 @@ type Bucket struct {
 }
 
 // NewBucket returns a Storage on postgres and on the stores that open opens. The schema must have
-// objects.
+// objects. ErrEmptied, if the store for new files is not the one that it was.
 func NewBucket(ctx context.Context, postgres *Postgres, open OpenObjects, options BucketOptions) (*Bucket, error) {
 	b := &Bucket{
 		Postgres: postgres, open: open, options: options,
@@ -121,10 +131,38 @@ func NewBucket(ctx context.Context, postgres *Postgres, open OpenObjects, option
 	if err := b.db.QueryRowContext(ctx, sqlStore, options.URL).Scan(&b.store); err != nil {
 		return nil, fmt.Errorf("pendinguploads: register the store: %w", err)
 	}
-	if _, err := b.objects(ctx, b.store); err != nil {
+	store, err := b.objects(ctx, b.store)
+	if err != nil {
 		return nil, err
 	}
+	if err := b.recognize(ctx, store); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
 	return b, nil
+}
+
+// recognize returns ErrEmptied for a store that has nothing of what files have in it, such as a folder
+// that is not mounted: what is written there would be out of reach once it is.
+func (b *Bucket) recognize(ctx context.Context, store Objects) error {
+	for range 2 { // a sweep may delete what the first look finds named
+		var keys []string
+		if err := b.db.QueryRowContext(ctx, sqlWitnesses, b.store, witnesses).Scan((*pq.StringArray)(&keys)); err != nil {
+			return fmt.Errorf("pendinguploads: recognize the store: %w", err)
+		}
+		if len(keys) == 0 {
+			return nil
+		}
+		for _, key := range keys {
+			body, _, err := store.Read(ctx, uuid.MustParse(key), 0)
+			if err == nil {
+				return body.Close()
+			}
+			if !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("pendinguploads: recognize the store: %w", err)
+			}
+		}
+	}
+	return ErrEmptied
 }
 
 // Close closes the stores. The pools are their owner's.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"os"
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
@@ -526,6 +527,48 @@ func TestBucket_SwitchingTheStoreStrandsNothing(t *testing.T) {
 		mustRead(t, r, staged[0]) // a replica that is not restarted yet
 	}
 	r.wantObjects(t, 2, 2, 1)
+}
+
+// A folder that is not mounted looks like an empty one. Planted: no look; a look at one object only;
+// garbage taken for a witness.
+func TestBucket_AStoreThatHasLostAllIsNotWrittenTo(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "")
+	again := func() error {
+		b, err := pendinguploads.NewBucket(t.Context(), r.postgres, r.open, pendinguploads.BucketOptions{URL: "file://" + r.dir})
+		if err == nil {
+			b.Close()
+		}
+		return err
+	}
+	if _, err := r.stageSizes(t.Context(), "", mib, mib, mib); err != nil {
+		t.Fatal(err)
+	}
+	aside := r.dir + "-aside"
+	if err := os.Rename(r.dir, aside); err != nil {
+		t.Fatal(err)
+	}
+	if err := again(); !errors.Is(err, pendinguploads.ErrEmptied) {
+		t.Errorf("not mounted: %v", err)
+	}
+	mustExec(t, r.db, `INSERT INTO upload_objects (object_key, store_id, size_bytes, file_id) SELECT '00000000-0000-0000-0000-000000000000', store_id, 1, file_id FROM upload_objects LIMIT 1`)
+	if err := os.RemoveAll(r.dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(aside, r.dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := again(); err != nil {
+		t.Errorf("one object is lost: %v", err)
+	}
+	mustExec(t, r.db, `DELETE FROM pending_uploads`)
+	mustExec(t, r.db, `DELETE FROM upload_objects WHERE garbage_at IS NULL`)
+	if err := os.RemoveAll(r.dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := again(); err != nil {
+		t.Errorf("there is nothing that should be there: %v", err)
+	}
 }
 
 // A store that reads on after an error, and takes the end that follows for the right one, is not

@@ -25,6 +25,7 @@ func newMockedBucket(t *testing.T, store pendinguploads.Objects) (mocked, *pendi
 	m := newMockedMatching(t, testLimits, sqlmock.QueryMatcherRegexp)
 	m.db.ExpectQuery("INSERT INTO upload_stores").WithArgs("mem:").WillReturnRows(sqlmock.NewRows([]string{"id"}).AddRow(7))
 	m.db.ExpectQuery("SELECT url, namespace").WithArgs(7).WillReturnRows(sqlmock.NewRows([]string{"url", "namespace"}).AddRow("mem:", uuid.NewString()))
+	m.db.ExpectQuery("SELECT array").WithArgs(7, 10).WillReturnRows(sqlmock.NewRows([]string{"array"}).AddRow("{}"))
 	b, err := pendinguploads.NewBucket(t.Context(), m.Postgres, func(context.Context, string, uuid.UUID) (pendinguploads.Objects, error) { return store, nil },
 		pendinguploads.BucketOptions{URL: "mem:", InlineBytes: 10})
 	if err != nil {
@@ -55,8 +56,13 @@ func (m *memStore) Close() error { return nil }
 
 func TestBucket_CannotBeMadeOnADatabaseThatFails(t *testing.T) {
 	t.Parallel()
-	open := func(context.Context, string, uuid.UUID) (pendinguploads.Objects, error) { return nil, errStore }
-	for step, want := range []error{errDatabase, errDatabase, errStore} {
+	for step, want := range []error{errDatabase, errDatabase, errStore, errDatabase, errStore} {
+		open := func(context.Context, string, uuid.UUID) (pendinguploads.Objects, error) {
+			if step == 2 {
+				return nil, errStore
+			}
+			return brokenStore{&memStore{}}, nil
+		}
 		m := newMockedMatching(t, testLimits, sqlmock.QueryMatcherRegexp)
 		register := m.db.ExpectQuery("INSERT INTO upload_stores")
 		if step == 0 {
@@ -70,10 +76,20 @@ func TestBucket_CannotBeMadeOnADatabaseThatFails(t *testing.T) {
 				find.WillReturnRows(sqlmock.NewRows([]string{"url", "namespace"}).AddRow("mem:", uuid.NewString()))
 			}
 		}
+		if step > 2 {
+			m.db.ExpectQuery("SELECT array").WillReturnError(when(step == 3)).WillReturnRows(sqlmock.NewRows([]string{"array"}).AddRow("{" + uuid.NewString() + "}"))
+		}
 		if _, err := pendinguploads.NewBucket(t.Context(), m.Postgres, open, pendinguploads.BucketOptions{URL: "mem:"}); !errors.Is(err, want) {
 			t.Errorf("step %d: %v, want %v", step, err, want)
 		}
 	}
+}
+
+// brokenStore cannot be read.
+type brokenStore struct{ *memStore }
+
+func (brokenStore) Read(context.Context, uuid.UUID, int64) (io.ReadCloser, int64, error) {
+	return nil, 0, errStore
 }
 
 func TestBucket_StagesNothingOnADatabaseThatFails(t *testing.T) {

@@ -53,6 +53,9 @@ func (s *Server) openStorage(ctx context.Context, postgres *pendinguploads.Postg
 	s.bucket, err = pendinguploads.NewBucket(ctx, postgres, open, pendinguploads.BucketOptions{
 		URL: s.config.StorageURL, InlineBytes: s.config.StorageInlineBytes,
 	})
+	if errors.Is(err, pendinguploads.ErrEmptied) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the store of STORAGE_URL cannot be used: %w; it must be there, and these credentials must be allowed to write, read and delete in it", err)
 	}
