@@ -17,6 +17,8 @@ import (
 
 	"github.com/lib/pq"
 	"github.com/lib/pq/pqerror"
+
+	"github.com/molecule-ai/platform/internal/pqconn"
 )
 
 // most is how many statements a connection keeps. There are fewer in the platform that are in use
@@ -24,34 +26,10 @@ import (
 const most = 100
 
 // Connector returns connections of c that prepare each statement once. They must be lib/pq's.
-func Connector(c driver.Connector) driver.Connector { return connector{c} }
-
-type connector struct{ driver.Connector }
-
-// Connect implements driver.Connector.
-func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
-	raw, err := c.Connector.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	full, ok := raw.(pqConn)
-	if !ok {
-		return nil, errors.Join(errors.New("prepared: not a connection of lib/pq"), raw.Close())
-	}
-	return &conn{pqConn: full, statements: map[string]statement{}}, nil
-}
-
-// pqConn is what a connection of lib/pq can do.
-type pqConn interface {
-	driver.Conn
-	driver.ConnBeginTx
-	driver.ConnPrepareContext
-	driver.ExecerContext
-	driver.NamedValueChecker
-	driver.Pinger
-	driver.QueryerContext
-	driver.SessionResetter
-	driver.Validator
+func Connector(c driver.Connector) driver.Connector {
+	return pqconn.Wrap(c, func(full pqconn.Conn) driver.Conn {
+		return &conn{Conn: full, statements: map[string]statement{}}
+	})
 }
 
 type statement interface {
@@ -62,14 +40,14 @@ type statement interface {
 
 // conn is one connection, which database/sql never uses for two things at once.
 type conn struct {
-	pqConn
+	pqconn.Conn
 	statements map[string]statement
 }
 
 // QueryContext implements driver.QueryerContext.
 func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	if len(args) == 0 { // lib/pq sends it in one round trip as it is
-		return c.pqConn.QueryContext(ctx, query, args)
+		return c.Conn.QueryContext(ctx, query, args)
 	}
 	s, err := c.prepare(ctx, query)
 	if err != nil {
@@ -82,7 +60,7 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 // ExecContext implements driver.ExecerContext.
 func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
 	if len(args) == 0 {
-		return c.pqConn.ExecContext(ctx, query, args)
+		return c.Conn.ExecContext(ctx, query, args)
 	}
 	s, err := c.prepare(ctx, query)
 	if err != nil {

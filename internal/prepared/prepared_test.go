@@ -3,8 +3,6 @@ package prepared_test
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
-	"errors"
 	"fmt"
 	"testing"
 
@@ -137,35 +135,4 @@ func TestConnector_ErrorsOfAStatementAreItsCallers(t *testing.T) {
 	if got := one(t, db, `SELECT $1::text`, "goes on"); got != "goes on" {
 		t.Errorf("%q", got)
 	}
-}
-
-// failing connects to nowhere, or with another driver.
-type failing struct {
-	driver.Connector
-	conn driver.Conn
-	err  error
-}
-
-func (f failing) Connect(context.Context) (driver.Conn, error) { return f.conn, f.err }
-
-func TestConnector_TakesConnectionsOfPQOnly(t *testing.T) {
-	t.Parallel()
-	errNowhere := errors.New("nowhere")
-	if conn, err := prepared.Connector(failing{err: errNowhere}).Connect(t.Context()); conn != nil || !errors.Is(err, errNowhere) {
-		t.Errorf("%v, %v", conn, err)
-	}
-	other := &otherConn{}
-	if conn, err := prepared.Connector(failing{conn: other}).Connect(t.Context()); conn != nil || err == nil || !other.closed {
-		t.Errorf("%v, %v, closed %t", conn, err, other.closed)
-	}
-}
-
-type otherConn struct {
-	driver.Conn
-	closed bool
-}
-
-func (c *otherConn) Close() error {
-	c.closed = true
-	return nil
 }

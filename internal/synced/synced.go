@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	"github.com/lib/pq"
+
+	"github.com/molecule-ai/platform/internal/pqconn"
 )
 
 // ErrUnconfirmed means that the transaction is committed here, and perhaps not on the standby.
@@ -25,49 +27,25 @@ var ErrUnconfirmed = errors.New("synced: committed, but not confirmed by the sta
 const completed = "00"
 
 // Connector returns connections of c, which must be lib/pq's, whose commits are looked at.
-func Connector(c driver.Connector) driver.Connector { return connector{c} }
-
-type connector struct{ driver.Connector }
-
-// Connect implements driver.Connector.
-func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
-	raw, err := c.Connector.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	full, ok := raw.(pqConn)
-	if !ok {
-		return nil, errors.Join(errors.New("synced: not a connection of lib/pq"), raw.Close())
-	}
-	made := &conn{pqConn: full}
-	pq.SetNoticeHandler(raw, func(notice *pq.Error) {
-		made.warned = made.warned || !strings.HasPrefix(string(notice.Code), completed)
+func Connector(c driver.Connector) driver.Connector {
+	return pqconn.Wrap(c, func(full pqconn.Conn) driver.Conn {
+		made := &conn{Conn: full}
+		pq.SetNoticeHandler(full, func(notice *pq.Error) {
+			made.warned = made.warned || !strings.HasPrefix(string(notice.Code), completed)
+		})
+		return made
 	})
-	return made, nil
-}
-
-// pqConn is what a connection of lib/pq can do.
-type pqConn interface {
-	driver.Conn
-	driver.ConnBeginTx
-	driver.ConnPrepareContext
-	driver.ExecerContext
-	driver.NamedValueChecker
-	driver.Pinger
-	driver.QueryerContext
-	driver.SessionResetter
-	driver.Validator
 }
 
 // conn is one connection, which database/sql never uses for two things at once.
 type conn struct {
-	pqConn
+	pqconn.Conn
 	warned bool // since it was last set to false
 }
 
 // BeginTx implements driver.ConnBeginTx.
 func (c *conn) BeginTx(ctx context.Context, options driver.TxOptions) (driver.Tx, error) {
-	tx, err := c.pqConn.BeginTx(ctx, options)
+	tx, err := c.Conn.BeginTx(ctx, options)
 	if err != nil {
 		return nil, err
 	}

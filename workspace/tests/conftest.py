@@ -1,11 +1,16 @@
-"""What the tests share: a real platform, started once a run."""
+"""What the tests share: a real platform, started once a run, and what stands before it."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from bad_network import BadNetwork
+from client_calls import UNKNOWN
+from impostor import HostilePlatform
+from polling import Poller
 
-from local_platform import LocalPlatform
+from inbox_client import PlatformClient
+from local_platform import LocalPlatform, Workspace
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +25,45 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform
     folder: Path = tmp_path_factory.mktemp("platform")
     with LocalPlatform(folder, {"PUSH_ALLOW_CIDRS": "127.0.0.0/8"}) as running:
         yield running
+
+
+@pytest.fixture
+def workspace(platform: LocalPlatform) -> Workspace:
+    """A poll workspace of the test's own."""
+    return platform.operator.create("test")
+
+
+@pytest.fixture
+def network(platform: LocalPlatform) -> Iterator[BadNetwork]:
+    """A network in front of the platform, good until a test makes it bad."""
+    with BadNetwork(platform.base_url) as running:
+        yield running
+
+
+@pytest.fixture
+def poller(network: BadNetwork, workspace: Workspace, tmp_path: Path) -> Poller:
+    """A poller behind the network that does not run yet."""
+    return Poller(network.url, workspace, tmp_path / "files")
+
+
+@pytest.fixture
+async def client(network: BadNetwork, workspace: Workspace) -> AsyncIterator[PlatformClient]:
+    """A client behind the network."""
+    connected = PlatformClient(network.url, workspace.id, workspace.token)
+    yield connected
+    await connected.close()
+
+
+@pytest.fixture
+def hostile() -> Iterator[HostilePlatform]:
+    """A platform that means harm."""
+    with HostilePlatform() as running:
+        yield running
+
+
+@pytest.fixture
+async def prey(hostile: HostilePlatform) -> AsyncIterator[PlatformClient]:
+    """A client of the hostile platform."""
+    connected = PlatformClient(hostile.url, UNKNOWN, "the-token")
+    yield connected
+    await connected.close()

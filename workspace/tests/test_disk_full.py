@@ -43,13 +43,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def network(platform: LocalPlatform) -> Iterator[BadNetwork]:
-    """A network before the platform that all tests share."""
-    with BadNetwork(platform.base_url) as network:
-        yield network
-
-
-@pytest.fixture
 def poller(
     platform: LocalPlatform, network: BadNetwork, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Poller:

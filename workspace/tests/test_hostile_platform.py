@@ -5,7 +5,6 @@ import re
 import tracemalloc
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,29 +37,9 @@ CAPTIVE = Answer(200, {"Content-Type": "text/html"}, b"<!doctype html>Please log
 
 
 @pytest.fixture
-def hostile() -> Iterator[HostilePlatform]:
-    """A platform that means harm."""
-    with HostilePlatform() as hostile:
-        yield hostile
-
-
-@pytest.fixture
 def victim(hostile: HostilePlatform, tmp_path: Path) -> Poller:
     """A poller that trusts it."""
     return Poller(hostile.url, Workspace(str(uuid.uuid4()), "t", "s"), tmp_path / "files")
-
-
-@pytest.fixture
-def network(platform: LocalPlatform) -> Iterator[BadNetwork]:
-    """A network before the platform that all tests share."""
-    with BadNetwork(platform.base_url) as network:
-        yield network
-
-
-@pytest.fixture
-def poller(platform: LocalPlatform, network: BadNetwork, tmp_path: Path) -> Poller:
-    """A poller behind the network."""
-    return Poller(network.url, platform.operator.create("hostile"), tmp_path / "files")
 
 
 def everything(folder: Path) -> set[str]:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +26,6 @@ from inbox_messages import Message
 from local_platform import LocalPlatform, Sample, Workspace
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def workspace(platform: LocalPlatform) -> Workspace:
-    """A workspace of the test's own."""
-    return platform.operator.create("inbox test")
-
-
-@pytest.fixture
-def network(platform: LocalPlatform) -> Iterator[BadNetwork]:
-    """A network in front of the platform."""
-    with BadNetwork(platform.base_url) as network:
-        yield network
-
-
-@pytest.fixture
-def poller(network: BadNetwork, workspace: Workspace, tmp_path: Path) -> Poller:
-    """A poller that does not run yet."""
-    return Poller(network.url, workspace, tmp_path / "files")
 
 
 def local_path(uri: str) -> Path:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Iterator
 from functools import partial
 
 import pytest
@@ -36,42 +35,6 @@ from inbox_client import (
 from local_platform import LocalPlatform, Operator, Sample, Workspace
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def workspace(platform: LocalPlatform) -> Workspace:
-    """A workspace of the test's own."""
-    return platform.operator.create("client test")
-
-
-@pytest.fixture
-def network(platform: LocalPlatform) -> Iterator[BadNetwork]:
-    """A bad network in front of the platform."""
-    with BadNetwork(platform.base_url) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(network: BadNetwork, workspace: Workspace) -> AsyncIterator[PlatformClient]:
-    """A client behind the bad network."""
-    connected = PlatformClient(network.url, workspace.id, workspace.token)
-    yield connected
-    await connected.close()
-
-
-@pytest.fixture
-def hostile() -> Iterator[HostilePlatform]:
-    """A hostile platform."""
-    with HostilePlatform() as running:
-        yield running
-
-
-@pytest.fixture
-async def prey(hostile: HostilePlatform) -> AsyncIterator[PlatformClient]:
-    """A client of the hostile platform."""
-    connected = PlatformClient(hostile.url, UNKNOWN, "the-token")
-    yield connected
-    await connected.close()
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -4,9 +4,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from bad_network import Answer, BadNetwork, Hook, Seen, Treatment
@@ -20,25 +18,6 @@ from local_platform import LocalPlatform, Sample, Workspace
 pytestmark = pytest.mark.anyio
 
 GONE = Answer.of_json({"error": "no such row; omit since_id", "code": "cursor_gone"}, 410)
-
-
-@pytest.fixture
-def workspace(platform: LocalPlatform) -> Workspace:
-    """A workspace of the test's own."""
-    return platform.operator.create("cursor test")
-
-
-@pytest.fixture
-def network(platform: LocalPlatform) -> Iterator[BadNetwork]:
-    """A network in front of the platform."""
-    with BadNetwork(platform.base_url) as network:
-        yield network
-
-
-@pytest.fixture
-def poller(network: BadNetwork, workspace: Workspace, tmp_path: Path) -> Poller:
-    """A poller that does not run yet."""
-    return Poller(network.url, workspace, tmp_path / "files")
 
 
 def gone(times: int, *, even_the_beginning: bool = False) -> Hook:

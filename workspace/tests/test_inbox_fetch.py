@@ -25,25 +25,6 @@ MIB = 1 << 20
 BIG = 60 * MIB
 
 
-@pytest.fixture
-def network(platform: LocalPlatform) -> Iterator[BadNetwork]:
-    """A network before the platform that all tests share."""
-    with BadNetwork(platform.base_url) as network:
-        yield network
-
-
-@pytest.fixture
-def workspace(platform: LocalPlatform) -> Workspace:
-    """A workspace of the test's own."""
-    return platform.operator.create("fetch")
-
-
-@pytest.fixture
-def poller(network: BadNetwork, workspace: Workspace, tmp_path: Path) -> Poller:
-    """A poller behind the network."""
-    return Poller(network.url, workspace, tmp_path / "files")
-
-
 def contents(network: BadNetwork) -> list[Seen]:
     """Return the requests for the bytes of files."""
     return [seen for seen in network.requests if seen.path.endswith("/content")]

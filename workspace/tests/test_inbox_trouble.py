@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from bad_network import Answer, BadNetwork, Hook, Seen, Treatment, always
@@ -22,25 +20,6 @@ pytestmark = pytest.mark.anyio
 
 HTML = Answer(200, {"Content-Type": "text/html"}, b"<html>please log in</html>")
 BAD_GATEWAY = Answer(502, {"Content-Type": "text/html"}, b"<html>bad gateway</html>")
-
-
-@pytest.fixture
-def workspace(platform: LocalPlatform) -> Workspace:
-    """A workspace of the test's own."""
-    return platform.operator.create("trouble test")
-
-
-@pytest.fixture
-def network(platform: LocalPlatform) -> Iterator[BadNetwork]:
-    """A network in front of the platform."""
-    with BadNetwork(platform.base_url) as network:
-        yield network
-
-
-@pytest.fixture
-def poller(network: BadNetwork, workspace: Workspace, tmp_path: Path) -> Poller:
-    """A poller that does not run yet."""
-    return Poller(network.url, workspace, tmp_path / "files")
 
 
 class Times:

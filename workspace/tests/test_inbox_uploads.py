@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,25 +20,6 @@ MIB = 1 << 20
 ACKED = Answer.of_json({"acked": True})
 PROXY_404 = Answer(404, {"Content-Type": "text/html"}, b"<h1>404 Not Found</h1>")
 GONE_410 = Answer.of_json({"error": "gone", "code": "gone"}, 410)
-
-
-@pytest.fixture
-def network(platform: LocalPlatform) -> Iterator[BadNetwork]:
-    """A network before the platform that all tests share."""
-    with BadNetwork(platform.base_url) as network:
-        yield network
-
-
-@pytest.fixture
-def workspace(platform: LocalPlatform) -> Workspace:
-    """A workspace of the test's own."""
-    return platform.operator.create("uploads")
-
-
-@pytest.fixture
-def poller(network: BadNetwork, workspace: Workspace, tmp_path: Path) -> Poller:
-    """A poller behind the network."""
-    return Poller(network.url, workspace, tmp_path / "files")
 
 
 async def arrive_unacknowledged(

@@ -24,22 +24,10 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def workspace(platform: LocalPlatform) -> Workspace:
-    """A workspace of the test's own."""
-    return platform.operator.create("older test")
-
-
-@pytest.fixture
 def network(platform: LocalPlatform) -> Iterator[BadNetwork]:
     """A network in front of an older platform."""
     with OlderPlatform(platform.base_url) as older, BadNetwork(older.url) as network:
         yield network
-
-
-@pytest.fixture
-def poller(network: BadNetwork, workspace: Workspace, tmp_path: Path) -> Poller:
-    """A poller that does not run yet."""
-    return Poller(network.url, workspace, tmp_path / "files")
 
 
 async def test_a_history_of_more_than_a_page_is_read_from_its_beginning(

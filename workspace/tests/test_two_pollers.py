@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +20,6 @@ KIB = 1 << 10
 MIB = 1 << 20
 SAMPLES = [Sample(f"{i}.bin", noise(2 * MIB if i % 10 == 0 else 10 * KIB, i)) for i in range(60)]
 WRONG = (FileDelayed, FileLost, Notice, Trouble)
-
-
-@pytest.fixture
-def network(platform: LocalPlatform) -> Iterator[BadNetwork]:
-    """A network before the platform that all tests share."""
-    with BadNetwork(platform.base_url) as network:
-        yield network
 
 
 @pytest.fixture

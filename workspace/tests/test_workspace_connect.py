@@ -19,12 +19,6 @@ from workspace_display import Display
 MIB = 1 << 20
 
 
-@pytest.fixture
-def workspace(platform: LocalPlatform) -> Workspace:
-    """A poll workspace of its own for each test."""
-    return platform.operator.create("connect")
-
-
 def test_a_file_arrives_and_the_lines_say_so(
     platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:

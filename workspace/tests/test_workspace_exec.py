@@ -17,12 +17,6 @@ from local_platform import LocalPlatform, Sample, Workspace
 from workspace_exec import CommandFailedError
 
 
-@pytest.fixture
-def workspace(platform: LocalPlatform) -> Workspace:
-    """A poll workspace of its own for each test."""
-    return platform.operator.create("exec")
-
-
 def message(body: object = None, method: str = "message/send") -> Message:
     """Return a message."""
     return Message("row", method, None, "", body)

@@ -22,12 +22,6 @@ SECRET = "s3cret"
 
 
 @pytest.fixture
-def workspace(platform: LocalPlatform) -> Workspace:
-    """A workspace of its own for each test."""
-    return platform.operator.create("ingest")
-
-
-@pytest.fixture
 def served(tmp_path: Path) -> Iterator[Command]:
     """An ingest with a secret from a file."""
     secret = tmp_path / "secret"
