@@ -23,7 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from internal_chat_uploads import sanitize_filename
+from chat_upload_names import sanitize_filename
 
 LOCK_TIMEOUT: Final = 30.0
 """Longest wait, in seconds, for another poller that writes the journal."""

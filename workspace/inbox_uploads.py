@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from chat_upload_names import sanitize_filename
 from inbox_client import (
     Backoff,
     CorruptError,
@@ -38,7 +39,6 @@ from inbox_events import (
 from inbox_fetch import Fetcher, TooLargeError
 from inbox_journal import Announced, DiskFullError, Entry, Journal, State
 from inbox_part import BusyError
-from internal_chat_uploads import sanitize_filename
 
 DEFAULT_FOLDER: Final = Path("/workspace/.molecule/chat-uploads")
 

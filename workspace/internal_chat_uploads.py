@@ -21,22 +21,16 @@ It does not bound how many uploads are in flight; the server in front of it does
 
 import asyncio
 import contextlib
-import fcntl
 import hmac
 import json
 import logging
 import os
-import posixpath
 import re
-import secrets
-import threading
 import uuid
 import weakref
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -44,25 +38,29 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from chat_upload_form import (
-    FormReader,
-    PartEnd,
-    PartEvent,
-    PartHeader,
-    UploadRefusedError,
-    form_boundary,
-    part_names,
+from chat_upload_form import FormReader, UploadRefusedError, form_boundary
+from chat_upload_names import sanitize_filename
+from chat_upload_store import (
+    DEFAULT_LIMITS,
+    IngestLimits,
+    StageError,
+    StoredFile,
+    Upload,
+    clear_parts,
+    request_too_large,
 )
-from chat_upload_types import clean_mime_type
+
+__all__ = [
+    "INGEST_PATH",
+    "IngestLimits",
+    "StoredFile",
+    "ingest_app",
+    "ingest_route",
+    "sanitize_filename",
+]
 
 INGEST_PATH: Final = "/internal/chat/uploads/ingest"
 """Where the platform posts uploads, below the url that the workspace registered."""
-
-FILES_FIELD: Final = b"files"
-"""The form field whose parts are the files."""
-
-MAX_OTHER_PARTS: Final = 64
-"""How many parts that are no files an upload may have."""
 
 BODY_ALLOWANCE: Final = 1 << 20
 """Bytes that a body may have beside its files: boundaries, part headers, other fields."""
@@ -70,70 +68,12 @@ BODY_ALLOWANCE: Final = 1 << 20
 MIN_BODY_RATE: Final = 1 << 10
 """The least rate of a body, in bytes per second; who sends less keeps a connection for nothing."""
 
-MAX_FILENAME_LENGTH: Final = 100
-"""Characters in the longest name that is accepted."""
-
-MAX_EXTENSION_LENGTH: Final = 16
-"""Characters in the longest extension that survives a cut, dot included."""
-
-FALLBACK_FILENAME: Final = "file"
-"""Stands in for names that name nothing: the empty one, ``.`` and ``..``."""
-
-_UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]")
-
-
-def sanitize_filename(name: str) -> str:
-    """Return the name under which a file called ``name`` by its sender is kept.
-
-    The result has 1 to 100 characters of ``[A-Za-z0-9._-]`` and is never ``.`` or ``..``.
-    Sanitizing it again changes nothing.
-
-    Only the text after the last ``/`` counts, on every operating system. In it each code
-    point that is not allowed, a space among them, becomes one ``_``. A name of more than 100
-    characters is cut to 100; the text from its last dot stays at the end if that is at most
-    16 characters, dot included.
-
-    Bytes that are not UTF-8 should be decoded with ``surrogateescape``: that is one code
-    point a byte, which is how the platform counts them.
-    """
-    base = _UNSAFE.sub("_", posixpath.basename(name))
-    if len(base) > MAX_FILENAME_LENGTH:
-        dot = base.rfind(".")
-        keep_extension = dot >= 0 and len(base) - dot <= MAX_EXTENSION_LENGTH
-        extension = base[dot:] if keep_extension else ""
-        base = base[: MAX_FILENAME_LENGTH - len(extension)] + extension
-    return FALLBACK_FILENAME if base in ("", ".", "..") else base
-
-
-@dataclass(frozen=True)
-class IngestLimits:
-    """What one upload may have. The defaults are the platform's."""
-
-    max_file_bytes: int = 100 << 20
-    max_request_bytes: int = 100 << 20
-    """All files together."""
-    max_files: int = 64
-    body_window: float = 30.0
-    """Seconds in which a body must bring its share of MIN_BODY_RATE."""
-    drain_timeout: float = 10.0
-    """Seconds for which a client whose upload is refused may go on sending."""
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """A file that arrived: where it is, and what the answer says of it."""
-
-    path: Path
-    name: str
-    mime_type: str
-    size: int
-
 
 def ingest_app(
     folder: Path,
     secret: Callable[[], str | None],
     *,
-    limits: IngestLimits = IngestLimits(),
+    limits: IngestLimits = DEFAULT_LIMITS,
     on_stored: Callable[[StoredFile], None] | None = None,
 ) -> Starlette:
     """Return an application that stores uploads in ``folder`` and serves nothing else.
@@ -151,7 +91,7 @@ def ingest_route(
     folder: Path,
     secret: Callable[[], str | None],
     *,
-    limits: IngestLimits = IngestLimits(),
+    limits: IngestLimits = DEFAULT_LIMITS,
     on_stored: Callable[[StoredFile], None] | None = None,
 ) -> Route:
     """Return what ``ingest_app`` serves, for a Starlette application that serves more."""
@@ -161,21 +101,10 @@ def ingest_route(
 _LOG: Final = logging.getLogger(__name__)
 _SANE_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _REQUEST_ID: Final = "molecule.request_id"
-_PART: Final = re.compile(r"\.[0-9a-f]{32}-[A-Za-z0-9._-]{1,100}\.part")
 
 
 class _DisconnectedError(Exception):
     """The client is gone."""
-
-
-class _StageError(Exception):
-    """The disk does not take the files."""
-
-
-def _too_large(limits: IngestLimits) -> UploadRefusedError:
-    return UploadRefusedError(
-        413, "request_too_large", "request body exceeds limit", max=limits.max_request_bytes
-    )
 
 
 def _header(scope: Scope, name: bytes) -> bytes:
@@ -220,7 +149,7 @@ class _Ingest:
     ) -> None:
         self._folder, self._secret, self._limits = folder, secret, limits
         self._on_stored = on_stored
-        self._lock = _clear_parts(folder)
+        self._lock = clear_parts(folder)
         weakref.finalize(self, os.close, self._lock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -238,7 +167,7 @@ class _Ingest:
             await self._refuse(scope, send, body, refused)
             return
         except Exception as error:
-            staging = isinstance(error, _StageError)
+            staging = isinstance(error, StageError)
             code = "stage_failed" if staging else "internal"
             message = "could not stage file" if staging else "internal error; it has been logged"
             cause = error.__cause__ if staging else error
@@ -281,7 +210,7 @@ class _Ingest:
                 401, "unauthorized", "missing or invalid token for this workspace"
             )
         if int(_header(scope, b"content-length") or 0) > body.limit:
-            raise _too_large(self._limits)
+            raise request_too_large(self._limits)
 
     async def _refuse(
         self, scope: Scope, send: Send, body: "_Body", refused: UploadRefusedError
@@ -308,13 +237,13 @@ class _Ingest:
     async def _store(self, scope: Scope, body: "_Body") -> list[StoredFile]:
         """Read the whole body and keep its files."""
         reader = FormReader(form_boundary(_header(scope, b"content-type")))
-        with _Upload(self._folder, self._limits) as upload:
+        with Upload(self._folder, self._limits) as upload:
             async with contextlib.aclosing(body.chunks()) as chunks:
                 async for chunk in chunks:
                     for event in reader.feed(chunk):
                         await upload.take(event)
             if body.over and not reader.finished:
-                raise _too_large(self._limits)
+                raise request_too_large(self._limits)
             if not reader.finished:
                 for event in reader.end():
                     await upload.take(event)
@@ -379,187 +308,3 @@ class _Body:
             async with asyncio.timeout(self._drain_timeout):
                 while self._more:
                     await self._next()
-
-
-class _Upload:
-    """The files of one upload on their way to the disk: all of them stay, or none.
-
-    Whatever happens between ``with`` and the end of ``keep`` removes them. What blocks is done by
-    threads, which a cancelled request does not wait for; so a lock decides who cleans up.
-    """
-
-    def __init__(self, folder: Path, limits: IngestLimits) -> None:
-        self._folder, self._limits = folder, limits
-        self._files: list[StoredFile] = []
-        self._others = 0
-        self._total = 0
-        self._current: StoredFile | None = None
-        # What threads use too.
-        self._lock = threading.Lock()
-        self._fd = -1
-        self._names: list[str] = []
-        self._renaming = False
-        self._gone = False
-
-    def __enter__(self) -> Self:
-        with _staging():
-            self._dir = _open_folder(self._folder)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with self._lock:
-            self._gone = True
-            if not self._renaming:
-                self._close(remove=kind is not None)
-
-    async def take(self, event: PartEvent) -> None:
-        """Take the next piece of the form."""
-        if isinstance(event, PartHeader):
-            self._begin(event)
-        elif self._current is None:
-            pass
-        elif isinstance(event, PartEnd):
-            with _staging():
-                await asyncio.to_thread(self._seal)
-            self._files.append(self._current)
-            self._current = None
-        else:
-            self._write(self._current, event)
-
-    async def keep(self) -> list[StoredFile]:
-        """Give the files their names: the form is complete. Return them in its order."""
-        if not self._files:
-            raise UploadRefusedError(
-                400, "no_files", "no part named files; send each file as a part of that name"
-            )
-        with _staging():
-            await asyncio.to_thread(self._rename)
-        return self._files
-
-    def _begin(self, header: PartHeader) -> None:
-        names = part_names(header)
-        if names is None:
-            raise UploadRefusedError(
-                400, "broken_multipart", "a part has no readable Content-Disposition: form-data"
-            )
-        field, filename = names
-        if field != FILES_FIELD:
-            if self._others == MAX_OTHER_PARTS:
-                raise UploadRefusedError(
-                    400,
-                    "too_many_parts",
-                    "too many parts that are not files",
-                    max=MAX_OTHER_PARTS,
-                )
-            self._others += 1
-            return
-        if len(self._files) == self._limits.max_files:
-            raise UploadRefusedError(
-                400, "too_many_files", "too many files", max=self._limits.max_files
-            )
-        name = sanitize_filename((filename or b"").decode("utf-8", "surrogateescape"))
-        mime_type = clean_mime_type(header.get(b"content-type").decode("latin-1"), name)
-        stored = f"{secrets.token_hex(16)}-{name}"
-        part = f".{stored}.part"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with _staging():
-            self._fd = os.open(part, flags, 0o600, dir_fd=self._dir)
-        self._names.append(part)
-        self._current = StoredFile(self._folder / stored, name, mime_type, 0)
-
-    def _write(self, file: StoredFile, data: memoryview) -> None:
-        self._current = file = replace(file, size=file.size + len(data))
-        self._total += len(data)
-        if file.size > self._limits.max_file_bytes:
-            raise UploadRefusedError(
-                413,
-                "file_too_large",
-                "file exceeds per-file cap",
-                filename=file.name,
-                max=self._limits.max_file_bytes,
-            )
-        if self._total > self._limits.max_request_bytes:
-            raise _too_large(self._limits)
-        with _staging():
-            while data:
-                data = data[os.write(self._fd, data) :]
-
-    def _seal(self) -> None:
-        """Sync the file that was written last. In a thread."""
-        with self._lock:
-            fd, self._fd = self._fd, -1
-        if fd >= 0:
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-
-    def _rename(self) -> None:
-        """Rename all files, unless the request is gone meanwhile. In a thread."""
-        with self._lock:
-            if self._gone:
-                return
-            self._renaming = True
-        try:
-            for i, part in enumerate(self._names):
-                stored = part[len(".") : -len(".part")]
-                os.rename(part, stored, src_dir_fd=self._dir, dst_dir_fd=self._dir)
-                self._names[i] = stored
-            os.fsync(self._dir)
-        finally:
-            with self._lock:
-                self._renaming = False
-                if self._gone:
-                    self._close(remove=True)
-
-    def _close(self, remove: bool) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-        for name in self._names if remove else ():
-            _remove(name, self._dir)
-        os.close(self._dir)
-
-
-@contextlib.contextmanager
-def _staging() -> Iterator[None]:
-    """Tell what the disk refuses from every other error."""
-    try:
-        yield
-    except OSError as error:
-        raise _StageError from error
-
-
-def _open_folder(folder: Path) -> int:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def _remove(name: str, folder: int) -> None:
-    try:
-        os.unlink(name, dir_fd=folder)
-    except OSError:
-        _LOG.warning("cannot remove %s", name, exc_info=True)
-
-
-def _clear_parts(folder: Path) -> int:
-    """Remove what a killed process left, unless another one serves the folder right now.
-
-    Return a descriptor whose lock tells others that this one does.
-    """
-    fd = _open_folder(folder)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        _LOG.debug("%s is served by another process too", folder)
-    else:
-        for name in os.listdir(fd):
-            if _PART.fullmatch(name):
-                _remove(name, fd)
-    with contextlib.suppress(OSError):
-        fcntl.flock(fd, fcntl.LOCK_SH)
-    return fd

@@ -33,11 +33,11 @@ from starlette.applications import Starlette
 from starlette.types import Message
 
 from chat_upload_form import PartEnd, PartHeader
+from chat_upload_store import Upload
 from internal_chat_uploads import (
     INGEST_PATH,
     IngestLimits,
     StoredFile,
-    _Upload,
     ingest_app,
     ingest_route,
 )
@@ -548,7 +548,7 @@ async def test_cancelled_upload_leaves_nothing(
 async def test_thread_that_comes_after_the_request_is_gone_does_nothing(folder: Path) -> None:
     """The descriptors that it would use are others' by then. Planted: no look."""
     header = PartHeader({b"content-disposition": b"form-data; name=files"})
-    with contextlib.suppress(asyncio.CancelledError), _Upload(folder, IngestLimits()) as upload:
+    with contextlib.suppress(asyncio.CancelledError), Upload(folder, IngestLimits()) as upload:
         await upload.take(header)
         await upload.take(PartEnd())
         raise asyncio.CancelledError

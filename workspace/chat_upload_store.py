@@ -1,0 +1,259 @@
+"""The files of uploads on their way from a form to the disk.
+
+An upload's files are all in the folder, synced, or none of them is. Each is
+``<folder>/<32 hex digits>-<sanitized name>``, mode 0600; nothing that a client sends chooses a
+path, and no link is followed. Only a kill leaves parts behind, hidden ones, which ``clear_parts``
+removes.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import secrets
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from chat_upload_form import PartEnd, PartEvent, PartHeader, UploadRefusedError, part_names
+from chat_upload_names import sanitize_filename
+from chat_upload_types import clean_mime_type
+
+FILES_FIELD: Final = b"files"
+"""The form field whose parts are the files."""
+
+MAX_OTHER_PARTS: Final = 64
+"""How many parts that are no files an upload may have."""
+
+_LOG: Final = logging.getLogger(__name__)
+_PART: Final = re.compile(r"\.[0-9a-f]{32}-[A-Za-z0-9._-]{1,100}\.part")
+
+
+@dataclass(frozen=True)
+class IngestLimits:
+    """What one upload may have. The defaults are the platform's."""
+
+    max_file_bytes: int = 100 << 20
+    max_request_bytes: int = 100 << 20
+    """All files together."""
+    max_files: int = 64
+    body_window: float = 30.0
+    """Seconds in which a body must bring its share of MIN_BODY_RATE."""
+    drain_timeout: float = 10.0
+    """Seconds for which a client whose upload is refused may go on sending."""
+
+
+DEFAULT_LIMITS: Final = IngestLimits()
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that arrived: where it is, and what the answer says of it."""
+
+    path: Path
+    name: str
+    mime_type: str
+    size: int
+
+
+class StageError(Exception):
+    """The disk does not take the files; the cause is the OSError."""
+
+
+def request_too_large(limits: IngestLimits) -> UploadRefusedError:
+    """Return the refusal of a request whose files are too much together."""
+    return UploadRefusedError(
+        413, "request_too_large", "request body exceeds limit", max=limits.max_request_bytes
+    )
+
+
+class Upload:
+    """The files of one upload on their way to the disk: all of them stay, or none.
+
+    Whatever happens between ``with`` and the end of ``keep`` removes them. What blocks is done by
+    threads, which a cancelled request does not wait for; so a lock decides who cleans up.
+    """
+
+    def __init__(self, folder: Path, limits: IngestLimits) -> None:
+        """Touch nothing yet."""
+        self._folder, self._limits = folder, limits
+        self._files: list[StoredFile] = []
+        self._others = 0
+        self._total = 0
+        self._current: StoredFile | None = None
+        # What threads use too.
+        self._lock = threading.Lock()
+        self._fd = -1
+        self._names: list[str] = []
+        self._renaming = False
+        self._gone = False
+
+    def __enter__(self) -> Self:
+        """Open the folder, made if it is missing. StageError."""
+        with _staging():
+            self._dir = _open_folder(self._folder)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Remove the files if there was an error."""
+        with self._lock:
+            self._gone = True
+            if not self._renaming:
+                self._close(remove=kind is not None)
+
+    async def take(self, event: PartEvent) -> None:
+        """Take the next piece of the form."""
+        if isinstance(event, PartHeader):
+            self._begin(event)
+        elif self._current is None:
+            pass
+        elif isinstance(event, PartEnd):
+            with _staging():
+                await asyncio.to_thread(self._seal)
+            self._files.append(self._current)
+            self._current = None
+        else:
+            self._write(self._current, event)
+
+    async def keep(self) -> list[StoredFile]:
+        """Give the files their names: the form is complete. Return them in its order."""
+        if not self._files:
+            raise UploadRefusedError(
+                400, "no_files", "no part named files; send each file as a part of that name"
+            )
+        with _staging():
+            await asyncio.to_thread(self._rename)
+        return self._files
+
+    def _begin(self, header: PartHeader) -> None:
+        names = part_names(header)
+        if names is None:
+            raise UploadRefusedError(
+                400, "broken_multipart", "a part has no readable Content-Disposition: form-data"
+            )
+        field, filename = names
+        if field != FILES_FIELD:
+            if self._others == MAX_OTHER_PARTS:
+                raise UploadRefusedError(
+                    400,
+                    "too_many_parts",
+                    "too many parts that are not files",
+                    max=MAX_OTHER_PARTS,
+                )
+            self._others += 1
+            return
+        if len(self._files) == self._limits.max_files:
+            raise UploadRefusedError(
+                400, "too_many_files", "too many files", max=self._limits.max_files
+            )
+        name = sanitize_filename((filename or b"").decode("utf-8", "surrogateescape"))
+        mime_type = clean_mime_type(header.get(b"content-type").decode("latin-1"), name)
+        stored = f"{secrets.token_hex(16)}-{name}"
+        part = f".{stored}.part"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with _staging():
+            self._fd = os.open(part, flags, 0o600, dir_fd=self._dir)
+        self._names.append(part)
+        self._current = StoredFile(self._folder / stored, name, mime_type, 0)
+
+    def _write(self, file: StoredFile, data: memoryview) -> None:
+        self._current = file = replace(file, size=file.size + len(data))
+        self._total += len(data)
+        if file.size > self._limits.max_file_bytes:
+            raise UploadRefusedError(
+                413,
+                "file_too_large",
+                "file exceeds per-file cap",
+                filename=file.name,
+                max=self._limits.max_file_bytes,
+            )
+        if self._total > self._limits.max_request_bytes:
+            raise request_too_large(self._limits)
+        with _staging():
+            while data:
+                data = data[os.write(self._fd, data) :]
+
+    def _seal(self) -> None:
+        """Sync the file that was written last. In a thread."""
+        with self._lock:
+            fd, self._fd = self._fd, -1
+        if fd >= 0:
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def _rename(self) -> None:
+        """Rename all files, unless the request is gone meanwhile. In a thread."""
+        with self._lock:
+            if self._gone:
+                return
+            self._renaming = True
+        try:
+            for i, part in enumerate(self._names):
+                stored = part[len(".") : -len(".part")]
+                os.rename(part, stored, src_dir_fd=self._dir, dst_dir_fd=self._dir)
+                self._names[i] = stored
+            os.fsync(self._dir)
+        finally:
+            with self._lock:
+                self._renaming = False
+                if self._gone:
+                    self._close(remove=True)
+
+    def _close(self, remove: bool) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        for name in self._names if remove else ():
+            _remove(name, self._dir)
+        os.close(self._dir)
+
+
+@contextlib.contextmanager
+def _staging() -> Iterator[None]:
+    """Tell what the disk refuses from every other error."""
+    try:
+        yield
+    except OSError as error:
+        raise StageError from error
+
+
+def _open_folder(folder: Path) -> int:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _remove(name: str, folder: int) -> None:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except OSError:
+        _LOG.warning("cannot remove %s", name, exc_info=True)
+
+
+def clear_parts(folder: Path) -> int:
+    """Remove what a killed process left, unless another one serves the folder right now.
+
+    Return a descriptor whose lock tells others that this one does.
+    """
+    fd = _open_folder(folder)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        _LOG.debug("%s is served by another process too", folder)
+    else:
+        for name in os.listdir(fd):
+            if _PART.fullmatch(name):
+                _remove(name, fd)
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_SH)
+    return fd
