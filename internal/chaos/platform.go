@@ -16,8 +16,9 @@ import (
 	"github.com/molecule-ai/platform/internal/cluster"
 )
 
-// stopLimit is how long a platform may take to end in order: requests in flight may finish for 30 s.
-const stopLimit = 45 * time.Second
+// stopLimit is how long a platform may take to end in order. Requests in flight may finish for 30 s, but
+// nobody here is that slow: whoever takes longer waits for a request that nobody waits for.
+const stopLimit = 10 * time.Second
 
 // leash ends process $1 when the one that started it is gone, which closes its standard input. A
 // line says that there is nothing to do.
@@ -124,7 +125,7 @@ func (p *platform) use(binary string) {
 func (p *platform) signal(sig syscall.Signal) *process {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if sig == syscall.SIGKILL || sig == syscall.SIGTERM {
+	if sig == syscall.SIGKILL || sig == syscall.SIGTERM || sig == syscall.SIGQUIT {
 		p.current.told = true
 	}
 	_ = p.current.cmd.Process.Signal(sig)
@@ -146,8 +147,9 @@ func (p *platform) stop() error {
 	select {
 	case <-life.exited:
 	case <-time.After(stopLimit):
-		p.kill()
-		return fmt.Errorf("platform %d has not ended %s after SIGTERM", p.index, stopLimit)
+		p.signal(syscall.SIGQUIT) // its log has what it waits for then
+		<-life.exited
+		return fmt.Errorf("platform %d has not ended %s after SIGTERM; what it waited for is in its log", p.index, stopLimit)
 	}
 	if code := life.cmd.ProcessState.ExitCode(); code != 0 {
 		return fmt.Errorf("platform %d ended with code %d after SIGTERM", p.index, code)

@@ -27,9 +27,8 @@ var tableChecks = []struct {
 	{unexpected, "inbox whose counter is not the number of its rows", `SELECT c.workspace_id FROM activity_counters c
 		JOIN (SELECT workspace_id, count(*) AS n, max(seq) AS last FROM activity_logs GROUP BY 1) a USING (workspace_id)
 		WHERE c.last_seq <> a.n OR c.last_seq <> a.last`},
-	{unexpected, "key that names files that were never announced", `SELECT k.key FROM upload_keys k, json_array_elements(k.files) f
-		WHERE NOT EXISTS (SELECT FROM activity_logs a WHERE a.workspace_id = k.workspace_id AND a.method = 'chat_upload_receive'
-		AND a.request_body->>'file_id' = f->>'ID')`},
+	{unexpected, "key that names files that were never announced", `SELECT k.workspace_id || ' ' || (f->>'ID') FROM upload_keys k, json_array_elements(k.files) f
+		EXCEPT SELECT workspace_id || ' ' || (request_body->>'file_id') FROM activity_logs WHERE method = 'chat_upload_receive'`},
 	{unexpected, "receipt of an acknowledgement that was given twice", `SELECT file_id FROM receipts WHERE kind = 'acked' GROUP BY 1 HAVING count(*) > 1`},
 	{unexpected, "prepared or idle transaction that was left behind", `SELECT pid FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'`},
 }

@@ -163,7 +163,9 @@ func (c *content) fetch(seq int64) piece {
 		next.from = c.storage.chunks.Get().(*[]byte)
 		next.data = append((*next.from)[:0], raw...)
 	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+	// Close first: until then the bytes are held for us, and Err would wait for who waits for that,
+	// for ever, if the context has ended meanwhile.
+	if err := errors.Join(rows.Close(), rows.Err()); err != nil {
 		next.err = err
 	}
 	return next

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"database/sql"
+	"database/sql/driver"
 	"io"
 	"testing"
 	"time"
@@ -35,7 +36,7 @@ func connector(t *testing.T, dsn string, binary bool) *pq.Connector {
 	return c
 }
 
-func openPool(t *testing.T, c *pq.Connector) *sql.DB {
+func openPool(t *testing.T, c driver.Connector) *sql.DB {
 	t.Helper()
 	db := sql.OpenDB(c)
 	db.SetMaxOpenConns(8)

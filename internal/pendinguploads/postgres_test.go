@@ -94,6 +94,49 @@ func TestPostgres_SweptFileIsTruncated(t *testing.T) {
 	}
 }
 
+// A client that goes while a piece is copied, the one it waits for or the one that is read ahead, ends its
+// reader; and the connection is back. database/sql tosses a coin at this moment, so it is tried more than
+// once. Planted: Err asked for before Close, as it once was; then it hangs in half of the tries.
+func TestPostgres_AReaderWhoseClientGoesEnds(t *testing.T) {
+	t.Parallel()
+	const mib = pendinguploads.ChunkBytes
+	staging, db := newPostgres(t)
+	f := stageBytes(t, staging, make([]byte, 3*mib))
+	for i := range 20 {
+		at := int64(i%2) * mib
+		storage := pendinguploads.NewPostgres(db, db, activity.New(db), testLimits) // it has no buffer yet
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		_, content, err := storage.Open(ctx, f.Workspace, f.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		storage.WhileRead(func() {
+			cancel()
+			time.Sleep(20 * time.Millisecond) // until database/sql waits for the bytes to be let go
+		})
+		done := make(chan error, 1)
+		go func() {
+			_, err := content.Seek(at, io.SeekStart)
+			_, copied := io.Copy(io.Discard, content)
+			done <- errors.Join(err, copied, content.Close())
+		}()
+		select {
+		case err := <-done:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("from %d: %v", at, err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("from %d: the reader hangs", at)
+		}
+	}
+	for end := time.Now().Add(10 * time.Second); db.Stats().InUse != 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d connections in use", db.Stats().InUse)
+		}
+	}
+}
+
 // Another layout would be read as well, but cost more: a piece a row, the first in the
 // file's own, and not one empty row.
 func TestPostgres_PiecesAreAMiB(t *testing.T) {

@@ -55,7 +55,7 @@ SELECT count(*), coalesce(sum(size_bytes), 0), (SELECT count(*) FROM picked) FRO
 
 	beginReclaim = "SELECT set_config('statement_timeout', '0', false) IS NOT NULL AND pg_try_advisory_lock(20260601, 1)"
 	reclaim      = "VACUUM pending_uploads, pending_upload_chunks"
-	endReclaim   = "DISCARD ALL"
+	endReclaim   = "SELECT pg_advisory_unlock_all(); RESET statement_timeout"
 
 	sweepable = "SELECT count(*) FILTER (WHERE acked_at IS NOT NULL), count(*) FILTER (WHERE acked_at IS NULL), " +
 		"coalesce(sum(size_bytes) FILTER (WHERE acked_at IS NOT NULL), 0), coalesce(sum(size_bytes) FILTER (WHERE acked_at IS NULL), 0) " +

@@ -46,7 +46,8 @@ SELECT count(*), coalesce(sum(size_bytes), 0), (SELECT count(*) FROM picked) FRO
 	// after a second: to skip what it has locked would be to wait for it, and it takes minutes.
 	sqlReclaim = `VACUUM pending_uploads, pending_upload_chunks`
 
-	sqlEndReclaim = `DISCARD ALL`
+	// Not DISCARD ALL: who has the connection next counts on the statements that it has prepared.
+	sqlEndReclaim = `SELECT pg_advisory_unlock_all(); RESET statement_timeout`
 )
 
 // Sweep implements Storage.

@@ -14,6 +14,7 @@ import (
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/prepared"
 )
 
 const (
@@ -220,8 +221,8 @@ func TestReserve_MustLastToTheCommit(t *testing.T) {
 	mustCount(t, db, "upload_reservations", 0)
 }
 
-// Planted: the limit of a statement left off for whoever uses the connection next; VACUUM in a
-// transaction.
+// Planted: the limit of a statement left off for whoever uses the connection next, or its prepared
+// statements forgotten; VACUUM in a transaction.
 func TestReclaim_GivesRoomAndLeavesTheConnectionAsItWas(t *testing.T) {
 	t.Parallel()
 	config, err := pq.NewConfig(pgtest.New(t))
@@ -233,7 +234,7 @@ func TestReclaim_GivesRoomAndLeavesTheConnectionAsItWas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db := openPool(t, limited)
+	db := openPool(t, prepared.Connector(limited))
 	db.SetMaxOpenConns(1)
 	for _, table := range []string{"pending_uploads", "pending_upload_chunks"} { // nobody else gives room
 		mustExec(t, db, `ALTER TABLE `+table+` SET (autovacuum_enabled = false, toast.autovacuum_enabled = false)`)
@@ -265,10 +266,20 @@ func TestReclaim_GivesRoomAndLeavesTheConnectionAsItWas(t *testing.T) {
 		t.Errorf("only %d bytes are left", after)
 	}
 	mustExec(t, other, `SELECT pg_advisory_unlock(20260601, 1)`)
+	const ours = `SELECT $1::int`
+	if err := db.QueryRowContext(t.Context(), ours, 1).Scan(new(int)); err != nil {
+		t.Fatal(err)
+	}
 	for range 2 { // the second finds the lock free
 		if err := storage.Reclaim(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+	}
+	// A transaction cannot take another connection when this one has lost a statement.
+	if tx, err := db.BeginTx(t.Context(), nil); err != nil {
+		t.Error(err)
+	} else if err := errors.Join(tx.QueryRowContext(t.Context(), ours, 1).Scan(new(int)), tx.Rollback()); err != nil {
+		t.Errorf("a statement that was prepared before: %v", err)
 	}
 	mustExec(t, other, `SELECT 1 / pg_try_advisory_lock(20260601, 1)::int`)
 	if after := size(); after > 1<<20 {

@@ -1,0 +1,7 @@
+package pendinguploads
+
+// WhileRead has do called while the bytes of the next piece are taken from the driver.
+func (p *Postgres) WhileRead(do func()) {
+	made := p.chunks.New
+	p.chunks.New = func() any { do(); return made() }
+}
