@@ -42,6 +42,19 @@ type statement interface {
 type conn struct {
 	pqconn.Conn
 	statements map[string]statement
+	asked      context.Context //nolint:containedctx // of the last statement, until the connection is back in the pool
+	broken     bool            // it has a statement that cannot be used any more
+}
+
+// IsValid implements driver.Validator: it says whether the pool may keep the connection, when it is back.
+//
+// It may not if the last statement's context has ended. lib/pq has then asked PostgreSQL to cancel that
+// statement and gives no thought to when this arrives: at a server that was hanging, it may be while
+// the connection works for somebody else.
+func (c *conn) IsValid() bool {
+	cancelled := c.asked != nil && c.asked.Err() != nil
+	c.asked = nil
+	return !cancelled && !c.broken && c.Conn.IsValid()
 }
 
 // QueryContext implements driver.QueryerContext.
@@ -54,7 +67,7 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 		return nil, err
 	}
 	rows, err := s.QueryContext(ctx, args)
-	return rows, stale(err)
+	return rows, c.stale(err)
 }
 
 // ExecContext implements driver.ExecerContext.
@@ -67,10 +80,11 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 		return nil, err
 	}
 	result, err := s.ExecContext(ctx, args)
-	return result, stale(err)
+	return result, c.stale(err)
 }
 
 func (c *conn) prepare(ctx context.Context, query string) (statement, error) {
+	c.asked = ctx
 	if s, ok := c.statements[query]; ok {
 		return s, nil
 	}
@@ -96,10 +110,12 @@ func (c *conn) prepare(ctx context.Context, query string) (statement, error) {
 }
 
 // stale turns the errors of a statement that cannot be used any more, which PostgreSQL reports
-// before it does anything, into the one by which database/sql takes another connection.
-func stale(err error) error {
+// before it does anything, into the one by which database/sql takes another connection. In a transaction
+// it cannot; then the transaction fails, and the connection goes when that has ended.
+func (c *conn) stale(err error) error {
 	// The first after somebody's DISCARD or DEALLOCATE, the second when a table it reads was altered.
 	if pq.As(err, pqerror.InvalidSQLStatementName, pqerror.FeatureNotSupported) != nil {
+		c.broken = true
 		return driver.ErrBadConn
 	}
 	return err

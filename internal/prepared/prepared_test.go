@@ -3,6 +3,8 @@ package prepared_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -102,6 +104,62 @@ func TestConnector_AStaleStatementIsPreparedAgain(t *testing.T) {
 		if got := one(t, db, query, "a"); got != "a" {
 			t.Errorf("after %s: %q", change, got)
 		}
+	}
+}
+
+// In a transaction there is no other connection to take: it fails, once. Planted: the connection kept.
+func TestConnector_AStaleStatementFailsOneTransaction(t *testing.T) {
+	t.Parallel()
+	db, _ := open(t, pgtest.New(t))
+	try := func() error {
+		tx, err := db.BeginTx(t.Context(), nil)
+		if err != nil {
+			return err
+		}
+		return errors.Join(tx.QueryRowContext(t.Context(), `SELECT $1::int`, 1).Scan(new(int)), tx.Rollback())
+	}
+	if err := try(); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, db, `DISCARD ALL`)
+	if err := try(); !errors.Is(err, driver.ErrBadConn) {
+		t.Errorf("after DISCARD ALL: %v", err)
+	}
+	if err := try(); err != nil {
+		t.Errorf("and again: %v", err)
+	}
+}
+
+// A connection whose statement was cancelled is not used again: the cancellation may still be on its way.
+// One whose statements were not is. Planted: it goes back to the pool; each connection is dropped.
+func TestConnector_ACancelledConnectionIsDropped(t *testing.T) {
+	t.Parallel()
+	db, _ := open(t, pgtest.New(t))
+	backend := func(ctx context.Context, cancel context.CancelFunc) (pid int) {
+		t.Helper()
+		rows, err := db.QueryContext(ctx, `SELECT pg_backend_pid() + $1::int`, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows.Next()
+		if err := rows.Scan(&pid); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		rows.Close()
+		return pid
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	first := backend(t.Context(), func() {})
+	if again := backend(ctx, func() {}); again != first {
+		t.Error("a connection was dropped for nothing")
+	}
+	cancel() // after it is back
+	if again := backend(context.WithCancel(t.Context())); again != first {
+		t.Error("a connection was dropped because a request ended after its last statement")
+	}
+	if again := backend(t.Context(), func() {}); again == first {
+		t.Error("a connection was used again though its statement was cancelled")
 	}
 }
 
