@@ -1,8 +1,10 @@
 package server
 
 import (
+	"context"
 	"net"
 	"net/http"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -32,6 +34,17 @@ func boundUnread(timeout time.Duration) func(net.Conn, http.ConnState) {
 			setTCP(tcp, tcpUserTimeout, 0)
 		}
 	}
+}
+
+// boundUnanswered is for net.Dialer: it has the kernel give up a connection whose other side
+// acknowledges nothing. A context does not end it: lib/pq waits for an answer whatever it says.
+func boundUnanswered(_ context.Context, network, _ string, raw syscall.RawConn) error {
+	if !strings.HasPrefix(network, "tcp") {
+		return nil
+	}
+	return raw.Control(func(fd uintptr) {
+		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(unansweredTimeout.Milliseconds()))
+	})
 }
 
 func setTCP(conn *net.TCPConn, option, value int) {

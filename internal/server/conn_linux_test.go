@@ -1,6 +1,8 @@
 package server
 
 import (
+	"net"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -19,5 +21,32 @@ func TestStallConn_KernelTakesLittleForWhoDoesNotRead(t *testing.T) {
 	}
 	if taken > most {
 		t.Errorf("%d bytes were taken, want at most %d", taken, most)
+	}
+}
+
+// A database whose machine is gone acknowledges nothing; nobody else would end what waits for it. Planted: the
+// pool's dialer without the limit.
+func TestDatabaseDialer_BoundsWhatIsNotAcknowledged(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	conn, err := newDatabaseDialer().DialContext(t.Context(), "tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got int
+	var option error
+	if err := raw.Control(func(fd uintptr) {
+		got, option = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout)
+	}); err != nil || option != nil || got != int(unansweredTimeout.Milliseconds()) {
+		t.Errorf("%d ms, %v, %v", got, err, option)
 	}
 }

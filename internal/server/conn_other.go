@@ -3,8 +3,10 @@
 package server
 
 import (
+	"context"
 	"net"
 	"net/http"
+	"syscall"
 	"time"
 )
 
@@ -13,3 +15,6 @@ func boundUnsent(*net.TCPConn) {}
 
 // boundUnread leaves it to the timeout of idle connections.
 func boundUnread(time.Duration) func(net.Conn, http.ConnState) { return nil }
+
+// boundUnanswered leaves it to the kernel when it gives a connection up.
+func boundUnanswered(context.Context, string, string, syscall.RawConn) error { return nil }

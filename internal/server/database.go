@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -39,6 +40,14 @@ const (
 
 	connIdleTime   = 5 * time.Minute
 	connectTimeout = 10 * time.Second
+
+	// hostTimeout is connectTimeout of each of several servers. They are tried one after the other, within
+	// the patience of who asks, so one that says nothing must leave time for the next.
+	hostTimeout = 1500 * time.Millisecond
+
+	// unansweredTimeout is how long a server may leave unacknowledged what was sent to it, until its
+	// connection is broken: otherwise the kernel tries for a quarter of an hour.
+	unansweredTimeout = 20 * time.Second
 
 	startTimeout = time.Minute
 )
@@ -143,6 +152,9 @@ func newConnector(dsn string, options ...poolOption) (driver.Connector, error) {
 	}
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = connectTimeout // lib/pq waits for the server's first answer whatever the context says
+		if len(c.Multi) > 0 {
+			c.ConnectTimeout = hostTimeout
+		}
 	}
 	if c.ApplicationName == "" {
 		c.ApplicationName = "molecule-platform"
@@ -151,7 +163,22 @@ func newConnector(dsn string, options ...poolOption) (driver.Connector, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the database cannot be used: %w", err)
 	}
+	connector.Dialer(newDatabaseDialer())
 	return synced.Connector(connector), nil
+}
+
+// databaseDialer dials the database.
+type databaseDialer struct{ net.Dialer }
+
+func newDatabaseDialer() *databaseDialer {
+	return &databaseDialer{net.Dialer{ControlContext: boundUnanswered}}
+}
+
+// DialTimeout implements pq.Dialer, which has a method for what a field of net.Dialer says.
+func (d *databaseDialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	limited := d.Dialer
+	limited.Timeout = timeout
+	return limited.Dial(network, address)
 }
 
 func sized(connector driver.Connector, n int) *sql.DB {

@@ -1,7 +1,11 @@
 package server
 
 import (
+	"context"
+	"net"
+	"regexp"
 	"testing"
+	"time"
 
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 )
@@ -32,5 +36,35 @@ func TestOpenPool_BoundsWhatServesAndNotWhatMigrates(t *testing.T) {
 		if err := db.QueryRow(show).Scan(&got); err != nil || got != c.want {
 			t.Errorf("%s: %q, %v; want %q", name, got, err, c.want)
 		}
+	}
+}
+
+// The first of two servers is a machine that is gone, or that hangs: what is asked for within the patience of a
+// lookup comes from the second. Planted: the time of a single server for each.
+func TestOpenPool_GoesOnToTheNextServer(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	dsn := pgtest.New(t)
+	_, port, _ := net.SplitHostPort(silent.Addr().String())
+	first := regexp.MustCompile(`host='?([^' ]+)'? port='?(\d+)'?`).ReplaceAllString(dsn, "host='127.0.0.1,$1' port='"+port+",$2'")
+	if first == dsn {
+		t.Fatalf("%q has no host and port", dsn)
+	}
+	db, err := openPool(first, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // as a token is looked up
+	defer cancel()
+	if err := db.PingContext(ctx); err != nil {
+		t.Error(err)
+	}
+	if got := listenDSN(first); got != first+" connect_timeout=2" {
+		t.Errorf("listening: %q", got)
 	}
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"database/sql"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -32,7 +33,11 @@ func listenDSN(dsn string) string {
 	if err != nil || c.ConnectTimeout != 0 {
 		return dsn
 	}
-	limit := "connect_timeout=" + strconv.Itoa(int(connectTimeout.Seconds()))
+	seconds := connectTimeout.Seconds()
+	if len(c.Multi) > 0 {
+		seconds = math.Ceil(hostTimeout.Seconds())
+	}
+	limit := "connect_timeout=" + strconv.Itoa(int(seconds))
 	switch {
 	case !strings.Contains(dsn, "://"):
 		return dsn + " " + limit
