@@ -37,6 +37,9 @@ const (
 
 	// drainTimeout is how long requests in flight may go on after a stop.
 	drainTimeout = 30 * time.Second
+
+	// backgroundTimeout is how long what goes on in the background may take to end then.
+	backgroundTimeout = 5 * time.Second
 )
 
 // patience is how long slow clients are waited for.
@@ -139,7 +142,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.sweeper != nil {
 		wg.Go(func() { s.sweeper.Run(background) })
 	}
-	defer wg.Wait()
+	defer s.await(&wg)
 	defer stopBackground()
 
 	served := make(chan error, 1)
@@ -172,6 +175,21 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.log.InfoContext(ctx, "stopped")
 	return nil
+}
+
+// await waits for what went on in the background. lib/pq waits for a database that hangs whatever a context
+// says, and so do files on a file system that does: they end with the process.
+func (s *Server) await(background *sync.WaitGroup) {
+	done := make(chan struct{})
+	go func() {
+		background.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(backgroundTimeout):
+		s.log.Warn("stopping in the middle of background work, which does not end; the database or the store may be hanging")
+	}
 }
 
 // release gives back what New took, in the opposite order.

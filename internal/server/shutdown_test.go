@@ -8,8 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -195,4 +198,89 @@ func memory() uint64 {
 	}
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc + m.StackInuse
+}
+
+// A database that hangs answers nothing and closes nothing, so what waits for it does not end. Planted: waited
+// for until it does.
+func TestShutdown_DoesNotWaitForADatabaseThatHangs(t *testing.T) {
+	t.Parallel()
+	settings := servertest.Settings(t)
+	dsn, freeze := freezer(t, pgtest.New(t))
+	settings.DatabaseURL, settings.SweepInterval = dsn, "1s"
+	c, err := settings.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	logs := &servertest.Logs{}
+	s, err := server.New(t.Context(), c, slog.New(slog.NewJSONHandler(logs, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	waits := freeze()
+	<-waits // somebody does
+	cancel()
+	select {
+	case err := <-ended:
+		if err != nil || !strings.Contains(logs.String(), "which does not end") {
+			t.Errorf("%v\n%s", err, logs)
+		}
+	case <-time.After(patience):
+		t.Fatal("the platform did not stop")
+	}
+}
+
+// freezer stands before a database. From freeze on nothing passes; waits is closed when somebody has
+// asked for something.
+func freezer(t *testing.T, dsn string) (through string, freeze func() (waits <-chan struct{})) {
+	t.Helper()
+	place := regexp.MustCompile(`host='?([^' ]+)'? port='?(\d+)'?`)
+	target := place.FindStringSubmatch(dsn)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil || target == nil {
+		t.Fatal(dsn, err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	var frozen atomic.Bool
+	waits := make(chan struct{})
+	var once sync.Once
+	pass := func(to, from net.Conn, asks bool) {
+		defer to.Close()
+		for b := make([]byte, 32<<10); ; {
+			n, err := from.Read(b)
+			if frozen.Load() {
+				if asks && n > 0 {
+					once.Do(func() { close(waits) })
+				}
+				<-t.Context().Done()
+				return
+			}
+			if _, werr := to.Write(b[:n]); err != nil || werr != nil {
+				return
+			}
+		}
+	}
+	go func() {
+		for {
+			near, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("unix", target[1]+"/.s.PGSQL."+target[2])
+			if err != nil {
+				near.Close()
+				continue
+			}
+			go pass(far, near, true)
+			go pass(near, far, false)
+		}
+	}()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	return place.ReplaceAllString(dsn, "host=127.0.0.1 port="+port), func() <-chan struct{} {
+		frozen.Store(true)
+		return waits
+	}
 }
