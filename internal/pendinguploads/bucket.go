@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strconv"
 	"sync"
 	"time"
 
@@ -14,12 +15,17 @@ import (
 	"github.com/lib/pq"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sync/singleflight"
 )
 
 const (
 	// maxWrites is how many objects are written at once, maxUploadWrites how many of one upload.
 	maxWrites       = 8
 	maxUploadWrites = 4
+
+	// maxKeyed is how many uploads with a key write objects at once: each has a connection meanwhile, and
+	// those of a store that hangs have it for long.
+	maxKeyed = 4
 
 	// witnesses is how many objects have to be missing for a store to be taken for another one.
 	witnesses = 10
@@ -111,8 +117,11 @@ type Bucket struct {
 	options BucketOptions
 	store   int // for new files
 	writes  *semaphore.Weighted
+	keyed   *semaphore.Weighted
 	alive   time.Duration
 	stall   time.Duration
+
+	opening singleflight.Group // by the store's id
 
 	mu     sync.Mutex
 	stores map[int]Objects // opened
@@ -123,7 +132,7 @@ type Bucket struct {
 func NewBucket(ctx context.Context, postgres *Postgres, open OpenObjects, options BucketOptions) (*Bucket, error) {
 	b := &Bucket{
 		Postgres: postgres, open: open, options: options,
-		writes: semaphore.NewWeighted(maxWrites), alive: aliveInterval, stall: stallTimeout, stores: map[int]Objects{},
+		writes: semaphore.NewWeighted(maxWrites), keyed: semaphore.NewWeighted(maxKeyed), alive: aliveInterval, stall: stallTimeout, stores: map[int]Objects{},
 	}
 	if options.URL == "" {
 		return b, nil
@@ -177,23 +186,42 @@ func (b *Bucket) Close() error {
 	return errors.Join(errs...)
 }
 
-// objects returns a store, which is opened when it is first asked for.
+// objects returns a store, which is opened when it is first asked for. Whoever asks waits for that no
+// longer than ctx, and nobody for another store: one that hangs is nobody else's matter.
 func (b *Bucket) objects(ctx context.Context, id int) (Objects, error) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if store := b.stores[id]; store != nil {
+	store := b.stores[id]
+	b.mu.Unlock()
+	if store != nil {
 		return store, nil
 	}
+	opened := b.opening.DoChan(strconv.Itoa(id), func() (any, error) {
+		return b.openStore(context.WithoutCancel(ctx), id) // it outlives the request that first asks for it
+	})
+	select {
+	case <-ctx.Done():
+		return nil, fmt.Errorf("pendinguploads: open store %d: %w", id, ctx.Err())
+	case o := <-opened:
+		if o.Err != nil {
+			return nil, o.Err
+		}
+		return o.Val.(Objects), nil
+	}
+}
+
+// openStore opens a store. It may come to pass that it is opened twice; the last one stays, and either is good.
+func (b *Bucket) openStore(ctx context.Context, id int) (Objects, error) {
 	var url string
 	var namespace uuid.UUID
 	if err := b.db.QueryRowContext(ctx, sqlFindStore, id).Scan(&url, &namespace); err != nil {
 		return nil, fmt.Errorf("pendinguploads: find store %d: %w", id, err)
 	}
-	// It outlives the request that first asks for it.
-	store, err := b.open(context.WithoutCancel(ctx), url, namespace)
+	store, err := b.open(ctx, url, namespace)
 	if err != nil {
 		return nil, fmt.Errorf("pendinguploads: open store %d: %w", id, err)
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.stores[id] = store
 	return store, nil
 }
@@ -216,10 +244,10 @@ func (b *Bucket) StageOnce(ctx context.Context, workspace uuid.UUID, key string,
 	}
 	var tx *sql.Tx
 	if key != "" {
-		if err := b.large.Acquire(ctx, 1); err != nil {
+		if err := b.keyed.Acquire(ctx, 1); err != nil {
 			return nil, false, fmt.Errorf("pendinguploads: wait to write %d files: %w", len(files), err)
 		}
-		defer b.large.Release(1)
+		defer b.keyed.Release(1)
 		var replayed []File
 		var err error
 		if tx, replayed, err = b.begin(ctx, workspace, key, files); err != nil || replayed != nil {

@@ -41,6 +41,9 @@ const (
 	// commitMargin is how much of that must be left for the inbox rows and the commit.
 	commitMargin = 5 * time.Minute
 
+	// reserveTimeout bounds taking room: what locks the workspace's quota for longer is given up.
+	reserveTimeout = 30 * time.Second
+
 	// releaseTimeout bounds giving room back; if it fails, the room falls due by itself.
 	releaseTimeout = 5 * time.Second
 )
@@ -73,6 +76,9 @@ func (p *Postgres) reserve(ctx context.Context, tx *sql.Tx, workspace uuid.UUID,
 			err = tx.QueryRowContext(ctx, sqlUsage, workspace).Scan(&usedFiles, &usedBytes)
 		}
 	} else {
+		// To its end, also if ctx ends meanwhile: room that nobody knows of is given back by nobody.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reserveTimeout)
+		defer cancel()
 		row := p.sessions.QueryRowContext(ctx, sqlReserve, workspace, count, bytes, maxFiles, maxBytes, reservationTTL.Microseconds())
 		err = row.Scan(&room, &usedFiles, &usedBytes)
 	}

@@ -347,6 +347,22 @@ func TestStage_WithoutItsReservationNothingIsStaged(t *testing.T) {
 	}
 }
 
+// A client that goes while its room is being taken: the room is given back. Planted: taken with the client's
+// context, by which the answer that names it is lost.
+func TestStage_RoomOfAClientThatGoesIsGivenBack(t *testing.T) {
+	t.Parallel()
+	m := newMockedWith(t, withQuota())
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	m.staging.ExpectBegin()
+	m.sessions.ExpectQuery(reserveUpload).WillDelayFor(300 * time.Millisecond).WillReturnRows(reserved(reservationID.String(), 0, 0))
+	m.staging.ExpectRollback()
+	m.sessions.ExpectExec(releaseReservation).WillReturnResult(driver.RowsAffected(1))
+	if staged, err := m.Stage(ctx, workspaceID, large()); staged != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("%d files, %v", len(staged), err)
+	}
+}
+
 func TestSweep_Statements(t *testing.T) {
 	t.Parallel()
 	counts := func(files, bytes, picked int64) *sqlmock.Rows {
