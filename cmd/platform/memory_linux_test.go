@@ -81,7 +81,10 @@ func (p *process) stream(w servertest.Workspace, seed byte, size int64) (stagedF
 }
 
 // peak is the most memory that the process has had, in bytes.
-func peak(t *testing.T, p *process) int64 {
+func peak(t *testing.T, p *process) int64 { return inMemory(t, p, "VmHWM") }
+
+// inMemory is a line of the process's status, in bytes.
+func inMemory(t *testing.T, p *process, line string) int64 {
 	t.Helper()
 	status, err := os.Open(fmt.Sprintf("/proc/%d/status", p.pid()))
 	if err != nil {
@@ -89,7 +92,7 @@ func peak(t *testing.T, p *process) int64 {
 	}
 	defer status.Close()
 	for lines := bufio.NewScanner(status); lines.Scan(); {
-		if value, ok := strings.CutPrefix(lines.Text(), "VmHWM:"); ok {
+		if value, ok := strings.CutPrefix(lines.Text(), line+":"); ok {
 			var kib int64
 			if _, err := fmt.Sscanf(value, "%d kB", &kib); err != nil {
 				t.Fatalf("%q: %v", value, err)
@@ -97,8 +100,18 @@ func peak(t *testing.T, p *process) int64 {
 			return kib << 10
 		}
 	}
-	t.Fatal("no VmHWM in the status of the process")
+	t.Fatalf("no %s in the status of the process", line)
 	return 0
+}
+
+// Planted: the pages kept, which are more than 40 MiB.
+func TestServe_KeepsLittleOfItsOwnFileInMemory(t *testing.T) {
+	t.Parallel()
+	p := serveOn(t, newDatabase(t))
+	p.create(t, servertest.AdminToken, "poll", "")
+	if pages := inMemory(t, p, "RssFile"); pages > 28<<20 {
+		t.Errorf("%.1f MiB of files", mib(pages))
+	}
 }
 
 func mib(n int64) float64 { return float64(n) / (1 << 20) }
