@@ -22,7 +22,9 @@ import (
 var domains = []string{"wsauth", "workspaces", "forward", "activity", "receipts", "pendinguploads"}
 
 // withoutRow are the domain errors that need none, and why.
-var withoutRow = map[string]string{}
+var withoutRow = map[string]string{
+	"pendinguploads.ErrEmptied": "no request meets it: the platform does not start",
+}
 
 // sentinels returns the exported Err variables of a package, from its source, so that a new
 // one is seen.
