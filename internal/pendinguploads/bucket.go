@@ -5,17 +5,12 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"strconv"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/lib/pq"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
-	"golang.org/x/sync/singleflight"
 )
 
 const (
@@ -26,9 +21,6 @@ const (
 	// maxKeyed is how many uploads with a key write objects at once: each has a connection meanwhile, and
 	// those of a store that hangs have it for long.
 	maxKeyed = 4
-
-	// witnesses is how many objects have to be missing for a store to be taken for another one.
-	witnesses = 10
 
 	// intentTTL is how long an object may be without a file before it is garbage: far longer than a
 	// transaction can take to make it one.
@@ -49,13 +41,6 @@ const (
 )
 
 const (
-	// An update that changes nothing: so the row comes back in either case.
-	sqlStore = `INSERT INTO upload_stores (url) VALUES ($1) ON CONFLICT (url) DO UPDATE SET url = excluded.url RETURNING id`
-
-	sqlFindStore = `SELECT url, namespace FROM upload_stores WHERE id = $1`
-
-	sqlWitnesses = `SELECT array(SELECT object_key::text FROM upload_objects WHERE store_id = $1 AND garbage_at IS NULL ORDER BY object_key LIMIT $2)`
-
 	sqlIntend = `INSERT INTO upload_objects (object_key, store_id, size_bytes, garbage_at) ` +
 		`SELECT o.key, $1, o.size, now() + $4 * interval '1 microsecond' FROM unnest($2::uuid[], $3::bigint[]) AS o (key, size)`
 
@@ -75,28 +60,8 @@ const (
 	sqlAlive = `SELECT 1`
 )
 
-// ErrEmptied: a store has not one of the objects that files have in it. It is a sentence for a person.
-var ErrEmptied = errors.New("the store of STORAGE_URL has nothing of what was put there; is it mounted, and is it the one it was? " +
-	"If all of that is lost for good, use another folder or prefix")
-
 // errIntentOver: staging took longer than an object may be without a file.
 var errIntentOver = errors.New("pendinguploads: object is garbage already")
-
-// Objects is a store of objects; *objects.Store is one. A missing object is fs.ErrNotExist, but for
-// Delete, to which it is deleted already.
-type Objects interface {
-	// Write makes an object, durable when it returns nil.
-	Write(ctx context.Context, key uuid.UUID, size int64, content io.Reader) error
-	// Read reads an object from offset on, and tells the length of all of it.
-	Read(ctx context.Context, key uuid.UUID, offset int64) (io.ReadCloser, int64, error)
-	Delete(ctx context.Context, key uuid.UUID) error
-	// Sign returns a URL to read the object from, "" if there is none.
-	Sign(ctx context.Context, key uuid.UUID, validFor time.Duration) (string, error)
-	Close() error
-}
-
-// OpenObjects opens the store that a URL names, for the objects below a namespace.
-type OpenObjects func(ctx context.Context, url string, namespace uuid.UUID) (Objects, error)
 
 // BucketOptions say which bytes go to a store of objects.
 type BucketOptions struct {
@@ -113,118 +78,34 @@ type BucketOptions struct {
 // knows of and the sweep deletes, never a visible file without bytes.
 type Bucket struct {
 	*Postgres
-	open    OpenObjects
+	stores  *stores
 	options BucketOptions
 	store   int // for new files
 	writes  *semaphore.Weighted
 	keyed   *semaphore.Weighted
 	alive   time.Duration
 	stall   time.Duration
-
-	opening singleflight.Group // by the store's id
-
-	mu     sync.Mutex
-	stores map[int]Objects // opened
 }
 
 // NewBucket returns a Storage on postgres and on the stores that open opens. The schema must have
 // objects. ErrEmptied, if the store for new files is not the one that it was.
 func NewBucket(ctx context.Context, postgres *Postgres, open OpenObjects, options BucketOptions) (*Bucket, error) {
 	b := &Bucket{
-		Postgres: postgres, open: open, options: options,
-		writes: semaphore.NewWeighted(maxWrites), keyed: semaphore.NewWeighted(maxKeyed), alive: aliveInterval, stall: stallTimeout, stores: map[int]Objects{},
+		Postgres: postgres, stores: &stores{db: postgres.db, open: open, opened: map[int]Objects{}}, options: options,
+		writes: semaphore.NewWeighted(maxWrites), keyed: semaphore.NewWeighted(maxKeyed), alive: aliveInterval, stall: stallTimeout,
 	}
 	if options.URL == "" {
 		return b, nil
 	}
-	if err := b.db.QueryRowContext(ctx, sqlStore, options.URL).Scan(&b.store); err != nil {
-		return nil, fmt.Errorf("pendinguploads: register the store: %w", err)
-	}
-	store, err := b.objects(ctx, b.store)
-	if err != nil {
-		return nil, err
-	}
-	if err := b.recognize(ctx, store); err != nil {
+	var err error
+	if b.store, err = b.stores.register(ctx, options.URL); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil
 }
 
-// recognize returns ErrEmptied for a store that has nothing of what files have in it, such as a folder
-// that is not mounted: what is written there would be out of reach once it is.
-func (b *Bucket) recognize(ctx context.Context, store Objects) error {
-	for range 2 { // a sweep may delete what the first look finds named
-		var keys []string
-		if err := b.db.QueryRowContext(ctx, sqlWitnesses, b.store, witnesses).Scan((*pq.StringArray)(&keys)); err != nil {
-			return fmt.Errorf("pendinguploads: recognize the store: %w", err)
-		}
-		if len(keys) == 0 {
-			return nil
-		}
-		for _, key := range keys {
-			body, _, err := store.Read(ctx, uuid.MustParse(key), 0)
-			if err == nil {
-				return body.Close()
-			}
-			if !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("pendinguploads: recognize the store: %w", err)
-			}
-		}
-	}
-	return ErrEmptied
-}
-
 // Close closes the stores. The pools are their owner's.
-func (b *Bucket) Close() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var errs []error
-	for id, store := range b.stores {
-		errs = append(errs, store.Close())
-		delete(b.stores, id)
-	}
-	return errors.Join(errs...)
-}
-
-// objects returns a store, which is opened when it is first asked for. Whoever asks waits for that no
-// longer than ctx, and nobody for another store: one that hangs is nobody else's matter.
-func (b *Bucket) objects(ctx context.Context, id int) (Objects, error) {
-	b.mu.Lock()
-	store := b.stores[id]
-	b.mu.Unlock()
-	if store != nil {
-		return store, nil
-	}
-	opened := b.opening.DoChan(strconv.Itoa(id), func() (any, error) {
-		return b.openStore(context.WithoutCancel(ctx), id) // it outlives the request that first asks for it
-	})
-	select {
-	case <-ctx.Done():
-		return nil, fmt.Errorf("pendinguploads: open store %d: %w", id, ctx.Err())
-	case o := <-opened:
-		if o.Err != nil {
-			return nil, o.Err
-		}
-		return o.Val.(Objects), nil
-	}
-}
-
-// openStore opens a store. It may come to pass that it is opened twice; the last one stays, and either is good.
-func (b *Bucket) openStore(ctx context.Context, id int) (Objects, error) {
-	var url string
-	var namespace uuid.UUID
-	if err := b.db.QueryRowContext(ctx, sqlFindStore, id).Scan(&url, &namespace); err != nil {
-		return nil, fmt.Errorf("pendinguploads: find store %d: %w", id, err)
-	}
-	store, err := b.open(ctx, url, namespace)
-	if err != nil {
-		return nil, fmt.Errorf("pendinguploads: open store %d: %w", id, err)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.stores[id] = store
-	return store, nil
-}
+func (b *Bucket) Close() error { return b.stores.close() }
 
 // Stage implements Storage.
 func (b *Bucket) Stage(ctx context.Context, workspace uuid.UUID, files []NewFile) ([]File, error) {
@@ -336,7 +217,7 @@ func (b *Bucket) intend(ctx context.Context, files []NewFile, keys []uuid.UUID, 
 func (b *Bucket) write(ctx context.Context, files []NewFile, keys []uuid.UUID, outside []int) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	store, err := b.objects(ctx, b.store)
+	store, err := b.stores.get(ctx, b.store)
 	if err != nil {
 		return err
 	}

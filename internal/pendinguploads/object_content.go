@@ -82,7 +82,7 @@ func (b *Bucket) Link(ctx context.Context, workspace, id uuid.UUID) (File, strin
 	if at == nil {
 		return f, "", nil
 	}
-	store, err := b.objects(ctx, at.store)
+	store, err := b.stores.get(ctx, at.store)
 	if err != nil {
 		return File{}, "", err
 	}
@@ -227,7 +227,7 @@ func (c *objectContent) read(b []byte) (int, error) {
 // ask begins to read the object at the offset.
 func (c *objectContent) ask() error {
 	c.drop()
-	store, err := c.bucket.objects(c.ctx, c.at.store)
+	store, err := c.bucket.stores.get(c.ctx, c.at.store)
 	if err != nil {
 		return err
 	}

@@ -97,7 +97,7 @@ func (b *Bucket) deleteObjects(ctx context.Context, garbage []object) (gone []st
 		g.Go(func() error {
 			ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
 			defer cancel()
-			store, err := b.objects(ctx, o.store)
+			store, err := b.stores.get(ctx, o.store)
 			if err == nil {
 				err = store.Delete(ctx, o.key)
 			}
