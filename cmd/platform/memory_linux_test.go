@@ -81,12 +81,12 @@ func (p *process) stream(w servertest.Workspace, seed byte, size int64) (stagedF
 }
 
 // peak is the most memory that the process has had, in bytes.
-func peak(t *testing.T, p *process) int64 { return inMemory(t, p, "VmHWM") }
+func peak(t *testing.T, p *process) int64 { return inMemory(t, p.pid(), "VmHWM") }
 
-// inMemory is a line of the process's status, in bytes.
-func inMemory(t *testing.T, p *process, line string) int64 {
+// inMemory is a line of a process's status, in bytes.
+func inMemory(t *testing.T, pid int, line string) int64 {
 	t.Helper()
-	status, err := os.Open(fmt.Sprintf("/proc/%d/status", p.pid()))
+	status, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,13 +104,14 @@ func inMemory(t *testing.T, p *process, line string) int64 {
 	return 0
 }
 
-// Planted: the pages kept, which are more than 40 MiB.
+// How many pages of its file a platform needs depends on how the file lies in the page cache, so it is compared with
+// the most that it has had. Planted: the pages kept, with which it is the most that it has had.
 func TestServe_KeepsLittleOfItsOwnFileInMemory(t *testing.T) {
 	t.Parallel()
+	const least = 6 << 20 // of some 22 MiB; on a busy machine less of it stays away
 	p := serveOn(t, newDatabase(t))
-	p.create(t, servertest.AdminToken, "poll", "")
-	if pages := inMemory(t, p, "RssFile"); pages > 28<<20 {
-		t.Errorf("%.1f MiB of files", mib(pages))
+	if most, now := peak(t, p), inMemory(t, p.pid(), "VmRSS"); now > most-least {
+		t.Errorf("%.1f MiB of memory are used, %.1f MiB were: want at least %d MiB given back", mib(now), mib(most), least>>20)
 	}
 }
 
