@@ -11,6 +11,7 @@ import (
 	"mime"
 	"mime/multipart"
 	"net/http"
+	"net/http/httptrace"
 	"net/textproto"
 	"slices"
 	"time"
@@ -59,7 +60,9 @@ func newClients(h *history, addrs []string) *clients {
 	for range addrs {
 		c.http = append(c.http, &http.Client{
 			// Shorter than what the platform allows: it never hangs up first.
-			Transport:     &http.Transport{MaxIdleConnsPerHost: 64, IdleConnTimeout: 20 * time.Second, DisableCompression: true},
+			Transport: &http.Transport{
+				DialContext: dialLine, MaxIdleConnsPerHost: 64, IdleConnTimeout: 20 * time.Second, DisableCompression: true,
+			},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		})
 	}
@@ -120,9 +123,12 @@ func (c *clients) exchange(ctx context.Context, r request, a *answer) error {
 	default:
 		req.Header.Set("Authorization", "Bearer "+r.token)
 	}
-	resp, err := c.http[r.replica].Do(req)
+	var by httptrace.GotConnInfo
+	resp, err := c.http[r.replica].Do(req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(i httptrace.GotConnInfo) { by = i },
+	})))
 	if err != nil {
-		return err
+		return explain(err, by)
 	}
 	defer resp.Body.Close()
 	a.Status, a.header = resp.StatusCode, resp.Header

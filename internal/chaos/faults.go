@@ -152,8 +152,9 @@ func (f *faults) inject(card fault) error {
 		return errors.Join(errors.New(card.kind), err)
 	}
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.windows[n].recovered = time.Now()
-	f.mu.Unlock()
+	f.history.fault(f.windows[n])
 	return nil
 }
 
@@ -163,6 +164,7 @@ func (f *faults) begin(w window) int {
 	defer f.mu.Unlock()
 	w.begin = time.Now()
 	f.windows = append(f.windows, w)
+	f.history.fault(w)
 	if f.began != nil {
 		close(f.began)
 		f.began = nil

@@ -115,6 +115,13 @@ func (h *history) problem(v verdict, format string, args ...any) {
 	h.write(map[string]any{"problem": v, "text": text, "at": time.Now()})
 }
 
+// fault notes what is broken, when that begins and when it has passed.
+func (h *history) fault(w window) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.write(map[string]any{"fault": w.kind, "replicas": w.replicas, "at": time.Now(), "passed": !w.recovered.IsZero()})
+}
+
 // total is the number of operations, and of those with that outcome.
 func (h *history) total() (all int, by map[outcome]int) {
 	h.mu.Lock()

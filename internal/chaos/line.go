@@ -1,0 +1,71 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http/httptrace"
+	"sync"
+	"time"
+)
+
+// A line is a client's connection. It remembers what ended it, since net/http does not always tell: of a request whose
+// body is cut off it reports that nothing can be written any more, whatever was read before.
+type line struct {
+	net.Conn
+
+	mu    sync.Mutex
+	ended string // "": it has not
+}
+
+func dialLine(ctx context.Context, network, addr string) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &line{Conn: conn}, nil
+}
+
+// Read implements io.Reader.
+func (l *line) Read(p []byte) (int, error) {
+	n, err := l.Conn.Read(p)
+	if err != nil {
+		l.end("reading", err)
+	}
+	return n, err
+}
+
+// Write implements io.Writer.
+func (l *line) Write(p []byte) (int, error) {
+	n, err := l.Conn.Write(p)
+	if err != nil {
+		l.end("writing", err)
+	}
+	return n, err
+}
+
+func (l *line) end(what string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended == "" {
+		l.ended = fmt.Sprintf("%s ended with %q at %s", what, err, time.Now().Format("15:04:05.000"))
+	}
+}
+
+// explain adds to the error of a request what is known of its connection.
+func explain(err error, by httptrace.GotConnInfo) error {
+	l, ok := by.Conn.(*line)
+	if !ok {
+		return err // there was none
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	used := "new"
+	if by.Reused {
+		used = fmt.Sprintf("used before and idle for %s", by.IdleTime.Round(time.Millisecond))
+	}
+	return fmt.Errorf("%w (connection from %s, %s; %s)", err, l.LocalAddr(), used, l.ended)
+}
