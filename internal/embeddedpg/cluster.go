@@ -87,7 +87,8 @@ func globEscape(path string) string {
 }
 
 // awaitPredecessor returns when no server runs on the data any more. One may, though we hold
-// the lock: its owner was killed a moment ago, or its watchdog was killed as well.
+// the lock: its owner was killed a moment ago, or its watchdog was killed as well. Of one that was
+// killed itself, its children may take a moment to notice.
 func (f *folder) awaitPredecessor(ctx context.Context) error {
 	pidFile := filepath.Join(dataPath(f.path), "postmaster.pid")
 	patience := time.NewTimer(predecessorPatience)
@@ -96,10 +97,13 @@ func (f *folder) awaitPredecessor(ctx context.Context) error {
 	defer again.Stop()
 	for signalled := false; ; {
 		pid, alive := livingPredecessor(pidFile)
-		if !alive {
+		if !alive && !hasOrphans(pidFile) {
 			return nil
 		}
-		command, known := commandLine(pid)
+		command, known := "", false
+		if alive {
+			command, known = commandLine(pid)
+		}
 		if known && !f.isServer(command) {
 			// After a restart of the machine the number means another process. PostgreSQL
 			// would take that for a server and refuse to start.
@@ -116,6 +120,9 @@ func (f *folder) awaitPredecessor(ctx context.Context) error {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the previous PostgreSQL (process %d) to end: %w", pid, context.Cause(ctx))
 		case <-patience.C:
+			if !alive {
+				return nil // PostgreSQL looks again, and says what to do
+			}
 			return fmt.Errorf("%w %s: the previous PostgreSQL (process %d) has not ended within %s", ErrInUse, f.path, pid, predecessorPatience)
 		case <-again.C:
 		}
@@ -135,6 +142,37 @@ func livingPredecessor(pidFile string) (pid int, alive bool) {
 		return 0, false
 	}
 	return pid, !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
+}
+
+// hasOrphans reports whether a process is attached to the shared memory of the server that wrote
+// the file, by which PostgreSQL itself tells that it must not start yet. Only Linux lists such
+// memory; the key is made of the data folder's inode, so that after a restart of the machine the
+// number does not mean another server's.
+func hasOrphans(pidFile string) bool {
+	content, err := os.ReadFile(pidFile)
+	if err != nil {
+		return false
+	}
+	lines := strings.Split(string(content), "\n")
+	if len(lines) < 7 {
+		return false
+	}
+	var key, id uint64 // of the seventh line
+	if _, err := fmt.Sscan(lines[6], &key, &id); err != nil {
+		return false
+	}
+	segments, err := os.ReadFile("/proc/sysvipc/shm")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(segments)) {
+		// key shmid perms size cpid lpid nattch ...
+		fields := strings.Fields(line)
+		if len(fields) > 6 && fields[0] == fmt.Sprint(int32(key)) && fields[1] == fmt.Sprint(id) {
+			return fields[6] != "0"
+		}
+	}
+	return false
 }
 
 // isServer reports whether a command line is that of a server on our data.

@@ -1,0 +1,67 @@
+package embeddedpg
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Children of a server that was killed may take a moment to notice; PostgreSQL refuses to start as long as one is left. One
+// that is stopped stands for a machine that is busy. Planted: the start that does not wait.
+func TestStart_WaitsForTheOrphansOfAKilledServer(t *testing.T) {
+	t.Parallel()
+	dir := newDataDir(t)
+	s := mustStart(t, dir)
+	db := open(t, s)
+	var orphan int
+	if err := db.QueryRow("SELECT pg_backend_pid()").Scan(&orphan); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(syscall.Kill(orphan, syscall.SIGSTOP), syscall.Kill(s.Pid(), syscall.SIGKILL)); err != nil {
+		t.Fatal(err)
+	}
+	<-s.Done()
+	const pause = 500 * time.Millisecond
+	began := time.Now()
+	time.AfterFunc(pause, func() { _ = syscall.Kill(orphan, syscall.SIGCONT) })
+	mustStart(t, dir)
+	if took := time.Since(began); took < pause {
+		t.Errorf("it took %s, though a process of the one before was there for %s", took, pause)
+	}
+}
+
+// Planted: the number taken without the key, with which another server's memory is waited for.
+func TestHasOrphans_LooksAtNobodyElsesMemory(t *testing.T) {
+	t.Parallel()
+	dir := newDataDir(t)
+	mustStart(t, dir)
+	pidFile := filepath.Join(dataPath(dir), "postmaster.pid")
+	if !hasOrphans(pidFile) {
+		t.Error("nothing is attached to the memory of a server that runs")
+	}
+	content, err := os.ReadFile(pidFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(content), "\n")
+	ids := strings.Fields(lines[6])
+	for name, line := range map[string]string{
+		"another key": "1 " + ids[1], "another number": ids[0] + " 1", "no number": ids[0], "no line": "",
+	} {
+		lines[6] = line
+		other := filepath.Join(t.TempDir(), "postmaster.pid")
+		if err := os.WriteFile(other, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if hasOrphans(other) {
+			t.Errorf("%s: something is attached", name)
+		}
+	}
+	if hasOrphans(filepath.Join(dir, "missing")) {
+		t.Error("no file: something is attached")
+	}
+}
