@@ -81,7 +81,7 @@ func TestBucket_AnObjectThatCannotBeDeletedIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	r.faults.write = func(context.Context, uuid.UUID) error { return errStore }
-	r.faults.del = func() error { return errStore }
+	r.faults.del = func(context.Context) error { return errStore }
 	if _, err := r.stageSizes(t.Context(), "", mib); !errors.Is(err, errStore) {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestBucket_OneObjectThatCannotBeDeletedKeepsNoOthers(t *testing.T) {
 		}
 	}
 	var asked atomic.Int32
-	r.faults.del = func() error {
+	r.faults.del = func(context.Context) error {
 		if asked.Add(1) == 1 {
 			return errStore
 		}
@@ -130,6 +130,48 @@ func TestBucket_OneObjectThatCannotBeDeletedKeepsNoOthers(t *testing.T) {
 		t.Error(err)
 	}
 	r.wantObjects(t, 0, 0, 0)
+}
+
+// What is deleted is forgotten though another delete hangs: that one ends by itself, and so it does when the time for
+// all of them is over. Planted: a delete without a limit of its own; the rows deleted in the context that is over.
+func TestBucket_ADeleteThatHangsKeepsNoOthers(t *testing.T) {
+	t.Parallel()
+	for name, hang := range map[string]func(ctx context.Context, over context.CancelFunc){
+		"until its own time is over": func(ctx context.Context, _ context.CancelFunc) { <-ctx.Done() },
+		"until the time of all is":   func(_ context.Context, over context.CancelFunc) { over() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, "")
+			staged, err := r.stageSizes(t.Context(), "", mib, mib)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range staged {
+				if err := execute(r.db, sqlExpire)(t.Context(), f.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ctx, over := context.WithTimeout(t.Context(), 20*time.Second)
+			defer over()
+			var asked atomic.Int32
+			r.faults.del = func(ctx context.Context) error {
+				if asked.Add(1) == 1 {
+					return nil
+				}
+				for countFiles(t, r.dir) > 1 && ctx.Err() == nil {
+					time.Sleep(time.Millisecond)
+				}
+				hang(ctx, over)
+				return errStore
+			}
+			_, _ = r.Sweep(ctx, time.Hour)
+			if name == "until its own time is over" && ctx.Err() != nil {
+				t.Error("it took all the time there was")
+			}
+			r.wantObjects(t, 1, 0, 1)
+		})
+	}
 }
 
 // A sweep that dies after it has deleted the object does the same again. Planted: a missing object

@@ -30,7 +30,7 @@ var errStore = errors.New("the store fails")
 type faults struct {
 	write func(ctx context.Context, key uuid.UUID) error // after all was written
 	read  func(offset int64) (io.ReadCloser, int64, error)
-	del   func() error
+	del   func(ctx context.Context) error
 	sign  func() (string, error)
 }
 
@@ -59,7 +59,7 @@ func (s faultyStore) Read(ctx context.Context, key uuid.UUID, offset int64) (io.
 
 func (s faultyStore) Delete(ctx context.Context, key uuid.UUID) error {
 	if s.del != nil {
-		if err := s.del(); err != nil {
+		if err := s.del(ctx); err != nil {
 			return err
 		}
 	}
