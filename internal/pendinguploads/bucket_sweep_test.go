@@ -1,0 +1,172 @@
+package pendinguploads_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/pendinguploads"
+)
+
+// An object that can neither be kept nor deleted is garbage that is known, until it can be.
+// Planted: the row deleted though the object was not; the row due again at once, so that a sweep never
+// ends.
+func TestBucket_AnObjectThatCannotBeDeletedIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "")
+	r.faults.write = func(context.Context, uuid.UUID) error { return errStore }
+	r.faults.del = func(context.Context) error { return errStore }
+	if _, err := r.stageSizes(t.Context(), "", mib); !errors.Is(err, errStore) {
+		t.Fatal(err)
+	}
+	r.wantObjects(t, 1, 0, 1)
+	if err := r.sweepGarbage(t); !errors.Is(err, errStore) {
+		t.Errorf("the sweep returns %v", err)
+	}
+	r.wantObjects(t, 1, 0, 1)
+	if _, err := r.Sweep(t.Context(), time.Hour); err != nil {
+		t.Errorf("it is tried again at once: %v", err)
+	}
+	r.faults.del = nil
+	if err := r.sweepGarbage(t); err != nil {
+		t.Error(err)
+	}
+	r.wantObjects(t, 0, 0, 0)
+}
+
+// Planted: what was deleted not forgotten because something else was not; an error that ends the
+// round, though there is more to delete.
+func TestBucket_OneObjectThatCannotBeDeletedKeepsNoOthers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "")
+	staged, err := r.stageSizes(t.Context(), "", mib, mib, mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range staged {
+		if err := execute(r.db, sqlExpire)(t.Context(), f.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var asked atomic.Int32
+	r.faults.del = func(context.Context) error {
+		if asked.Add(1) == 1 {
+			return errStore
+		}
+		return nil
+	}
+	if _, err := r.Sweep(t.Context(), time.Hour); err != nil {
+		t.Error(err)
+	}
+	r.wantObjects(t, 1, 0, 1)
+	r.faults.del = nil
+	if err := r.sweepGarbage(t); err != nil {
+		t.Error(err)
+	}
+	r.wantObjects(t, 0, 0, 0)
+}
+
+// What is deleted is forgotten though another delete hangs: that one ends by itself, and so it does when the time for
+// all of them is over. Planted: a delete without a limit of its own; the rows deleted in the context that is over.
+func TestBucket_ADeleteThatHangsKeepsNoOthers(t *testing.T) {
+	t.Parallel()
+	for name, hang := range map[string]func(ctx context.Context, over context.CancelFunc){
+		"until its own time is over": func(ctx context.Context, _ context.CancelFunc) { <-ctx.Done() },
+		"until the time of all is":   func(_ context.Context, over context.CancelFunc) { over() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, "")
+			staged, err := r.stageSizes(t.Context(), "", mib, mib)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range staged {
+				if err := execute(r.db, sqlExpire)(t.Context(), f.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ctx, over := context.WithTimeout(t.Context(), 20*time.Second)
+			defer over()
+			var asked atomic.Int32
+			r.faults.del = func(ctx context.Context) error {
+				if asked.Add(1) == 1 {
+					return nil
+				}
+				for countFiles(t, r.dir) > 1 && ctx.Err() == nil {
+					time.Sleep(time.Millisecond)
+				}
+				hang(ctx, over)
+				return errStore
+			}
+			_, _ = r.Sweep(ctx, time.Hour)
+			if name == "until its own time is over" && ctx.Err() != nil {
+				t.Error("it took all the time there was")
+			}
+			r.wantObjects(t, 1, 0, 1)
+		})
+	}
+}
+
+// A sweep that dies after it has deleted the object does the same again. Planted: a missing object
+// is an error.
+func TestBucket_ASweepThatWasCutShortIsRepeated(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "")
+	staged, err := r.stageSizes(t.Context(), "", mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, r.db, `CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''cut''; END'`)
+	mustExec(t, r.db, `CREATE TRIGGER cut BEFORE DELETE ON upload_objects FOR EACH ROW EXECUTE FUNCTION fail()`)
+	if err := execute(r.db, sqlExpire)(t.Context(), staged[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Sweep(t.Context(), time.Hour); err == nil {
+		t.Error("the sweep succeeded")
+	}
+	r.wantObjects(t, 1, 0, 0)
+	mustExec(t, r.db, `DROP TRIGGER cut ON upload_objects`)
+	if err := r.sweepGarbage(t); err != nil {
+		t.Error(err)
+	}
+	r.wantObjects(t, 0, 0, 0)
+}
+
+// Whoever deletes a row leaves its object to the sweep. Planted: a trigger that changes nothing.
+func TestBucket_AnOldPlatformsSweepLeavesKnownGarbage(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "")
+	staged, err := r.stageSizes(t.Context(), "", mib, mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := execute(r.db, sqlExpire)(t.Context(), staged[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	// It cannot read the file, and says so, rather than that it is empty.
+	_, c, err := r.postgres.Open(t.Context(), workspaceID, staged[1].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if n, err := c.Read(make([]byte, 10)); n != 0 || !errors.Is(err, pendinguploads.ErrTruncated) {
+		t.Errorf("the old platform reads %d bytes, %v", n, err)
+	}
+	if s, err := r.postgres.Sweep(t.Context(), time.Hour); err != nil || s.Expired != 1 {
+		t.Fatal(s, err)
+	}
+	if n, err := pendinguploads.ReadGarbage(t.Context(), r.db); n != 1 || err != nil {
+		t.Errorf("garbage %d, %v", n, err)
+	}
+	r.wantObjects(t, 2, 1, 2)
+	if _, err := r.Sweep(t.Context(), time.Hour); err != nil {
+		t.Error(err)
+	}
+	r.wantObjects(t, 1, 1, 1)
+	mustRead(t, r, staged[1])
+}
