@@ -120,6 +120,20 @@ func (r *rig) stageSizes(ctx context.Context, key string, sizes ...int) ([]pendi
 	return staged, err
 }
 
+// stageExpired stages files of those sizes whose time is over.
+func (r *rig) stageExpired(t *testing.T, sizes ...int) {
+	t.Helper()
+	staged, err := r.stageSizes(t.Context(), "", sizes...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range staged {
+		if err := execute(r.db, sqlExpire)(t.Context(), f.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // content is size bytes of which no two pieces are the same.
 func content(size int) []byte {
 	b := make([]byte, size)

@@ -43,15 +43,7 @@ func TestBucket_AnObjectThatCannotBeDeletedIsTriedAgain(t *testing.T) {
 func TestBucket_OneObjectThatCannotBeDeletedKeepsNoOthers(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
-	staged, err := r.stageSizes(t.Context(), "", mib, mib, mib)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range staged {
-		if err := execute(r.db, sqlExpire)(t.Context(), f.ID); err != nil {
-			t.Fatal(err)
-		}
-	}
+	r.stageExpired(t, mib, mib, mib)
 	var asked atomic.Int32
 	r.faults.del = func(context.Context) error {
 		if asked.Add(1) == 1 {
@@ -81,15 +73,7 @@ func TestBucket_ADeleteThatHangsKeepsNoOthers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, "")
-			staged, err := r.stageSizes(t.Context(), "", mib, mib)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, f := range staged {
-				if err := execute(r.db, sqlExpire)(t.Context(), f.ID); err != nil {
-					t.Fatal(err)
-				}
-			}
+			r.stageExpired(t, mib, mib)
 			ctx, over := context.WithTimeout(t.Context(), 20*time.Second)
 			defer over()
 			var asked atomic.Int32
@@ -117,15 +101,9 @@ func TestBucket_ADeleteThatHangsKeepsNoOthers(t *testing.T) {
 func TestBucket_ASweepThatWasCutShortIsRepeated(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
-	staged, err := r.stageSizes(t.Context(), "", mib)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r.stageExpired(t, mib)
 	mustExec(t, r.db, `CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''cut''; END'`)
 	mustExec(t, r.db, `CREATE TRIGGER cut BEFORE DELETE ON upload_objects FOR EACH ROW EXECUTE FUNCTION fail()`)
-	if err := execute(r.db, sqlExpire)(t.Context(), staged[0].ID); err != nil {
-		t.Fatal(err)
-	}
 	if _, err := r.Sweep(t.Context(), time.Hour); err == nil {
 		t.Error("the sweep succeeded")
 	}
