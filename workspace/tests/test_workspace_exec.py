@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import DEADLINE, identity, running
+from command import DEADLINE, Command, identity, running
 
 import workspace_exec
 from inbox_messages import Message
@@ -97,7 +97,8 @@ def test_ctrl_c_lets_the_command_finish_and_its_message_is_not_handed_over_again
     )
     options = [*identity(platform.base_url, workspace, tmp_path), "--exec", script]
     with running("connect", *options) as command:
-        command.until("goes to the command")
+        # Not only "goes to the command": until it is in a session of its own, Ctrl-C is for it too.
+        until_written(tmp_path / "begun", command)
         # As a terminal does it: to the whole process group.
         os.killpg(command.process.pid, signal.SIGINT)
         command.until("stopping when the command has ended (10 s at most)")
@@ -120,10 +121,8 @@ def test_a_second_ctrl_c_ends_everything_at_once(
     script = f"trap '' TERM INT; echo $$ > {tmp_path}/pid; sleep 300"
     options = [*identity(platform.base_url, workspace, tmp_path), "--exec", script]
     with running("connect", *options) as command:
-        command.until("goes to the command")
         pid = tmp_path / "pid"
-        while not (pid.exists() and pid.read_text().endswith("\n")):
-            assert command.process.poll() is None
+        until_written(pid, command)
         command.signal()
         command.until("stopping when")
         command.signal()
@@ -132,6 +131,15 @@ def test_a_second_ctrl_c_ends_everything_at_once(
     deadline = time.monotonic() + DEADLINE
     while not is_over(child):
         assert time.monotonic() < deadline, "the command goes on"
+        time.sleep(0.01)
+
+
+def until_written(path: Path, command: Command) -> None:
+    """Wait until what the command was told to run has written a line."""
+    deadline = time.monotonic() + DEADLINE
+    while not (path.exists() and path.read_text().endswith("\n")):
+        assert command.process.poll() is None, f"ended: {command.out} {command.err}"
+        assert time.monotonic() < deadline, f"nothing written: {command.out} {command.err}"
         time.sleep(0.01)
 
 
