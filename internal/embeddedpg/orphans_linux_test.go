@@ -24,7 +24,12 @@ func TestStart_WaitsForTheOrphansOfAKilledServer(t *testing.T) {
 	if err := errors.Join(syscall.Kill(orphan, syscall.SIGSTOP), syscall.Kill(s.Pid(), syscall.SIGKILL)); err != nil {
 		t.Fatal(err)
 	}
-	<-s.Done()
+	t.Cleanup(func() { _ = syscall.Kill(orphan, syscall.SIGCONT) }) // it would be there for ever
+	select {
+	case <-s.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("Done is not closed")
+	}
 	const pause = 500 * time.Millisecond
 	began := time.Now()
 	time.AfterFunc(pause, func() { _ = syscall.Kill(orphan, syscall.SIGCONT) })

@@ -181,7 +181,7 @@ func (c *objectContent) Read(b []byte) (int, error) {
 			err = ErrTruncated
 		}
 		if err != nil && (attempt == maxResumes || errors.Is(err, ErrTruncated) || c.pause(attempt) != nil) {
-			return 0, fmt.Errorf("pendinguploads: read %s at %d: %w", c.id, c.offset, err)
+			return 0, fmt.Errorf("pendinguploads: read %s at %d: %w", c.id, c.offset, whyEnded(c.ctx, err))
 		}
 	}
 }
