@@ -3,7 +3,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http/httptrace"
@@ -17,7 +19,7 @@ type line struct {
 	net.Conn
 
 	mu    sync.Mutex
-	ended string // "": it has not
+	ended string // by others, and how
 }
 
 func dialLine(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -50,7 +52,7 @@ func (l *line) Write(p []byte) (int, error) {
 func (l *line) end(what string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ended == "" {
+	if l.ended == "" && !errors.Is(err, net.ErrClosed) { // it is not the client's own doing
 		l.ended = fmt.Sprintf("%s ended with %q at %s", what, err, time.Now().Format("15:04:05.000"))
 	}
 }
@@ -67,5 +69,6 @@ func explain(err error, by httptrace.GotConnInfo) error {
 	if by.Reused {
 		used = fmt.Sprintf("used before and idle for %s", by.IdleTime.Round(time.Millisecond))
 	}
-	return fmt.Errorf("%w (connection from %s, %s; %s)", err, l.LocalAddr(), used, l.ended)
+	ended := cmp.Or(l.ended, "nobody else ended it")
+	return fmt.Errorf("%w (connection from %s, %s; %s)", err, l.LocalAddr(), used, ended)
 }

@@ -1,0 +1,54 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A server that hangs up on a request, before it has all of it, and one that does not answer. Planted: the error as
+// net/http has it; that the client closed it afterwards.
+func TestClients_TellWhatEndedAConnection(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		serve func(net.Conn)
+		want  string
+	}{
+		"hangs up":        {func(conn net.Conn) { _, _ = conn.Read(make([]byte, 10)); reset(conn) }, "connection reset by peer"},
+		"does not answer": {func(net.Conn) {}, "nobody else ended it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer listener.Close()
+			go func() {
+				if conn, err := listener.Accept(); err == nil {
+					defer conn.Close()
+					c.serve(conn)
+					<-t.Context().Done()
+				}
+			}()
+			h, err := newHistory(filepath.Join(t.TempDir(), "history"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			clients := newClients(h, []string{listener.Addr().String()})
+			defer clients.close()
+			a := clients.do(context.Background(), request{
+				kind: kindUpload, w: &workspace{}, method: "POST", path: "/", body: bytes.Repeat([]byte("x"), 32<<20), patience: time.Second,
+			})
+			if _, told, _ := strings.Cut(a.Error, "(connection from 127.0.0.1:"); !strings.Contains(told, c.want) || !strings.Contains(told, ", new; ") {
+				t.Errorf("%s, want %q", a.Error, c.want)
+			}
+		})
+	}
+}
