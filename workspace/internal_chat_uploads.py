@@ -216,11 +216,10 @@ class _Ingest:
         self, scope: Scope, send: Send, body: "_Body", refused: UploadRefusedError
     ) -> None:
         """Answer at once, and let the client finish sending: one cut off seldom reads an answer."""
-        # Who is not let in is not waited for either. The server goes on for a while to throw away
-        # what such a client sends; closing would often lose the answer on its way.
-        headers = {401: {"WWW-Authenticate": "Bearer"}, 405: {"Allow": "POST"}}.get(
-            refused.status, {"Connection": "close"}
-        )
+        # That also goes for who is not let in: closing while something is unread resets the
+        # connection, and the sender's kernel may throw the answer away that came before.
+        more = {401: {"WWW-Authenticate": "Bearer"}, 405: {"Allow": "POST"}}.get(refused.status, {})
+        headers = {"Connection": "close", **more}
         answer = _json(scope, refused.status, refused.body, headers)
         await send(
             {
@@ -230,8 +229,7 @@ class _Ingest:
             }
         )
         await send({"type": "http.response.body", "body": answer.body, "more_body": True})
-        if refused.status not in (401, 405, 408):
-            await body.drain()
+        await body.drain()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _store(self, scope: Scope, body: "_Body") -> list[StoredFile]:

@@ -1,6 +1,6 @@
 """What the tests share: a real platform, started once a run, and what stands before it."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,19 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform
     folder: Path = tmp_path_factory.mktemp("platform")
     with LocalPlatform(folder, {"PUSH_ALLOW_CIDRS": "127.0.0.0/8"}) as running:
         yield running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failure what the shared platform wrote last: an answer seldom tells why."""
+    report = yield
+    shared = getattr(item, "funcargs", {}).get("platform")
+    if report.failed and isinstance(shared, LocalPlatform):
+        tail = shared.log.read_bytes()[-8000:].decode("utf-8", "replace")
+        report.sections.append(("the platform's log ends with", tail))
+    return report
 
 
 @pytest.fixture

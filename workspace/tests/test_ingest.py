@@ -226,16 +226,6 @@ def test_without_the_secret_nobody_gets_in(
     assert left(folder) == []
 
 
-def test_connection_of_who_is_not_let_in_stays_open(served: Served) -> None:
-    """Its sender might still be writing, and then would lose the answer. Planted: it is closed."""
-    with socket.create_connection(served.address, PATIENCE) as connection:
-        for _ in range(3):
-            head = f"POST {INGEST_PATH} HTTP/1.1\r\nHost: a\r\nContent-Length: {MIB}\r\n\r\n"
-            connection.sendall(head.encode())
-            assert answer(connection)[0] == 401
-            connection.sendall(b"x" * MIB)
-
-
 def test_secret_is_asked_at_every_request(folder: Path) -> None:
     """A secret that was minted anew counts at once, and so does one that is gone."""
     current: list[str | None] = [None]
@@ -388,12 +378,30 @@ def test_refusals_leave_no_files_and_no_descriptors(folder: Path) -> None:
     assert after <= before + 2  # connections that are not gone yet
 
 
-def test_refused_client_may_finish_sending(served: Served) -> None:
-    """One that writes all of its body before it reads gets the answer. Planted: no drain."""
-    for _ in range(5):
-        with served.connect(AUTHORIZED, f"Content-Length: {20 * MIB}") as connection:
+@pytest.mark.parametrize("ending", ["close", "keep-alive"])
+@pytest.mark.parametrize(
+    ("method", "authorization", "code"),
+    [
+        ("POST", AUTHORIZED, "broken_body"),
+        ("POST", "Authorization: Bearer x", "unauthorized"),
+        ("PUT", AUTHORIZED, "method_not_allowed"),
+    ],
+)
+def test_refused_client_may_finish_sending(
+    served: Served, method: str, authorization: str, code: str, ending: str
+) -> None:
+    """One that writes all of its body before it reads gets the answer.
+
+    Planted: no drain; none for who is not let in, or not for another method.
+    """
+    for _ in range(3):
+        with socket.create_connection(served.address, PATIENCE) as connection:
+            lines = [f"{method} {INGEST_PATH} HTTP/1.1", "Host: a", authorization]
+            lines += [f"Content-Type: {TYPE['Content-Type']}", f"Content-Length: {20 * MIB}"]
+            connection.sendall("\r\n".join([*lines, f"Connection: {ending}", "", ""]).encode())
             connection.sendall(b"x" * (20 * MIB))
-            assert answer(connection)[1]["code"] == "broken_body"
+            assert answer(connection)[1]["code"] == code
+            assert connection.recv(1) == b""
 
 
 def test_refused_client_is_not_waited_for_too_long(folder: Path) -> None:
