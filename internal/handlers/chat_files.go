@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -34,9 +33,6 @@ const (
 
 	// ingestTimeout bounds the wait for a push workspace that has the whole body.
 	ingestTimeout = 60 * time.Second
-
-	// drainTimeout is how long a client whose upload is refused may go on sending.
-	drainTimeout = 10 * time.Second
 
 	// remintSeconds is how long a workspace takes to learn of a new inbound secret: one
 	// heartbeat.
@@ -126,12 +122,10 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 	start := time.Now()
 	key, err := h.key(c)
 	if err != nil {
-		drain(c)
 		return err
 	}
 	room, err := h.room.open(c, c.Request.ContentLength, h.limits.MaxRequestBytes)
 	if err != nil {
-		drain(c)
 		return err
 	}
 	defer room.release()
@@ -139,13 +133,8 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 		MaxFileBytes: h.limits.MaxFileBytes, MaxBatchBytes: h.limits.MaxRequestBytes,
 	}, h.spoolDir)
 	defer batch.Close()
-	body := c.Request.Body
-	c.Request.Body = room.body(body)
+	c.Request.Body = room.body(c.Request.Body)
 	if err := h.spool(c.Request, batch); err != nil {
-		_ = batch.Close() // nobody else has to wait until this client has finished sending
-		room.release()
-		c.Request.Body = body
-		drain(c)
 		return err
 	}
 	files, replayed, err := h.storage.StageOnce(c.Request.Context(), w.ID, key, batch.Files())
@@ -173,20 +162,6 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 	}
 	c.PureJSON(http.StatusOK, gin.H{"files": views})
 	return nil
-}
-
-// drain lets the client finish sending, for a while: one that is cut off while it sends seldom
-// reads the answer. One that sends Expect does, and must not be asked for what nobody wants.
-func drain(c *gin.Context) {
-	if strings.EqualFold(c.GetHeader("Expect"), "100-continue") {
-		return
-	}
-	buffer := make([]byte, 32<<10)
-	for start := time.Now(); time.Since(start) < drainTimeout; {
-		if _, err := c.Request.Body.Read(buffer); err != nil {
-			return
-		}
-	}
 }
 
 // idempotencyKey is what may come as one (the IETF's draft allows a quoted string; clients send
@@ -232,13 +207,13 @@ func (h *ChatFilesHandler) uploadPushMode(c *gin.Context, w workspaces.Workspace
 		URL: url, Secret: w.InboundSecret, ContentType: c.GetHeader("Content-Type"), ContentLength: c.Request.ContentLength,
 		Body: c.Request.Body, RequestID: c.GetString(requestIDKey), Timeout: ingestTimeout,
 	})
-	drain(c)
 	switch {
 	case errors.Is(err, forward.ErrUnreachable):
 		return err
 	case err != nil:
 		return bodyError(err, h.limits.MaxRequestBytes)
 	}
+	drain(c) // the workspace may have answered early
 	audit(c, "forwarded", "answer", answer.Status, "size", c.Request.ContentLength, "duration", time.Since(start))
 	relay(c, answer)
 	return nil

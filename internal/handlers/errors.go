@@ -137,7 +137,8 @@ func codeFor(c *gin.Context, err error) string {
 	return refusalFor(err).code
 }
 
-// Render answers with err, unless the answer has begun already, and logs it: what the
+// Render answers with err, unless the answer has begun already, once the client has finished
+// sending, and logs it: what the
 // platform could not do as an error, what it would not do as a refusal.
 func Render(c *gin.Context, err error) {
 	r := refusalFor(err)
@@ -159,6 +160,7 @@ func Render(c *gin.Context, err error) {
 	if c.Writer.Written() {
 		return
 	}
+	drain(c)
 	body := gin.H{"error": r.message, "code": r.code}
 	for field, value := range r.fields {
 		body[field] = value

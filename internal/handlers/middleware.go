@@ -9,6 +9,7 @@ import (
 	"os"
 	"regexp"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -18,6 +19,7 @@ import (
 const (
 	loggerKey       = "handlers.logger"
 	requestIDKey    = "handlers.request_id"
+	bodyKey         = "handlers.body"
 	requestIDHeader = "X-Request-ID"
 )
 
@@ -92,6 +94,9 @@ var errSlowBody = errors.New("handlers: request body too slow")
 // one-page document takes minutes; who sends less keeps a connection for nothing.
 const minBodyRate = 1 << 10
 
+// drainTimeout is how long a client that is refused may go on sending.
+const drainTimeout = 10 * time.Second
+
 // BoundBody gives a request's body a minimum rate, since ReadHeaderTimeout does not bound
 // it: in every window of time it must bring the share that minBodyRate asks for, or
 // reading fails.
@@ -106,6 +111,7 @@ func BoundBody(window time.Duration) gin.HandlerFunc {
 			// left and whether the client waits to be asked for it.
 			c.Request = c.Request.WithContext(c.Request.Context())
 			c.Request.Body = b
+			c.Set(bodyKey, b)
 		}
 	}
 }
@@ -117,6 +123,7 @@ type boundBody struct {
 	share    int64         // bytes that each window must bring
 	left     int64         // of the present window's share
 	patience time.Duration // left of the present window
+	asked    bool          // for the body, by reading: one who sends Expect waits for that
 	err      error         // what ended the body
 }
 
@@ -137,6 +144,7 @@ func (b *boundBody) Read(p []byte) (int, error) {
 		b.left, b.patience = b.share, b.window
 	}
 	start := time.Now()
+	b.asked = true
 	b.wait(b.patience)
 	n, err := b.ReadCloser.Read(p)
 	b.left -= int64(n)
@@ -153,4 +161,19 @@ func (b *boundBody) Read(p []byte) (int, error) {
 	}
 	b.err = err
 	return n, err
+}
+
+// drain lets the client finish sending, for a while: one that is cut off while it sends seldom
+// reads the answer. It goes past any limit that was put around the body. Who waits to be asked
+// for a body is not asked for what nobody wants.
+func drain(c *gin.Context) {
+	b, ok := c.Value(bodyKey).(*boundBody)
+	if !ok || b.err != nil || !b.asked && strings.EqualFold(c.GetHeader("Expect"), "100-continue") {
+		return
+	}
+	b.wait(drainTimeout)
+	if _, b.err = io.Copy(io.Discard, b.ReadCloser); b.err == nil {
+		b.err = io.EOF
+		_ = b.conn.SetReadDeadline(time.Time{})
+	}
 }

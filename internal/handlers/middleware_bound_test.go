@@ -34,11 +34,16 @@ func (d *deadlines) last() time.Duration { return d.leave[len(d.leave)-1] }
 
 // bounded returns a request's body as BoundBody leaves it, and the deadlines it sets.
 func bounded(body io.Reader, window time.Duration) (io.Reader, *deadlines) {
+	c, d := boundedContext(body, window)
+	return c.Request.Body, d
+}
+
+func boundedContext(body io.Reader, window time.Duration) (*gin.Context, *deadlines) {
 	d := &deadlines{ResponseWriter: httptest.NewRecorder()}
 	c, _ := gin.CreateTestContext(d)
 	c.Request = httptest.NewRequest(http.MethodPost, "/", body)
 	BoundBody(window)(c)
-	return c.Request.Body, d
+	return c, d
 }
 
 // A body comes a byte at a time, each after a wait. What the platform takes in between costs the
@@ -94,5 +99,65 @@ func TestBoundBody_RequestWithoutABodyHasNoDeadline(t *testing.T) {
 	t.Parallel()
 	if body, d := bounded(http.NoBody, time.Second); body != http.NoBody || len(d.leave) > 0 {
 		t.Errorf("body %T, deadlines %v", body, d.leave)
+	}
+}
+
+// Planted: a window for each read, so that it never ends; the deadline left in place at the end,
+// or taken away when the client goes on and on.
+func TestDrain_EndsWithTheBodyOrInTime(t *testing.T) {
+	t.Parallel()
+	for name, ends := range map[string]bool{"ends": true, "never ends": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				const window, wait = time.Minute, 100 * time.Millisecond
+				start := time.Now()
+				var d *deadlines
+				c, d := boundedContext(readerFunc(func(b []byte) (int, error) {
+					switch leave := d.last() - time.Since(start); {
+					case ends && time.Since(start) >= 5*time.Second:
+						return 0, io.EOF
+					case leave <= 0:
+						return 0, os.ErrDeadlineExceeded
+					}
+					time.Sleep(wait)
+					return len(b), nil
+				}), window)
+				drain(c)
+				took := time.Since(start)
+				if ends && (took != 5*time.Second || d.last() != 0) {
+					t.Errorf("took %v, deadline %v", took, d.last())
+				}
+				if !ends && (took != drainTimeout || d.last() != drainTimeout) {
+					t.Errorf("took %v, deadline %v", took, d.last())
+				}
+				drain(c) // there is nothing any more
+				if time.Since(start) != took {
+					t.Errorf("a second drain took %v", time.Since(start)-took)
+				}
+			})
+		})
+	}
+}
+
+// Planted: the header not looked at; nobody drained who sent it.
+func TestDrain_OneWhoWaitsToBeAskedIsNotAsked(t *testing.T) {
+	t.Parallel()
+	for _, asked := range []bool{false, true} {
+		var read int
+		c, _ := boundedContext(readerFunc(func(b []byte) (int, error) {
+			if read++; read > 3 {
+				return 0, io.EOF
+			}
+			return 1, nil
+		}), time.Minute)
+		c.Request.Header.Set("Expect", "100-Continue")
+		if asked {
+			_, _ = c.Request.Body.Read(make([]byte, 1))
+		}
+		drain(c)
+		if drained := read > 1; drained != asked {
+			t.Errorf("asked %t: read %d times", asked, read)
+		}
 	}
 }

@@ -1,10 +1,8 @@
 package handlers_test
 
 import (
-	"fmt"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -100,31 +98,6 @@ func TestPush_UnreachableReceiver(t *testing.T) {
 		})
 	}
 	nothingStaged(t, p)
-}
-
-// Most clients read no answer before they have sent all: they are let, also when the platform or
-// the receiver has long decided. Planted: the rest of the body not read.
-func TestUpload_ClientMaySendAllBeforeItIsAnswered(t *testing.T) {
-	t.Parallel()
-	p := servertest.Start(t, func(s *config.Settings) { s.MaxFileBytes = "1MiB" })
-	early := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(http.StatusRequestEntityTooLarge) // without a look at the body
-	}))
-	t.Cleanup(early.Close)
-	for _, c := range []struct {
-		mode, url string
-		status    int
-	}{
-		{"push", early.URL, http.StatusRequestEntityTooLarge},
-		{"poll", "", http.StatusRequestEntityTooLarge},
-	} {
-		body := form(file("large.bin", "", pattern(large)))
-		client := dial(t, p.URL)
-		client.send(t, uploadHeader(p.Create(t, c.mode, c.url), fmt.Sprintf("Content-Length: %d", len(body)))+body)
-		if r := client.response(t); r.Status != c.status {
-			t.Errorf("%s %s: %d %s", c.mode, c.url, r.Status, r.Body)
-		}
-	}
 }
 
 // A stored URL that the guard refuses looks like one where nobody is: how the platform's own
