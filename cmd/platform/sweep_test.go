@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"net/http"
 	"slices"
 	"strings"
@@ -26,6 +27,9 @@ func TestSweep_TellsAndDeletesWhatIsOver(t *testing.T) {
 	dsn := pgtest.New(t)
 	env, db := environmentOf(dsn), pgtest.Open(t, dsn)
 	p := serveOn(t, env, "SWEEP_INTERVAL=8760h")
+	eventually(t, patience, "the sweep at the start is over", func() bool {
+		return bytes.Contains(p.call(t, servertest.Request{Path: "/metrics"}).Body, []byte("\nmolecule_sweep_duration_seconds_count 1\n"))
+	})
 	w := p.create(t, servertest.AdminToken, "poll", "")
 	files := p.mustUpload(t, w, file{"acked.txt", []byte("hello")}, file{"expired.txt", make([]byte, 2<<20)}, file{"staged.txt", nil})
 	if r := p.call(t, servertest.Request{Method: http.MethodPost, Path: pending(w.ID) + "/" + files[0].id() + "/ack", Token: w.Token}); r.Status != http.StatusOK {

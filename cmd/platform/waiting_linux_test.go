@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
@@ -27,8 +26,11 @@ func TestMemory_HeldPollsCostLittle(t *testing.T) {
 	var before int64
 	for i := range waitingPolls + 100 {
 		if i == 100 { // the platform has what it needs for itself
-			time.Sleep(time.Second)
+			p.holds(t, i)
 			before = resident(t, p)
+		}
+		if i%200 == 0 { // not so many at once that one waits too long for a connection to the database
+			p.holds(t, i)
 		}
 		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(p.url, "http://"))
 		if err != nil {
@@ -39,12 +41,30 @@ func TestMemory_HeldPollsCostLittle(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	time.Sleep(2 * time.Second) // what they did to get there is over
+	p.holds(t, waitingPolls+100)
 	perPoll := float64(resident(t, p)-before) / waitingPolls / 1024
 	t.Logf("%d held polls: %.1f MiB in all, %.1f KiB each", waitingPolls, mib(resident(t, p)), perPoll)
 	if perPoll > waitingBound {
 		t.Errorf("%.1f KiB for a held poll, want at most %d", perPoll, waitingBound)
 	}
+}
+
+// holds waits until the process holds n polls. They are counted from their first moment, so none may
+// be asking the database, in two looks.
+func (p *process) holds(t *testing.T, n int) {
+	t.Helper()
+	idle := 0
+	eventually(t, patience, fmt.Sprintf("%d polls are held", n), func() bool {
+		var polls, connections int
+		for _, line := range strings.Split(string(p.call(t, servertest.Request{Path: "/metrics"}).Body), "\n") {
+			_, _ = fmt.Sscanf(line, `molecule_requests_in_flight{operation="wait"} %d`, &polls)
+			_, _ = fmt.Sscanf(line, `go_sql_in_use_connections{db_name="main"} %d`, &connections)
+		}
+		if idle++; polls < n || connections > 0 {
+			idle = 0
+		}
+		return idle == 2
+	})
 }
 
 // resident is the memory that the process has now, in bytes.

@@ -61,6 +61,7 @@ func TestChaos_BehindABalancer(t *testing.T) {
 // fromEnvironment completes the options of a run.
 func fromEnvironment(t *testing.T, o options) options {
 	t.Helper()
+	o.recovery = 3 * platformRecovery // other tests run beside it
 	o.binary, o.seed = build(t), uint64(time.Now().UnixNano())%(1<<32)
 	if v := os.Getenv(lengthVariable); v != "" {
 		length, err := time.ParseDuration(v)

@@ -9,17 +9,20 @@ import (
 	"fmt"
 	"net"
 	"net/http/httptrace"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
 
-// A line is a client's connection. It remembers what ended it, since net/http does not always tell: of a request whose
-// body is cut off it reports that nothing can be written any more, whatever was read before.
+// A line is a client's connection. It remembers what ended it, for reading and for writing, since net/http does not
+// always tell: of a request whose body is cut off it reports that nothing can be written any more, whatever was read
+// before. The kernel tells of a reset only once, to whichever of the two asks first.
 type line struct {
 	net.Conn
 
 	mu    sync.Mutex
-	ended string // by others, and how
+	ended []string // by others, and how
 }
 
 func dialLine(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -52,8 +55,9 @@ func (l *line) Write(p []byte) (int, error) {
 func (l *line) end(what string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ended == "" && !errors.Is(err, net.ErrClosed) { // it is not the client's own doing
-		l.ended = fmt.Sprintf("%s ended with %q at %s", what, err, time.Now().Format("15:04:05.000"))
+	// What says that it is closed is the client's own doing.
+	if !errors.Is(err, net.ErrClosed) && !slices.ContainsFunc(l.ended, func(s string) bool { return strings.HasPrefix(s, what) }) {
+		l.ended = append(l.ended, fmt.Sprintf("%s ended with %q at %s", what, err, time.Now().Format("15:04:05.000")))
 	}
 }
 
@@ -69,6 +73,6 @@ func explain(err error, by httptrace.GotConnInfo) error {
 	if by.Reused {
 		used = fmt.Sprintf("used before and idle for %s", by.IdleTime.Round(time.Millisecond))
 	}
-	ended := cmp.Or(l.ended, "nobody else ended it")
+	ended := cmp.Or(strings.Join(l.ended, ", "), "nobody else ended it")
 	return fmt.Errorf("%w (connection from %s, %s; %s)", err, l.LocalAddr(), used, ended)
 }

@@ -35,12 +35,13 @@ const (
 
 // options say what to run.
 type options struct {
-	binary string
-	length time.Duration
-	seed   uint64
-	rate   float64 // files a second that are sent while nothing is broken
-	dir    string  // for everything that is kept
-	keep   bool
+	binary   string
+	length   time.Duration
+	seed     uint64
+	recovery time.Duration // the longest that a platform may take
+	rate     float64       // files a second that are sent while nothing is broken
+	dir      string        // for everything that is kept
+	keep     bool
 	// everyKind makes the run longer if that is what it takes to try every kind of fault.
 	everyKind bool
 	deck      []fault // nil: all

@@ -179,10 +179,14 @@ func kill(t *testing.T, c *cluster.Cluster) {
 	f := busy(t, c.URL, 6)
 	type moment struct{ begun, end time.Time }
 	var kills []moment
-	for _, r := range c.Replicas {
+	for i, r := range c.Replicas {
 		f.flows(t, 100)
 		killed := moment{begun: time.Now()}
 		r.Kill()
+		// An answer from HAProxy's one thread comes after what the kernel had told it before.
+		if err := c.Balancer.Await(t.Context(), c.Replicas[(i+1)%len(c.Replicas)].Name, cluster.Up); err != nil {
+			t.Fatal(err)
+		}
 		killed.end = time.Now()
 		kills = append(kills, killed)
 		f.flows(t, 100)

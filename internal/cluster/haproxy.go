@@ -80,7 +80,7 @@ func (b *HAProxy) configure(text string, servers []string) (string, error) {
 		{`(?m)^    bind :80$`, "    bind " + b.Addr},
 		{`(?m)^    bind :443 .*\n`, ""},
 		{`(?m)^    http-request redirect scheme https .*\n`, ""},
-		{`(?m)^    maxconn 32768$`, "    maxconn 2000\n    stats socket " + b.socket + " mode 600 level operator"},
+		{`(?m)^    maxconn 32768$`, "    maxconn 2000\n    nbthread 1\n    stats socket " + b.socket + " mode 600 level operator"},
 	} {
 		pattern := regexp.MustCompile(edit.find)
 		if !pattern.MatchString(text) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -91,8 +92,16 @@ func fakeInstallation(t *testing.T, dir, version string) {
 	}
 	for _, name := range []string{"postgres", "initdb"} {
 		script := "#!/bin/sh\necho '" + version + "'\n"
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
+		if err := writeScript(filepath.Join(dir, name), []byte(script)); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// writeScript writes a program to be run at once. No other process may be begun meanwhile: it would
+// have the file open, too, and nobody runs what is open for writing.
+func writeScript(path string, text []byte) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(path, text, 0o755)
 }

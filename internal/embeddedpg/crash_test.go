@@ -124,7 +124,7 @@ func TestKill_DuringInitdbDoesNotSpoilTheFolder(t *testing.T) {
 	bin := filepath.Join(filepath.Dir(dir), "bin")
 	fakeInstallation(t, bin, "postgres (PostgreSQL) 99.1")
 	half := "#!/bin/sh\necho 99 > \"$2/PG_VERSION\"\necho $$ > \"$2/pid\"\nwhile :; do sleep 1; done\n"
-	if err := os.WriteFile(filepath.Join(bin, "initdb"), []byte(half), 0o755); err != nil {
+	if err := writeScript(filepath.Join(bin, "initdb"), []byte(half)); err != nil {
 		t.Fatal(err)
 	}
 	o, _ := launchOwner(t, dir, "PATH="+bin+":"+os.Getenv("PATH"))

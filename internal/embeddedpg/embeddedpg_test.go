@@ -193,6 +193,7 @@ func TestDone_ClosesWhenPostgreSQLIsKilled(t *testing.T) {
 func TestStart_TellsWhyPostgreSQLDidNotStart(t *testing.T) {
 	t.Parallel()
 	opts := testOptions(newDataDir(t))
+	mustStop(t, mustStart(t, opts.DataDir)) // initdb takes its time
 	opts.Settings["no_such_setting"] = "1"
 	began := time.Now()
 	text := mustFail(t, opts, nil)

@@ -27,8 +27,10 @@ func staging(t testing.TB, p *servertest.Platform) (waiting, most int) {
 	}
 	inUse, _ := strconv.Atoi(string(found[1]))
 	most, _ = strconv.Atoi(string(found[2]))
-	err := p.DB.QueryRowContext(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-		AND wait_event_type = 'Lock' AND query SIMILAR TO '(INSERT INTO pending_upload_chunks|SELECT pg_advisory_xact_lock)%'`).Scan(&waiting)
+	// Not by pg_stat_activity's wait_event: a backend that looks for a deadlock, after a second,
+	// waits all the same.
+	err := p.DB.QueryRowContext(t.Context(), `SELECT count(DISTINCT pid) FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE datname = current_database()
+		AND NOT granted AND query SIMILAR TO '(INSERT INTO pending_upload_chunks|SELECT pg_advisory_xact_lock)%'`).Scan(&waiting)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func TestUpload_ClientMaySendAllBeforeItIsAnswered(t *testing.T) {
 		{name: "no length, over the cap", mode: "poll", set: smallCaps, body: chunked, status: http.StatusRequestEntityTooLarge},
 		{name: "pushed, over the cap", mode: "push", url: newReceiver(t).URL, set: smallCaps, body: chunked, status: http.StatusRequestEntityTooLarge},
 		{name: "the receiver has decided", mode: "push", url: early.URL, body: told, status: http.StatusInsufficientStorage},
-		{name: "nobody is there", mode: "push", url: nobody(t), body: told, status: http.StatusBadGateway},
+		{name: "nobody is there", mode: "push", url: nobody, body: told, status: http.StatusBadGateway},
 		{name: "no token", mode: "poll", as: noToken, body: told, status: http.StatusUnauthorized},
 	} {
 		t.Run(c.name, func(t *testing.T) {

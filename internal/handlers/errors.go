@@ -160,6 +160,7 @@ func Render(c *gin.Context, err error) {
 	if c.Writer.Written() {
 		return
 	}
+	settle(c) // nobody else has to wait until this client has finished sending
 	drain(c)
 	body := gin.H{"error": r.message, "code": r.code}
 	for field, value := range r.fields {

@@ -36,6 +36,7 @@ type streaming struct {
 	token     string
 	ended     chan struct{} // receives when a stream has ended
 	longest   atomic.Int64  // bytes that were written at once
+	writing   atomic.Int64  // since when somebody does not take what is written, in ns; 0: nobody
 }
 
 func newStreaming(t *testing.T, look, heartbeat, recheck time.Duration) *streaming {
@@ -60,17 +61,17 @@ func newStreaming(t *testing.T, look, heartbeat, recheck time.Duration) *streami
 	polls := handlers.NewActivityHandler(store, tokens, s.inbox, s.hub, handlers.NewAdmission(10))
 	e.GET("/workspaces/:id/activity", handlers.Wrap(polls.List))
 	s.Server = httptest.NewUnstartedServer(e)
-	s.Listener = impatient{s.Listener, &s.longest}
+	s.Listener = impatient{s.Listener, s}
 	s.Start()
 	t.Cleanup(s.Close)
 	return s
 }
 
-// impatient cuts off who does not take what is written within a second, as the platform does
-// after 30.
+// impatient cuts off who does not take what is written within a few seconds, as the platform does
+// after 20.
 type impatient struct {
 	net.Listener
-	longest *atomic.Int64
+	of *streaming
 }
 
 func (l impatient) Accept() (net.Conn, error) {
@@ -79,19 +80,21 @@ func (l impatient) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	_ = conn.(*net.TCPConn).SetWriteBuffer(4 << 10)
-	return impatientConn{conn, l.longest}, nil
+	return impatientConn{conn, l.of}, nil
 }
 
 type impatientConn struct {
 	net.Conn
-	longest *atomic.Int64
+	of *streaming
 }
 
 func (c impatientConn) Write(p []byte) (int, error) {
-	if n := int64(len(p)); n > c.longest.Load() {
-		c.longest.Store(n)
+	if n := int64(len(p)); n > c.of.longest.Load() {
+		c.of.longest.Store(n)
 	}
-	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+	c.of.writing.Store(time.Now().UnixNano())
+	defer c.of.writing.Store(0)
+	_ = c.SetWriteDeadline(time.Now().Add(3 * time.Second))
 	return c.Conn.Write(p)
 }
 
@@ -237,10 +240,20 @@ func TestStream_WhoDoesNotReadIsCutOff(t *testing.T) {
 	}
 	begun := time.Now()
 	conn := s.open(t, "0-0") // 20 MB, of which the sockets take a little
-	time.Sleep(500 * time.Millisecond)
-	if n := s.db.Stats().InUse; n != 0 || s.hub.Waiting() != 1 {
-		t.Errorf("%d connections to the database in use by %d streams that are not read", n, s.hub.Waiting())
-	}
+	inTime(t, "a write that waits", func() bool {
+		since := s.writing.Load()
+		if since == 0 || time.Since(time.Unix(0, since)) < 200*time.Millisecond {
+			return false
+		}
+		inUse, waiting := s.db.Stats().InUse, s.hub.Waiting()
+		if s.writing.Load() != since {
+			return false // it waits no more
+		}
+		if inUse != 0 || waiting != 1 {
+			t.Errorf("%d connections to the database in use by %d streams that are not read", inUse, waiting)
+		}
+		return true
+	})
 	s.over(t)
 	if n := s.longest.Load(); n > 100<<10 {
 		t.Errorf("%d bytes were held to be sent", n)

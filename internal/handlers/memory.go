@@ -12,7 +12,7 @@ import (
 
 // Memory bounds what requests hold of JSON at the same time: bodies that are being read and
 // pages that are being sent. Each request has an account with it, which is settled when the
-// request is over.
+// request is over or refused.
 type Memory struct {
 	bytes *semaphore.Weighted
 }
@@ -32,8 +32,21 @@ type account struct {
 func (m *Memory) Account(c *gin.Context) {
 	a := &account{memory: m}
 	c.Set(accountKey, a)
-	defer func() { m.bytes.Release(a.held) }()
+	defer a.settle()
 	c.Next()
+}
+
+// settle gives back what is held.
+func (a *account) settle() {
+	a.memory.bytes.Release(a.held)
+	a.held = 0
+}
+
+// settle gives back early what a request holds, if it has an account.
+func settle(c *gin.Context) {
+	if a, ok := c.Value(accountKey).(*account); ok {
+		a.settle()
+	}
 }
 
 // reserve takes n bytes until the request is over, or refuses with a 503. A request without an

@@ -129,7 +129,7 @@ func TestBoundBody_UnreadBodyHoldsNothing(t *testing.T) {
 // Several windows long, but each has its share: it takes its time and is served.
 func TestBoundBody_LongUploadThatIsFastEnoughPasses(t *testing.T) {
 	t.Parallel()
-	const window, pieces, piece = 2 * time.Second, 25, 4 << 10
+	const window, pieces, piece = 4 * time.Second, 15, 4 << 10
 	url, _ := boundedServer(t, window, readAll)
 	c := dial(t, url)
 	c.send(t, postHeader+fmt.Sprintf("Content-Length: %d\r\n\r\n", pieces*piece))
@@ -149,6 +149,7 @@ func TestBoundBody_LongUploadThatIsFastEnoughPasses(t *testing.T) {
 // serves the next request.
 func TestBoundBody_DeadlineEndsWithTheBody(t *testing.T) {
 	t.Parallel()
+	const window = time.Second
 	thinks := func(c *gin.Context) error {
 		if err := readAll(c); err != nil {
 			return err
@@ -157,11 +158,11 @@ func TestBoundBody_DeadlineEndsWithTheBody(t *testing.T) {
 		select {
 		case <-c.Request.Context().Done():
 			t.Errorf("the context ended: %v", context.Cause(c.Request.Context()))
-		case <-time.After(3 * shortWindow):
+		case <-time.After(window + window/2):
 		}
 		return nil
 	}
-	url, _ := boundedServer(t, shortWindow, thinks)
+	url, _ := boundedServer(t, window, thinks)
 	c := dial(t, url)
 	// The share of a window, less, and more; and one without a body in between.
 	for _, n := range []int{204, 1, 0, 5000} {

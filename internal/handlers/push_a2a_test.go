@@ -105,7 +105,7 @@ func TestPushMessage_AnswerIsRelayedAndTheCallRecorded(t *testing.T) {
 func TestPushMessage_CallThatFailsIsRecordedToo(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
-	w := p.Create(t, "push", nobody(t))
+	w := p.Create(t, "push", nobody)
 	answered(t, ask(t, p, w), http.StatusBadGateway, unreachable)
 	row, _ := recorded(t, p, w)
 	for name, want := range map[string]any{"status": "error", "error_detail": "workspace unreachable", "response_body": nil, "method": "message/send"} {

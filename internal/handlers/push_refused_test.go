@@ -1,7 +1,6 @@
 package handlers_test
 
 import (
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -13,15 +12,7 @@ import (
 var unreachable = map[string]any{"error": "workspace unreachable", "code": "workspace_unreachable"}
 
 // nobody is a URL on which nobody listens.
-func nobody(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return "http://" + l.Addr().String()
-}
+const nobody = "http://127.0.0.1:1"
 
 func TestPush_LegacyWorkspaceWithoutURLHasNoCallbackURL(t *testing.T) {
 	t.Parallel()
@@ -92,7 +83,7 @@ func TestPush_UnreachableReceiver(t *testing.T) {
 	p := servertest.Start(t)
 	hangsUp := newReceiver(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	tooMuch := newReceiver(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 5*mib)) })
-	for name, url := range map[string]string{"nobody listens": nobody(t), "hangs up": hangsUp.URL, "answers too much": tooMuch.URL} {
+	for name, url := range map[string]string{"nobody listens": nobody, "hangs up": hangsUp.URL, "answers too much": tooMuch.URL} {
 		t.Run(name, func(t *testing.T) {
 			answered(t, post(t, p, p.Create(t, "push", url), file("a", "", "a")), http.StatusBadGateway, unreachable)
 		})

@@ -259,8 +259,10 @@ func TestScrape_OnlyOnItsOwnAddressIfItHasOne(t *testing.T) {
 		t.Errorf("on the public address: %d", r.Status)
 	}
 	started := p.Logs.Lines(t, "serving")
-	if len(started) != 1 {
-		t.Fatalf("log: %v", started)
+	for deadline := time.Now().Add(patience); len(started) != 1; started = p.Logs.Lines(t, "serving") {
+		if time.Now().After(deadline) {
+			t.Fatalf("log: %v", started)
+		}
 	}
 	own := *p
 	own.URL = fmt.Sprint("http://", started[0]["metrics_addr"])

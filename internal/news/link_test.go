@@ -97,7 +97,7 @@ func TestReplicas_TellEachOther(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("from replica to replica: p50 %v, max %v", took[len(took)/2], took[len(took)-1])
-	if median := took[len(took)/2]; median > 100*time.Millisecond {
+	if median := took[len(took)/2]; median > time.Second {
 		t.Errorf("the news took %v", median)
 	}
 	// What a replica announces it acts upon once, not again when it hears itself.

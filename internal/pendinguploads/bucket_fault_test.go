@@ -83,12 +83,12 @@ func TestBucket_ASlowStoreHoldsNoConnection(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, "")
 			r.KeepAlive(20 * time.Millisecond)
-			mustExec(t, r.db, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET idle_in_transaction_session_timeout = 400', current_database()); END $$`)
+			mustExec(t, r.db, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET idle_in_transaction_session_timeout = 2500', current_database()); END $$`)
 			r.faults.write = func(ctx context.Context, _ uuid.UUID) error {
 				if n := r.staging.Stats().InUse + r.db.Stats().InUse; n != held {
 					t.Errorf("%d connections are in use, want %d", n, held)
 				}
-				timer := time.NewTimer(time.Second)
+				timer := time.NewTimer(3 * time.Second)
 				defer timer.Stop()
 				select {
 				case <-timer.C:
@@ -112,7 +112,7 @@ func TestBucket_AnUploadWhoseTransactionIsLostEnds(t *testing.T) {
 	r.KeepAlive(20 * time.Millisecond)
 	r.faults.write = func(ctx context.Context, _ uuid.UUID) error {
 		if _, err := r.db.ExecContext(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity `+
-			`WHERE datname = current_database() AND state = 'idle in transaction'`); err != nil {
+			`WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()`); err != nil {
 			return err
 		}
 		<-ctx.Done()

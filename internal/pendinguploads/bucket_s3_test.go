@@ -205,7 +205,7 @@ func TestBucket_S3ThatStallsIsAskedAgain(t *testing.T) {
 	server := s3test.Shared(t)
 	p := newProxy(t, server)
 	r := newRig(t, server.BucketURL(t, p.URL))
-	r.StallAfter(200 * time.Millisecond)
+	r.StallAfter(time.Second)
 	staged, err := r.stageSizes(t.Context(), "", mib)
 	if err != nil {
 		t.Fatal(err)

@@ -168,7 +168,18 @@ func TestBucket_SweepTellsOfADatabaseThatFails(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	m := newMockedMatching(t, testLimits, sqlmock.QueryMatcherRegexp)
+	// While there are more rows to sweep, garbage can wait. Planted: the error returned, which ends the sweep.
+	m, b := newMockedBucket(t, &memStore{})
+	for _, n := range []int{200, 0} {
+		m.db.ExpectQuery("WITH picked").WillReturnRows(sqlmock.NewRows([]string{"n", "bytes", "picked"}).AddRow(n, n, n))
+	}
+	m.db.ExpectExec("DELETE FROM upload_reservations").WillReturnResult(driver.RowsAffected(0))
+	m.db.ExpectExec("DELETE FROM upload_keys").WillReturnResult(driver.RowsAffected(0))
+	m.db.ExpectQuery("UPDATE upload_objects").WillReturnError(errDatabase)
+	if s, err := b.Sweep(t.Context(), time.Hour); err != nil || s.Acked != 200 || !s.More {
+		t.Errorf("swept %+v, %v", s, err)
+	}
+	m = newMockedMatching(t, testLimits, sqlmock.QueryMatcherRegexp)
 	m.db.ExpectQuery("SELECT count").WillReturnError(errDatabase)
 	if _, err := pendinguploads.ReadGarbage(t.Context(), m.pool); !errors.Is(err, errDatabase) {
 		t.Error(err)

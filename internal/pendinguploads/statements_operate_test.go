@@ -351,9 +351,13 @@ func TestStage_WithoutItsReservationNothingIsStaged(t *testing.T) {
 // context, by which the answer that names it is lost.
 func TestStage_RoomOfAClientThatGoesIsGivenBack(t *testing.T) {
 	t.Parallel()
-	m := newMockedWith(t, withQuota())
 	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(50*time.Millisecond, cancel)
+	m := newMockedMatching(t, withQuota(), sqlmock.QueryMatcherFunc(func(want, got string) error {
+		if got == reserveUpload {
+			cancel()
+		}
+		return sqlmock.QueryMatcherEqual.Match(want, got)
+	}))
 	m.staging.ExpectBegin()
 	m.sessions.ExpectQuery(reserveUpload).WillDelayFor(300 * time.Millisecond).WillReturnRows(reserved(reservationID.String(), 0, 0))
 	m.staging.ExpectRollback()

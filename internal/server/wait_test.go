@@ -145,6 +145,7 @@ func TestWait_IsBounded(t *testing.T) {
 	}()
 	second := hold(t, p, other, other.Token, "wait=55")
 	second.isHeld(t)
+	holding(t, p, 2)
 	r := full()
 	isError(t, r, http.StatusServiceUnavailable, "saturated", "retry")
 	if r.Header.Get("Retry-After") == "" {

@@ -9,7 +9,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -24,6 +23,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"github.com/molecule-ai/platform/internal/cluster"
 )
 
 // AccessKey and Secret are the credentials of every server, until its own are changed.
@@ -145,12 +146,10 @@ func launch() (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := cluster.FreeAddr() // also for its next life, see Restart
 	if err != nil {
 		return nil, err
 	}
-	address := l.Addr().String()
-	_ = l.Close()
 	s := &Server{URL: "http://" + address, address: address, dir: dir, secret: Secret}
 	for _, name := range []string{"data", "sidecar"} {
 		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {

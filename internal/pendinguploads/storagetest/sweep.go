@@ -176,9 +176,10 @@ func (s suite) sweepersShare(t *testing.T, ctx context.Context) {
 
 // Files are acknowledged, expire and are read while they are swept. Nobody sees another error
 // than that a file is gone, and nobody less than all of it with a clean end. In each round it
-// is over a little later, after 0, 1, 2 … of the reads.
+// is over a little later, after 0, 1, 2 … of the reads. Where a read is over too soon to be cut
+// often, there are more rounds.
 func (s suite) sweepRaces(t *testing.T, ctx context.Context) {
-	const rounds, readers = 40, 4
+	const enough, atMost, readers = 40, 400, 4
 	var swept, firsts, expired, read atomic.Int64
 	done := make(chan struct{})
 	sweepers, sweepCtx := errgroup.WithContext(ctx)
@@ -198,7 +199,9 @@ func (s suite) sweepRaces(t *testing.T, ctx context.Context) {
 			}
 		})
 	}
-	for round := range rounds {
+	rounds := int64(0)
+	for ; rounds < enough || rounds < atMost && read.Load() == readers*rounds; rounds++ {
+		round := rounds
 		want, f := s.stageOne(t, ctx, uuid.New(), 2*mib+1)
 		var ended atomic.Int32
 		start, over := make(chan struct{}), make(chan struct{})
