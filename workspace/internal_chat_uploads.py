@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Final
 
 from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
@@ -82,9 +81,7 @@ def ingest_app(
     sent. The folder is made if it is missing; OSError if it cannot be used.
     """
     route = ingest_route(folder, secret, limits=limits, on_stored=on_stored)
-    app = Starlette(routes=[route], exception_handlers={404: _not_found})
-    app.router.redirect_slashes = False
-    return app
+    return Starlette(routes=[route, Route("/{path:path}", _NotFound(limits))])
 
 
 def ingest_route(
@@ -132,9 +129,45 @@ def _json(
     )
 
 
-async def _not_found(request: Request, _: Exception) -> Response:
-    message = f"no such path; uploads go to {INGEST_PATH}"
-    return _json(request.scope, 404, {"error": message, "code": "not_found"})
+async def _answer(scope: Scope, send: Send, body: "_Body", answer: Response) -> None:
+    """Answer at once, and let the client finish sending.
+
+    One that is cut off seldom reads an answer. Closing while something is unread resets the
+    connection, and the client's kernel may throw away what came before.
+    """
+    if not body.more:
+        await answer(scope, body.receive, send)
+        return
+    await send(
+        {
+            "type": "http.response.start",
+            "status": answer.status_code,
+            "headers": answer.raw_headers,
+        }
+    )
+    await send({"type": "http.response.body", "body": answer.body, "more_body": True})
+    await body.drain()
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _refuse(scope: Scope, send: Send, body: "_Body", refused: UploadRefusedError) -> None:
+    # That also goes for who is not let in.
+    more = {401: {"WWW-Authenticate": "Bearer"}, 405: {"Allow": "POST"}}.get(refused.status, {})
+    headers = {"Connection": "close", **more}
+    await _answer(scope, send, body, _json(scope, refused.status, refused.body, headers))
+
+
+class _NotFound:
+    """Every path but one."""
+
+    def __init__(self, limits: IngestLimits) -> None:
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Say where uploads go."""
+        message = f"no such path; uploads go to {INGEST_PATH}"
+        refused = UploadRefusedError(404, "not_found", message)
+        await _refuse(scope, send, _Body(scope, receive, self._limits), refused)
 
 
 class _Ingest:
@@ -164,7 +197,7 @@ class _Ingest:
             return
         except UploadRefusedError as refused:
             _LOG.info("upload refused, request %s: %s", request_id, refused.body["code"])
-            await self._refuse(scope, send, body, refused)
+            await _refuse(scope, send, body, refused)
             return
         except Exception as error:
             staging = isinstance(error, StageError)
@@ -172,7 +205,7 @@ class _Ingest:
             message = "could not stage file" if staging else "internal error; it has been logged"
             cause = error.__cause__ if staging else error
             _LOG.error("upload failed, request %s: %s", request_id, message, exc_info=cause)
-            await self._refuse(scope, send, body, UploadRefusedError(500, code, message))
+            await _refuse(scope, send, body, UploadRefusedError(500, code, message))
             return
         for file in files:
             _LOG.info("stored %s, %d bytes, request %s", file.path.name, file.size, request_id)
@@ -186,7 +219,7 @@ class _Ingest:
             }
             for file in files
         ]
-        await _json(scope, 200, {"files": views})(scope, receive, send)
+        await _answer(scope, send, body, _json(scope, 200, {"files": views}))
 
     def _tell(self, file: StoredFile) -> None:
         if self._on_stored is not None:
@@ -212,26 +245,6 @@ class _Ingest:
         if int(_header(scope, b"content-length") or 0) > body.limit:
             raise request_too_large(self._limits)
 
-    async def _refuse(
-        self, scope: Scope, send: Send, body: "_Body", refused: UploadRefusedError
-    ) -> None:
-        """Answer at once, and let the client finish sending: one cut off seldom reads an answer."""
-        # That also goes for who is not let in: closing while something is unread resets the
-        # connection, and the sender's kernel may throw the answer away that came before.
-        more = {401: {"WWW-Authenticate": "Bearer"}, 405: {"Allow": "POST"}}.get(refused.status, {})
-        headers = {"Connection": "close", **more}
-        answer = _json(scope, refused.status, refused.body, headers)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": answer.status_code,
-                "headers": answer.raw_headers,
-            }
-        )
-        await send({"type": "http.response.body", "body": answer.body, "more_body": True})
-        await body.drain()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
     async def _store(self, scope: Scope, body: "_Body") -> list[StoredFile]:
         """Read the whole body and keep its files."""
         reader = FormReader(form_boundary(_header(scope, b"content-type")))
@@ -255,9 +268,10 @@ class _Body:
         self.limit = limits.max_request_bytes + BODY_ALLOWANCE
         self.over = False
         """There was more than the limit."""
-        self._receive = receive
+        self.receive = receive
         self._window, self._drain_timeout = limits.body_window, limits.drain_timeout
-        self._more = True
+        self.more = True
+        """Its end has not been seen."""
         self._expected = _header(scope, b"expect").lower() == b"100-continue"
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
@@ -266,7 +280,7 @@ class _Body:
         left, patience = share, self._window
         now = asyncio.get_running_loop().time
         room = self.limit
-        while self._more and not self.over:
+        while self.more and not self.over:
             start = now()
             try:
                 async with asyncio.timeout(patience):
@@ -288,10 +302,10 @@ class _Body:
             room -= len(chunk)
 
     async def _next(self) -> bytes:
-        message: Message = await self._receive()
+        message: Message = await self.receive()
         if message["type"] != "http.request":
             raise _DisconnectedError
-        self._more = message.get("more_body", False)
+        self.more = message.get("more_body", False)
         body: bytes = message.get("body", b"")
         return body
 
@@ -304,5 +318,5 @@ class _Body:
             return
         with contextlib.suppress(TimeoutError, _DisconnectedError):
             async with asyncio.timeout(self._drain_timeout):
-                while self._more:
+                while self.more:
                     await self._next()

@@ -347,18 +347,21 @@ class BadNetwork:
                 edges.append(max(1, how.bytes_per_second // _STEPS_PER_SECOND))
             size = min((edge for edge in edges if edge > 0), default=len(data))
             piece, data = data[:size], data[size:]
-            # Counted first: who has received it finds it counted.
+            # Counted first: who has received it finds it counted, and may release what then stalls.
+            released = self._released
             with self._noting():
                 seen.sent += len(piece)
             await send(piece)
-            await self._reach(seen, how)
+            await self._reach(seen, how, released)
             # Even without a pause: others want their turn, too.
             await asyncio.sleep(len(piece) / how.bytes_per_second if how.bytes_per_second else 0)
 
-    async def _reach(self, seen: Seen, how: Treatment) -> None:
+    async def _reach(
+        self, seen: Seen, how: Treatment, released: asyncio.Event | None = None
+    ) -> None:
         """Do what the treatment wants at this point of the answer."""
         if seen.sent == how.stall_after:
-            await self._released.wait()
+            await (released or self._released).wait()
         if seen.sent == how.cut_after:
             raise Cut(how.reset)
 

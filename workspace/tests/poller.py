@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import random
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -27,6 +28,17 @@ from local_platform import Operator, Workspace
 def noise(size: int, seed: int = 0) -> bytes:
     """Return bytes that no two places of a file have in common."""
     return random.Random(seed).randbytes(size)
+
+
+def own_address() -> str:
+    """Return an address for a server that is stopped and started again.
+
+    Nobody is given its port in between: the system takes others for connections.
+    """
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return f"127.0.0.1:{port}"
 
 
 def parts(poller: Poller) -> list[Path]:

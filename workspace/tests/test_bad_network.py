@@ -261,7 +261,7 @@ def test_a_stalled_client_times_out(network: BadNetwork) -> None:
     """Planted: the stall is skipped."""
     network.on_request = always(Treatment(stall_after=5_000))
     with pytest.raises(httpx.ReadTimeout):
-        httpx.get(network.url, timeout=0.2)
+        httpx.get(network.url, timeout=httpx.Timeout(20, read=2))
     assert network.sent() == 5_000
 
 

@@ -201,7 +201,7 @@ def test_ctrl_c_cleans_up(platform: LocalPlatform, temporary: Path) -> None:
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                if "posted" in line:
+                if "ingest serves" in line:  # all is there, and all is still to be sent
                     break
             assert len(leftovers(platform.operator)) == 2, "it is at work"
             process.send_signal(number)

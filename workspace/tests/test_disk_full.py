@@ -104,14 +104,14 @@ async def test_a_file_that_expires_while_there_is_no_room_is_lost(
     Planted: nothing is asked of the platform until there is room.
     """
     monkeypatch.setattr("inbox_uploads.DISK_PAUSE", 0.1)
-    with LocalPlatform(tmp_path / "platform", {"PENDING_TTL": "4s"}) as own:
+    with LocalPlatform(tmp_path / "platform", {"PENDING_TTL": "10s"}) as own:
         network.target = own.base_url
         poller = Poller(network.url, own.operator.create("expiry"), disk / "files")
         attach(own.operator, poller.workspace, "look", Sample("a.bin", noise(DISK)))
         async with poller.running():
             await poller.until(lambda: bool(full(poller)))
             assert poller.of(FileLost) == []
-            await poller.until(lambda: bool(poller.of(FileLost) and poller.of(MessageHandled)))
+            await poller.until(lambda: bool(poller.of(FileLost) and poller.of(MessageHandled)), 40)
 
 
 async def test_a_disk_that_fills_up_in_mid_download_ends_only_that_download(

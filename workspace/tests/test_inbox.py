@@ -307,7 +307,7 @@ async def test_a_row_without_an_id_at_the_end_is_told_once_and_holds_nothing(
         await poller.until(lambda: network.count("/activity") > polls + 8)
         assert len(poller.of(Notice)) <= 2
         network.on_request = scripted([*rows, message_row("second")])
-        await poller.until(lambda: poller.texts == ["first", "second"], 2)
+        await poller.until(lambda: poller.texts == ["first", "second"], 10)
     assert not poller.of(Trouble)
 
 

@@ -61,8 +61,9 @@ async def test_a_long_wait_is_not_taken_for_silence(
 ) -> None:
     """Planted: the read timeout of a waiting poll leaves the wait out."""
     monkeypatch.setattr(inbox_client, "READ_TIMEOUT", 0.7)
-    assert await client.activity({}, wait=1) == []
-    assert network.requests[-1].query == "wait=1"
+    network.on_request = always(Treatment(answer=Answer.of_json([]), delay=1.5))
+    assert await client.activity({}, wait=10) == []
+    assert network.requests[-1].query == "wait=10"
 
 
 async def test_a_wrong_token_is_refused_everywhere(

@@ -155,8 +155,8 @@ async def test_a_head_that_drips_ends(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planted: only silence ends the head of an answer."""
-    monkeypatch.setattr(inbox_client, "READ_TIMEOUT", 0.5)
-    monkeypatch.setattr(inbox_client, "DRIP_TIMEOUT", 0.5)
+    monkeypatch.setattr(inbox_client, "READ_TIMEOUT", 3.0)  # far from what it drips in
+    monkeypatch.setattr(inbox_client, "DRIP_TIMEOUT", 0.2)
 
     ended = asyncio.Semaphore(0)
 

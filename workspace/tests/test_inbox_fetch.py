@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from bad_network import Answer, BadNetwork, Seen, Treatment, always, in_turn
-from poller import acked, journal, noise, parts, states
+from poller import acked, journal, noise, own_address, parts, states
 from polling import Poller, digests, file_id_of
 
 from inbox_events import FileAcked, FileArrived, FileDelayed, FileLost, FileProgress
@@ -208,7 +208,9 @@ async def test_a_restarted_platform_goes_on_with_the_same_file(
     Planted: If-Range with a tag of its own making.
     """
     content = noise(8 * MIB)
-    with LocalPlatform(tmp_path / "platform") as own:
+    own = LocalPlatform(tmp_path / "platform")
+    own.addr = own_address()
+    with own:
         workspace = own.operator.create("restart")
         network.target = own.base_url
         network.on_request = in_turn([Treatment(stall_after=5 * MIB)])
@@ -251,18 +253,18 @@ async def test_a_file_that_expires_is_lost_once_and_leaves_nothing(
 
     Planted: the part left; FileLost not told; retried for ever; lost at the first 404 of a proxy.
     """
-    with LocalPlatform(tmp_path / "platform", {"PENDING_TTL": "4s"}) as own:
+    with LocalPlatform(tmp_path / "platform", {"PENDING_TTL": "10s"}) as own:
         workspace = own.operator.create("expiry")
         network.target = own.base_url
-        network.on_request = always(Treatment(cut_after=MIB // 2), "/content")
+        network.on_request = always(Treatment(cut_after=MIB // 16), "/content")
         poller = Poller(network.url, workspace, tmp_path / "files")
         start = time.monotonic()
         staged = own.operator.upload(workspace.id, [Sample("a.bin", noise(8 * MIB))])
         async with poller.running():
             await poller.until(lambda: bool(poller.of(FileDelayed)))
             assert len(parts(poller)) == 1
-            await poller.until(lambda: bool(poller.of(FileLost)))
-            assert time.monotonic() - start > 3.9
+            await poller.until(lambda: bool(poller.of(FileLost)), 40)
+            assert time.monotonic() - start > 9.9
             network.on_request = always(Treatment())
             own.operator.upload(workspace.id, [Sample("b.bin", b"next")])
             await poller.until(lambda: acked(poller, 1))

@@ -385,6 +385,7 @@ def test_refusals_leave_no_files_and_no_descriptors(folder: Path) -> None:
         ("POST", AUTHORIZED, "broken_body"),
         ("POST", "Authorization: Bearer x", "unauthorized"),
         ("PUT", AUTHORIZED, "method_not_allowed"),
+        ("POST /no/such", AUTHORIZED, "not_found"),
     ],
 )
 def test_refused_client_may_finish_sending(
@@ -392,16 +393,31 @@ def test_refused_client_may_finish_sending(
 ) -> None:
     """One that writes all of its body before it reads gets the answer.
 
-    Planted: no drain; none for who is not let in, or not for another method.
+    Planted: no drain; none for who is not let in, for another method, or for another path.
     """
     for _ in range(3):
         with socket.create_connection(served.address, PATIENCE) as connection:
-            lines = [f"{method} {INGEST_PATH} HTTP/1.1", "Host: a", authorization]
+            at = method if " " in method else f"{method} {INGEST_PATH}"
+            lines = [f"{at} HTTP/1.1", "Host: a", authorization]
             lines += [f"Content-Type: {TYPE['Content-Type']}", f"Content-Length: {20 * MIB}"]
             connection.sendall("\r\n".join([*lines, f"Connection: {ending}", "", ""]).encode())
             connection.sendall(b"x" * (20 * MIB))
             assert answer(connection)[1]["code"] == code
             assert connection.recv(1) == b""
+
+
+def test_what_follows_the_form_is_not_kept(folder: Path) -> None:
+    """However long it is: the files are there, and who sends learns it. Planted: no drain."""
+    limits = IngestLimits(MIB, MIB)
+    body = form(file("a", b"a")) + b"x" * (20 * MIB)
+    with (
+        Served(ingest_app(folder, lambda: SECRET, limits=limits)) as served,
+        served.connect(AUTHORIZED, "Transfer-Encoding: chunked", "Connection: close") as connection,
+    ):
+        connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+        status, told = answer(connection)
+        assert (status, [f["size"] for f in told["files"]]) == (200, [1])
+    assert len(left(folder)) == 1
 
 
 def test_refused_client_is_not_waited_for_too_long(folder: Path) -> None:

@@ -165,7 +165,7 @@ def slow(seen: Seen) -> Treatment | None:
     return Treatment(delay=0.02) if seen.path.endswith("/ack") else None
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_thirty_kills_lose_nothing_and_double_nothing(
     platform: LocalPlatform, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

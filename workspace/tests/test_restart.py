@@ -13,6 +13,7 @@ from typing import Final
 import pytest
 from bad_network import BadNetwork, Treatment, always
 from own_postgres import OwnPostgres
+from poller import own_address
 from polling import Poller, attach, digests, say
 
 from inbox_events import FileAcked, FileArrived, FileDelayed, Recovered, Trouble
@@ -31,8 +32,10 @@ TRICKLE: Final = 20 << 20
 @pytest.fixture
 def restartable(tmp_path: Path) -> Iterator[LocalPlatform]:
     """A platform that the test may stop."""
-    with LocalPlatform(tmp_path / "platform") as running:
-        yield running
+    platform = LocalPlatform(tmp_path / "platform")
+    platform.addr = own_address()
+    with platform:
+        yield platform
 
 
 class Restart:
@@ -60,7 +63,7 @@ class Restart:
         await poller.until(lambda: poller.texts == ["big"] and bool(poller.of(FileAcked)), 60)
         self.seconds = time.monotonic() - self.begun
         say(self.operator, self.workspace, "after")
-        await poller.until(lambda: poller.texts == ["big", "after"])
+        await poller.until(lambda: poller.texts == ["big", "after"], 60)
         assert list(digests(poller.folder).values()) == [self.sha256]
         assert len(poller.of(FileArrived)) == 1
         assert self.operator.pending(self.workspace.id, "unacked") == []

@@ -159,9 +159,9 @@ async def test_a_command_that_does_not_end_is_killed(
 ) -> None:
     """Asked first (SIGTERM), then killed (SIGKILL). Planted: no SIGKILL (hangs)."""
     monkeypatch.setattr(workspace_exec, "FINISH_SECONDS", 0.2)
-    monkeypatch.setattr(workspace_exec, "TERMINATE_SECONDS", 0.5)
+    monkeypatch.setattr(workspace_exec, "TERMINATE_SECONDS", 3)
     asked, ready = tmp_path / "asked", tmp_path / "ready"
-    script = f"trap 'touch {asked}' TERM; touch {ready}; while true; do sleep 0.1; done"
+    script = f"trap ': > {asked}' TERM; touch {ready}; while true; do sleep 0.1; done"
     command = workspace_exec.Command(script, "w", os.environ, None)
     run = asyncio.create_task(command(message()))
     async with asyncio.timeout(20):
