@@ -129,15 +129,12 @@ def _json(
     )
 
 
-async def _answer(scope: Scope, send: Send, body: "_Body", answer: Response) -> None:
+async def _answer(send: Send, body: "_Body", answer: Response) -> None:
     """Answer at once, and let the client finish sending.
 
     One that is cut off seldom reads an answer. Closing while something is unread resets the
     connection, and the client's kernel may throw away what came before.
     """
-    if not body.more:
-        await answer(scope, body.receive, send)
-        return
     await send(
         {
             "type": "http.response.start",
@@ -151,10 +148,10 @@ async def _answer(scope: Scope, send: Send, body: "_Body", answer: Response) -> 
 
 
 async def _refuse(scope: Scope, send: Send, body: "_Body", refused: UploadRefusedError) -> None:
-    # That also goes for who is not let in.
-    more = {401: {"WWW-Authenticate": "Bearer"}, 405: {"Allow": "POST"}}.get(refused.status, {})
-    headers = {"Connection": "close", **more}
-    await _answer(scope, send, body, _json(scope, refused.status, refused.body, headers))
+    """Say why, also to who is not let in, and close the connection."""
+    own = {401: {"WWW-Authenticate": "Bearer"}, 405: {"Allow": "POST"}}.get(refused.status, {})
+    headers = {"Connection": "close", **own}
+    await _answer(send, body, _json(scope, refused.status, refused.body, headers))
 
 
 class _NotFound:
@@ -219,7 +216,7 @@ class _Ingest:
             }
             for file in files
         ]
-        await _answer(scope, send, body, _json(scope, 200, {"files": views}))
+        await _answer(send, body, _json(scope, 200, {"files": views}))
 
     def _tell(self, file: StoredFile) -> None:
         if self._on_stored is not None:
@@ -268,11 +265,10 @@ class _Body:
         self.limit = limits.max_request_bytes + BODY_ALLOWANCE
         self.over = False
         """There was more than the limit."""
-        self.receive = receive
+        self._receive = receive
         self._window, self._drain_timeout = limits.body_window, limits.drain_timeout
-        self.more = True
-        """Its end has not been seen."""
-        self._expected = _header(scope, b"expect").lower() == b"100-continue"
+        self._more = True
+        self._unasked = _header(scope, b"expect").lower() == b"100-continue"
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the body up to its limit. A client that is slow or gone is an error."""
@@ -280,7 +276,7 @@ class _Body:
         left, patience = share, self._window
         now = asyncio.get_running_loop().time
         room = self.limit
-        while self.more and not self.over:
+        while self._more and not self.over:
             start = now()
             try:
                 async with asyncio.timeout(patience):
@@ -302,21 +298,22 @@ class _Body:
             room -= len(chunk)
 
     async def _next(self) -> bytes:
-        message: Message = await self.receive()
+        self._unasked = False
+        message: Message = await self._receive()
         if message["type"] != "http.request":
             raise _DisconnectedError
-        self.more = message.get("more_body", False)
+        self._more = message.get("more_body", False)
         body: bytes = message.get("body", b"")
         return body
 
     async def drain(self) -> None:
         """Let the client finish sending, for a while.
 
-        One that sends Expect reads the answer first, and must not be asked for what nobody wants.
+        One that waits to be asked for its body is not asked for what nobody wants.
         """
-        if self._expected:
+        if self._unasked:
             return
         with contextlib.suppress(TimeoutError, _DisconnectedError):
             async with asyncio.timeout(self._drain_timeout):
-                while self.more:
+                while self._more:
                     await self._next()

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"net/http/httptrace"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,8 +20,8 @@ import (
 type line struct {
 	net.Conn
 
-	mu    sync.Mutex
-	ended []string // by others, and how
+	mu               sync.Mutex
+	reading, writing string // how others ended it; "": they have not
 }
 
 func dialLine(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -38,7 +37,7 @@ func dialLine(ctx context.Context, network, addr string) (net.Conn, error) {
 func (l *line) Read(p []byte) (int, error) {
 	n, err := l.Conn.Read(p)
 	if err != nil {
-		l.end("reading", err)
+		l.end(&l.reading, "reading", err)
 	}
 	return n, err
 }
@@ -47,17 +46,17 @@ func (l *line) Read(p []byte) (int, error) {
 func (l *line) Write(p []byte) (int, error) {
 	n, err := l.Conn.Write(p)
 	if err != nil {
-		l.end("writing", err)
+		l.end(&l.writing, "writing", err)
 	}
 	return n, err
 }
 
-func (l *line) end(what string, err error) {
+func (l *line) end(ended *string, what string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	// What says that it is closed is the client's own doing.
-	if !errors.Is(err, net.ErrClosed) && !slices.ContainsFunc(l.ended, func(s string) bool { return strings.HasPrefix(s, what) }) {
-		l.ended = append(l.ended, fmt.Sprintf("%s ended with %q at %s", what, err, time.Now().Format("15:04:05.000")))
+	if *ended == "" && !errors.Is(err, net.ErrClosed) {
+		*ended = fmt.Sprintf("%s ended with %q at %s; ", what, err, time.Now().Format("15:04:05.000"))
 	}
 }
 
@@ -73,6 +72,6 @@ func explain(err error, by httptrace.GotConnInfo) error {
 	if by.Reused {
 		used = fmt.Sprintf("used before and idle for %s", by.IdleTime.Round(time.Millisecond))
 	}
-	ended := cmp.Or(strings.Join(l.ended, ", "), "nobody else ended it")
+	ended := cmp.Or(strings.TrimSuffix(l.reading+l.writing, "; "), "nobody else ended it")
 	return fmt.Errorf("%w (connection from %s, %s; %s)", err, l.LocalAddr(), used, ended)
 }

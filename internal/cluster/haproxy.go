@@ -63,7 +63,7 @@ func StartHAProxy(path, dir, addr string, servers []string, log io.Writer) (*HAP
 	return b, err
 }
 
-// configure is deploy's configuration for this machine: without TLS, with less room, with these servers,
+// configure is deploy's configuration for this machine: without TLS, with less room and one thread, with these servers,
 // and with a socket that tells how they are.
 func (b *HAProxy) configure(text string, servers []string) (string, error) {
 	var lines strings.Builder

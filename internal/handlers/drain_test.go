@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/molecule-ai/platform/internal/config"
 	"github.com/molecule-ai/platform/internal/server/servertest"
@@ -58,5 +59,24 @@ func TestUpload_ClientMaySendAllBeforeItIsAnswered(t *testing.T) {
 				t.Errorf("%d %s, want %d", r.Status, r.Body, c.status)
 			}
 		})
+	}
+}
+
+// Who is refused and does not finish sending keeps nobody else from it meanwhile. Planted: drained
+// before the upload's place is given back, or before its room is.
+func TestUpload_RefusedClientThatStallsHoldsNothing(t *testing.T) {
+	t.Parallel()
+	p := servertest.Start(t, twoMiB, func(s *config.Settings) { s.MaxUploads, s.MaxFileBytes = "1", "1MiB" })
+	w := p.Create(t, "poll", "")
+	body := form(file("large.bin", "", pattern(2*mib-4096)))
+	stalled := dial(t, p.URL)
+	begun := time.Now()
+	stalled.send(t, uploadHeader(w, fmt.Sprintf("Content-Length: %d", len(body)))+body[:len(body)-1])
+	inTime(t, "the platform to have it", func() bool { return len(p.Logs.Lines(t, "refused")) > 0 })
+	if r := post(t, p, w, file("a.bin", "", pattern(mib))); r.Status != http.StatusOK {
+		t.Errorf("another upload: %d %s", r.Status, r.Body)
+	}
+	if took := time.Since(begun); took > 9*time.Second { // it is waited for for 10
+		t.Errorf("after %v", took)
 	}
 }

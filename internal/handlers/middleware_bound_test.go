@@ -161,3 +161,24 @@ func TestDrain_OneWhoWaitsToBeAskedIsNotAsked(t *testing.T) {
 		}
 	}
 }
+
+// Planted: given back when the request is over.
+func TestRender_MemoryIsGivenBackBeforeTheClientHasFinished(t *testing.T) {
+	t.Parallel()
+	const all = 100
+	m, drained := NewMemory(all), false
+	c, _ := boundedContext(readerFunc(func([]byte) (int, error) {
+		if drained = true; !m.bytes.TryAcquire(all) {
+			t.Error("it is held still")
+		}
+		return 0, io.EOF
+	}), time.Minute)
+	c.Set(accountKey, &account{memory: m})
+	if err := reserve(c, all); err != nil {
+		t.Fatal(err)
+	}
+	Render(c, saturated())
+	if !drained {
+		t.Error("the body was not read")
+	}
+}

@@ -406,6 +406,16 @@ def test_refused_client_may_finish_sending(
             assert connection.recv(1) == b""
 
 
+def test_client_that_was_asked_may_finish_sending(served: Served) -> None:
+    """With Expect, and refused by what it then sends. Planted: no drain for who sends Expect."""
+    with served.connect(
+        AUTHORIZED, f"Content-Length: {20 * MIB}", "Expect: 100-continue", "Connection: close"
+    ) as connection:
+        assert b"100 Continue" in connection.recv(100)
+        connection.sendall(b"x" * (20 * MIB))
+        assert answer(connection)[1]["code"] == "broken_body"
+
+
 def test_what_follows_the_form_is_not_kept(folder: Path) -> None:
     """However long it is: the files are there, and who sends learns it. Planted: no drain."""
     limits = IngestLimits(MIB, MIB)

@@ -199,9 +199,8 @@ func (s suite) sweepRaces(t *testing.T, ctx context.Context) {
 			}
 		})
 	}
-	rounds := int64(0)
-	for ; rounds < enough || rounds < atMost && read.Load() == readers*rounds; rounds++ {
-		round := rounds
+	round := int64(0)
+	for ; round < enough || round < atMost && read.Load() == readers*round; round++ {
 		want, f := s.stageOne(t, ctx, uuid.New(), 2*mib+1)
 		var ended atomic.Int32
 		start, over := make(chan struct{}), make(chan struct{})
@@ -244,6 +243,7 @@ func (s suite) sweepRaces(t *testing.T, ctx context.Context) {
 			t.Fatalf("round %d: %v", round, err)
 		}
 	}
+	rounds := round
 	close(done)
 	if err := sweepers.Wait(); err != nil {
 		t.Fatal(err)
