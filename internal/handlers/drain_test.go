@@ -79,4 +79,7 @@ func TestUpload_RefusedClientThatStallsHoldsNothing(t *testing.T) {
 	if took := time.Since(begun); took > 9*time.Second { // it is waited for for 10
 		t.Errorf("after %v", took)
 	}
+	if r := stalled.response(t); r.Status != http.StatusRequestEntityTooLarge {
+		t.Errorf("in the end it is told %d %s", r.Status, r.Body)
+	}
 }
