@@ -27,7 +27,7 @@ run: setup build ## Set up, build and serve on 127.0.0.1:8080 with a private Pos
 # Ctrl-C stops all of it. CLUSTER takes flags, such as CLUSTER='-replicas 5 -addr 127.0.0.1:9000'.
 .PHONY: cluster
 cluster: setup-cluster build ## Serve on 127.0.0.1:8080 with three replicas behind HAProxy, on one throw-away PostgreSQL.
-	go build -trimpath -o bin/cluster ./internal/cluster/trycluster
+	go build -trimpath -o bin/cluster ./cmd/trycluster
 	@exec bin/cluster -platform bin/platform $(CLUSTER)
 
 .PHONY: test
@@ -88,13 +88,13 @@ fuzz: setup-test ## Run every fuzz target for FUZZTIME (20s).
 # Linux; as root it also fills a small file system that it mounts. SEED=0 is a new one.
 .PHONY: chaos
 chaos: setup build ## Break everything around two platforms for LENGTH (10m), with SEED, and check what they promise.
-	go build -trimpath -o bin/chaos ./internal/chaos
+	go build -trimpath -o bin/chaos ./cmd/chaos
 	@bin/chaos -platform bin/platform -length $(LENGTH) -seed $(SEED)
 
 # OLD is a commit whose build the run begins with; its platforms are rolled to the present one and back.
 .PHONY: chaos-cluster
 chaos-cluster: setup-cluster build ## The same with three platforms behind HAProxy, which are also rolled; from the commit OLD, if given.
-	go build -trimpath -o bin/chaos ./internal/chaos
+	go build -trimpath -o bin/chaos ./cmd/chaos
 	@old=(); if [ -n '$(OLD)' ]; then \
 		tree=$$(mktemp -d); trap 'git worktree remove --force "$$tree"' EXIT; git worktree add --quiet --detach "$$tree" '$(OLD)'; \
 		(cd "$$tree" && go build -trimpath -o '$(CURDIR)/bin/platform-old' ./cmd/platform); old=(-old bin/platform-old); \
@@ -127,11 +127,11 @@ bench-compare: setup build bin/bench ## Measure it beside the commit BASE.
 
 .PHONY: scaling
 scaling: setup-go ## Compute docs/scaling.md anew, with the costs that the last `make bench` measured.
-	go run ./internal/scaling -bench bin/bench.json -write
+	go run ./cmd/scaling -bench bin/bench.json -write
 
 .PHONY: bin/bench
 bin/bench:
-	go build -trimpath -o bin/bench ./internal/bench
+	go build -trimpath -o bin/bench ./cmd/bench
 
 # Set-up. What is there is left alone; what is missing is installed where the machine has apt,
 # and otherwise named in a sentence.

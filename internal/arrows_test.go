@@ -19,18 +19,18 @@ const module = "github.com/molecule-ai/platform/"
 var layers = [][]string{
 	{"migrations", "internal/config", "internal/forward", "internal/metrics", "internal/objects", "internal/pqconn"},
 	{"internal/embeddedpg", "internal/news", "internal/prepared", "internal/schema", "internal/synced", "internal/wsauth"},
-	{"internal/activity", "internal/cluster", "internal/embeddedpg/pgtest", "internal/workspaces"},
+	{"internal/activity", "internal/testcluster", "internal/embeddedpg/pgtest", "internal/workspaces"},
 	{"internal/pendinguploads", "internal/pendinguploads/s3test", "internal/receipts"},
 	{"internal/pendinguploads/storagetest", "internal/pendinguploads/upkeep", "internal/sweeper", "internal/tracing"},
 	{"internal/handlers"},
 	{"internal/server"},
 	{"internal/server/servertest"},
-	{"cmd/platform", "internal/bench", "internal/chaos", "internal/cluster/trycluster", "internal/scaling"},
+	{"cmd/bench", "cmd/chaos", "cmd/platform", "cmd/scaling", "cmd/trycluster"},
 }
 
 // reserved names who may import what the rest of the code must not know.
 var reserved = map[string][]string{
-	"github.com/gin-gonic/gin": {"internal/handlers", "internal/server", "internal/wsauth", "internal/bench"},
+	"github.com/gin-gonic/gin": {"internal/handlers", "internal/server", "internal/wsauth", "cmd/bench"},
 	"gocloud.dev/":             {"internal/objects"},
 }
 

@@ -8,23 +8,23 @@ import (
 	"time"
 
 	"github.com/molecule-ai/platform/internal/activity"
-	"github.com/molecule-ai/platform/internal/cluster"
 	"github.com/molecule-ai/platform/internal/config"
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/testcluster"
 )
 
 // StartPgBouncer returns the way to the database of dsn through a PgBouncer in transaction mode that has
 // so many sessions, and further settings.
 func StartPgBouncer(t *testing.T, dsn string, sessions int, settings ...string) string {
 	t.Helper()
-	dir, err := cluster.NewDir()
+	dir, err := testcluster.NewDir()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	var log strings.Builder
-	b, err := cluster.StartPgBouncer("../../deploy/pgbouncer/pgbouncer.ini", dir, dsn, sessions, &log, settings...)
+	b, err := testcluster.StartPgBouncer("../../deploy/pgbouncer/pgbouncer.ini", dir, dsn, sessions, &log, settings...)
 	if err != nil {
 		t.Fatal(err)
 	}

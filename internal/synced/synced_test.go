@@ -15,7 +15,7 @@ import (
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // A commit that warns is an error, whatever warned before; one that says something is none. In the place of
-// the wait for a standby, which internal/cluster tries, a trigger warns when the transaction is committed.
+// the wait for a standby, which internal/testcluster tries, a trigger warns when the transaction is committed.
 // Planted: no look at the notices; those of earlier statements counted.
 func TestConnector_ACommitThatWarnsIsAnError(t *testing.T) {
 	t.Parallel()

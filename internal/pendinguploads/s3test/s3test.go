@@ -24,7 +24,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
-	"github.com/molecule-ai/platform/internal/cluster"
+	"github.com/molecule-ai/platform/internal/testcluster"
 )
 
 // AccessKey and Secret are the credentials of every server, until its own are changed.
@@ -146,7 +146,7 @@ func launch() (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	address, err := cluster.FreeAddr() // also for its next life, see Restart
+	address, err := testcluster.FreeAddr() // also for its next life, see Restart
 	if err != nil {
 		return nil, err
 	}

@@ -18,7 +18,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/molecule-ai/platform/internal/cluster"
+	"github.com/molecule-ai/platform/internal/testcluster"
 )
 
 // cleaner removes folder $1 when this process is gone, which closes its standard input, and with it
@@ -33,7 +33,7 @@ done
 rm -rf "$1"`
 
 func main() {
-	o := cluster.Options{}
+	o := testcluster.Options{}
 	flag.StringVar(&o.Binary, "platform", "bin/platform", "the compiled platform")
 	flag.StringVar(&o.Proxy, "proxy", "deploy/proxy/haproxy.cfg", "configuration of HAProxy")
 	flag.StringVar(&o.Addr, "addr", "127.0.0.1:8080", "address to serve on")
@@ -51,8 +51,8 @@ func main() {
 }
 
 // run serves until ctx is done; at each signal of again it replaces the replicas one after the other.
-func run(ctx context.Context, o cluster.Options, again <-chan os.Signal, out io.Writer) (err error) {
-	if o.Dir, err = cluster.NewDir(); err != nil {
+func run(ctx context.Context, o testcluster.Options, again <-chan os.Signal, out io.Writer) (err error) {
+	if o.Dir, err = testcluster.NewDir(); err != nil {
 		return err
 	}
 	leash, err := clean(o.Dir)
@@ -74,7 +74,7 @@ func run(ctx context.Context, o cluster.Options, again <-chan os.Signal, out io.
 	defer log.Close()
 	o.Log = log
 	o.Env = []string{"PUSH_ALLOW_CIDRS=127.0.0.0/8", "REGISTRATION=open", "LOG_FORMAT=text"}
-	c, err := cluster.Start(ctx, o)
+	c, err := testcluster.Start(ctx, o)
 	if err != nil {
 		return fmt.Errorf("%w; what the replicas say is in %s", err, log.Name())
 	}
@@ -137,15 +137,15 @@ Replicas: {pids}. Their log is {log}. Ctrl-C stops all of it and removes what wa
 
 `
 
-func greet(out io.Writer, c *cluster.Cluster, token, log string) {
-	of := func(i int) *cluster.Replica { return c.Replicas[i%len(c.Replicas)] }
+func greet(out io.Writer, c *testcluster.Cluster, token, log string) {
+	of := func(i int) *testcluster.Replica { return c.Replicas[i%len(c.Replicas)] }
 	fmt.Fprint(out, strings.NewReplacer(
 		"{n}", fmt.Sprint(len(c.Replicas)), "{base}", c.URL, "{token}", token, "{log}", log, "{pid}", fmt.Sprint(os.Getpid()),
 		"{first}", of(0).URL(), "{second}", of(1).URL(), "{third}", of(2).URL(), "{victim}", fmt.Sprint(of(0).Pid()), "{pids}", pids(c),
 	).Replace(greeting))
 }
 
-func pids(c *cluster.Cluster) string {
+func pids(c *testcluster.Cluster) string {
 	var all []string
 	for _, r := range c.Replicas {
 		all = append(all, fmt.Sprintf("%s %s (process %d)", r.Name, r.Addr, r.Pid()))

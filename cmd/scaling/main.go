@@ -12,10 +12,10 @@ import (
 
 const (
 	pagePath  = "docs/scaling.md"
-	costsPath = "internal/scaling/costs.json"
+	costsPath = "cmd/scaling/costs.json"
 
 	// Between these lines the page has what this program prints.
-	beginMark = "<!-- go run ./internal/scaling -->\n"
+	beginMark = "<!-- go run ./cmd/scaling -->\n"
 	endMark   = "<!-- end -->\n"
 )
 

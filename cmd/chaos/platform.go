@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/molecule-ai/platform/internal/cluster"
+	"github.com/molecule-ai/platform/internal/testcluster"
 )
 
 // stopLimit is how long a platform may take to end in order. Requests in flight may finish for 30 s, but
@@ -49,7 +49,7 @@ type process struct {
 
 // newPlatform prepares a replica. socket is where PostgreSQL listens, env what all replicas share.
 func newPlatform(index int, binary, socket string, env []string, log *logFile, surprised func(string, ...any)) (*platform, error) {
-	addr, err := cluster.FreeAddr() // it takes it again and again
+	addr, err := testcluster.FreeAddr() // it takes it again and again
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ func TestPage_HasWhatTheProgramPrints(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(page), beginMark+want.String()+endMark) {
-		t.Errorf("docs/scaling.md is out of date; run go run ./internal/scaling -write. It should have:\n%s", want.String())
+		t.Errorf("docs/scaling.md is out of date; run go run ./cmd/scaling -write. It should have:\n%s", want.String())
 	}
 }
 

@@ -1,11 +1,11 @@
-// Package cluster runs on one machine what stands around the platform when it is more than one: replicas
+// Package testcluster runs on one machine what stands around the platform when it is more than one: replicas
 // of the compiled binary behind HAProxy, a PostgreSQL that all of them use, PgBouncer in front of
 // it, and a standby. `make cluster` is for a person to try it; the tests use it, too.
 //
 // HAProxy and PgBouncer are Debian's, and run with the files of deploy/, in which only addresses
 // are replaced. Everything listens on loopback or on Unix sockets, and ends with the process that
 // started it, also if that is killed.
-package cluster
+package testcluster
 
 import (
 	"context"

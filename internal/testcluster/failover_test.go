@@ -1,4 +1,4 @@
-package cluster_test
+package testcluster_test
 
 import (
 	"database/sql"
@@ -7,9 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/molecule-ai/platform/internal/cluster"
 	"github.com/molecule-ai/platform/internal/embeddedpg"
 	"github.com/molecule-ai/platform/internal/server/servertest"
+	"github.com/molecule-ai/platform/internal/testcluster"
 )
 
 // The primary is lost under load, with everything that only it had, and its synchronous standby promoted. The
@@ -20,7 +20,7 @@ import (
 func TestFailover_LosesNothingThatWasAnswered(t *testing.T) {
 	t.Parallel()
 	ctx := within(t, 3*patience)
-	pair, err := cluster.StartPair(ctx, newDir(t))
+	pair, err := testcluster.StartPair(ctx, newDir(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func TestFailover_LosesNothingThatWasAnswered(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := cluster.Migrate(ctx, binary, pair.DatabaseURL); err != nil {
+	if err := testcluster.Migrate(ctx, binary, pair.DatabaseURL); err != nil {
 		t.Fatal(err)
 	}
 	c := start(t, pair.DatabaseURL)
@@ -68,7 +68,7 @@ func TestFailover_LosesNothingThatWasAnswered(t *testing.T) {
 func TestFailover_WithoutTheStandbyNothingIsAnswered(t *testing.T) {
 	t.Parallel()
 	ctx := within(t, 3*patience)
-	pair, err := cluster.StartPair(ctx, newDir(t))
+	pair, err := testcluster.StartPair(ctx, newDir(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestFailover_WithoutTheStandbyNothingIsAnswered(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := cluster.Migrate(ctx, binary, pair.DatabaseURL); err != nil {
+	if err := testcluster.Migrate(ctx, binary, pair.DatabaseURL); err != nil {
 		t.Fatal(err)
 	}
 	c := start(t, pair.DatabaseURL)

@@ -1,4 +1,4 @@
-package cluster_test
+package testcluster_test
 
 import (
 	"bytes"
@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/molecule-ai/platform/internal/cluster"
 	"github.com/molecule-ai/platform/internal/server/servertest"
+	"github.com/molecule-ai/platform/internal/testcluster"
 )
 
 // Three replicas of the compiled binary behind HAProxy: each of these has them to itself, one after the other.
@@ -24,7 +24,7 @@ func TestThreeReplicas(t *testing.T) {
 	c := start(t, "")
 	for _, test := range []struct {
 		name string
-		run  func(*testing.T, *cluster.Cluster)
+		run  func(*testing.T, *testcluster.Cluster)
 	}{
 		{"the demo sees every file arrive", demo},
 		{"each step may be on another replica", stepByStep},
@@ -38,7 +38,7 @@ func TestThreeReplicas(t *testing.T) {
 }
 
 // demo is `make e2e` against the balancer.
-func demo(t *testing.T, c *cluster.Cluster) {
+func demo(t *testing.T, c *testcluster.Cluster) {
 	cmd := exec.CommandContext(within(t, 3*patience), "../../.venv/bin/python", "../../workspace/demo.py", "e2e")
 	cmd.Env = append(os.Environ(), "BASE_URL="+c.URL, "ADMIN_TOKEN="+adminToken)
 	if output, err := cmd.CombinedOutput(); err != nil {
@@ -48,7 +48,7 @@ func demo(t *testing.T, c *cluster.Cluster) {
 
 // stepByStep has an upload, its poll, which is held when it comes, its fetch and its ack each on another
 // replica, in several orders. Planted: nothing announced to other replicas.
-func stepByStep(t *testing.T, c *cluster.Cluster) {
+func stepByStep(t *testing.T, c *testcluster.Cluster) {
 	w := at(c.URL).Create(t, "poll", "")
 	last := ""
 	var waited time.Duration // after the uploads were answered
@@ -103,7 +103,7 @@ func stepByStep(t *testing.T, c *cluster.Cluster) {
 
 // followCursor has six writers send messages to two workspaces through the balancer, and four pollers each
 // follow them. Planted: the cursor's number from a sequence.
-func followCursor(t *testing.T, c *cluster.Cluster) {
+func followCursor(t *testing.T, c *testcluster.Cluster) {
 	const writers, each, pollers = 6, 80, 4
 	for range 2 {
 		w := at(c.URL).Create(t, "poll", "")
@@ -154,7 +154,7 @@ func followCursor(t *testing.T, c *cluster.Cluster) {
 // roll replaces all replicas under load. Planted: a replica that neither delays its stop nor waits for requests in
 // flight. One of the two is enough here: this HAProxy sends what did not get through to another, and who is not
 // sent anything for 4 s has nothing in flight.
-func roll(t *testing.T, c *cluster.Cluster) {
+func roll(t *testing.T, c *testcluster.Cluster) {
 	f := busy(t, c.URL, 6)
 	f.flows(t, 100)
 	begun, before := time.Now(), f.sent()
@@ -175,7 +175,7 @@ const notice = 200 * time.Millisecond
 
 // kill ends one replica as nothing can prepare for, three times. What began afterwards is sent to the others,
 // before HAProxy's next check, which is 2 s later at most, too. Planted: no redispatch in haproxy.cfg.
-func kill(t *testing.T, c *cluster.Cluster) {
+func kill(t *testing.T, c *testcluster.Cluster) {
 	f := busy(t, c.URL, 6)
 	type moment struct{ begun, end time.Time }
 	var kills []moment
@@ -184,7 +184,7 @@ func kill(t *testing.T, c *cluster.Cluster) {
 		killed := moment{begun: time.Now()}
 		r.Kill()
 		// An answer from HAProxy's one thread comes after what the kernel had told it before.
-		if err := c.Balancer.Await(t.Context(), c.Replicas[(i+1)%len(c.Replicas)].Name, cluster.Up); err != nil {
+		if err := c.Balancer.Await(t.Context(), c.Replicas[(i+1)%len(c.Replicas)].Name, testcluster.Up); err != nil {
 			t.Fatal(err)
 		}
 		killed.end = time.Now()
@@ -214,12 +214,12 @@ func kill(t *testing.T, c *cluster.Cluster) {
 
 // freeze stops a replica's process for longer than HAProxy needs to see it, and lets it go on. What it had in
 // hand is answered late.
-func freeze(t *testing.T, c *cluster.Cluster) {
+func freeze(t *testing.T, c *testcluster.Cluster) {
 	f := busy(t, c.URL, 6)
 	f.flows(t, 100)
 	r := c.Replicas[1]
 	r.Signal(syscall.SIGSTOP)
-	err := c.Balancer.Await(within(t, patience), r.Name, cluster.Down)
+	err := c.Balancer.Await(within(t, patience), r.Name, testcluster.Down)
 	for range 20 { // the others serve
 		at(c.URL).Create(t, "poll", "")
 	}

@@ -12,12 +12,12 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/molecule-ai/platform/internal/cluster"
+	"github.com/molecule-ai/platform/internal/testcluster"
 )
 
 // A balancer is HAProxy before all platforms, with a proxy before it that can cut its clients off.
 type balancer struct {
-	haproxy *cluster.HAProxy
+	haproxy *testcluster.HAProxy
 	clients *proxy
 	log     *os.File
 }
@@ -32,7 +32,7 @@ func startBalancer(config, dir string, platforms []*platform) (*balancer, error)
 	for _, p := range platforms {
 		servers = append(servers, p.addr)
 	}
-	if b.haproxy, err = cluster.StartHAProxy(config, dir, "", servers, log); err != nil {
+	if b.haproxy, err = testcluster.StartHAProxy(config, dir, "", servers, log); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
 	if b.clients, err = newProxy("tcp", b.haproxy.Addr); err != nil {
@@ -49,7 +49,7 @@ func (b *balancer) awaitAll(platforms []*platform) error {
 		if err := awaitReady(p); err != nil {
 			return err
 		}
-		if err := b.haproxy.Await(ctx, fmt.Sprintf("replica%d", i+1), cluster.Up); err != nil {
+		if err := b.haproxy.Await(ctx, fmt.Sprintf("replica%d", i+1), testcluster.Up); err != nil {
 			return err
 		}
 	}

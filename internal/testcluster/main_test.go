@@ -1,4 +1,4 @@
-package cluster_test
+package testcluster_test
 
 import (
 	"context"
@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/molecule-ai/platform/internal/cluster"
 	"github.com/molecule-ai/platform/internal/server/servertest"
+	"github.com/molecule-ai/platform/internal/testcluster"
 )
 
 const (
@@ -48,7 +48,7 @@ func buildAndRun(m *testing.M) int {
 // newDir makes a folder that PostgreSQL's user can get through.
 func newDir(t *testing.T) string {
 	t.Helper()
-	dir, err := cluster.NewDir()
+	dir, err := testcluster.NewDir()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func newDir(t *testing.T) string {
 }
 
 // start starts three replicas behind HAProxy, on their own PostgreSQL unless there is a databaseURL.
-func start(t *testing.T, databaseURL string, env ...string) *cluster.Cluster {
+func start(t *testing.T, databaseURL string, env ...string) *testcluster.Cluster {
 	t.Helper()
 	log := &tail{}
 	t.Cleanup(func() {
@@ -69,7 +69,7 @@ func start(t *testing.T, databaseURL string, env ...string) *cluster.Cluster {
 			t.Logf("end of the logs of replicas and HAProxy:\n%s", log)
 		}
 	})
-	c, err := cluster.Start(t.Context(), cluster.Options{
+	c, err := testcluster.Start(t.Context(), testcluster.Options{
 		Dir: newDir(t), Binary: binary, Replicas: 3, Proxy: proxyFile, AdminToken: adminToken, DatabaseURL: databaseURL, Log: log,
 		Env: append([]string{"RATE_LIMIT=0", "PUSH_ALLOW_CIDRS=127.0.0.0/8", "LOG_LEVEL=warn"}, env...),
 	})

@@ -1,4 +1,4 @@
-package cluster_test
+package testcluster_test
 
 import (
 	"bytes"
@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/molecule-ai/platform/internal/cluster"
 	"github.com/molecule-ai/platform/internal/server/servertest"
+	"github.com/molecule-ai/platform/internal/testcluster"
 )
 
 // What `make cluster` serves is what it prints, and neither Ctrl-C nor kill -9 leaves anything behind. Planted: no
@@ -23,15 +23,15 @@ import (
 func TestTryCluster_LeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	program := filepath.Join(t.TempDir(), "trycluster")
-	if output, err := exec.Command("go", "build", "-buildvcs=false", "-o", program, "./trycluster").CombinedOutput(); err != nil {
+	if output, err := exec.Command("go", "build", "-buildvcs=false", "-o", program, "../../cmd/trycluster").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, output)
 	}
 	for name, sig := range map[string]syscall.Signal{"Ctrl-C": syscall.SIGINT, "kill -9": syscall.SIGKILL} {
-		addr, err := cluster.FreeAddr()
+		addr, err := testcluster.FreeAddr()
 		if err != nil {
 			t.Fatal(err)
 		}
-		temp, err := cluster.NewDir() // as the program's TMPDIR, so that what it leaves there is its own
+		temp, err := testcluster.NewDir() // as the program's TMPDIR, so that what it leaves there is its own
 		if err != nil {
 			t.Fatal(err)
 		}
