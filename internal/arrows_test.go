@@ -17,11 +17,11 @@ const module = "github.com/molecule-ai/platform/"
 // layers is the allowed order, written down once: a package imports only packages of layers below its own.
 // Adding a package means choosing its layer here. docs/architecture.md draws the same picture.
 var layers = [][]string{
-	{"migrations", "internal/config", "internal/forward", "internal/metrics", "internal/objects", "internal/pqconn"},
-	{"internal/embeddedpg", "internal/news", "internal/prepared", "internal/schema", "internal/synced", "internal/wsauth"},
+	{"migrations", "internal/config", "internal/forward", "internal/metrics", "internal/objectstore", "internal/pqconn"},
+	{"internal/embeddedpg", "internal/notify", "internal/prepared", "internal/schema", "internal/synced", "internal/wsauth"},
 	{"internal/activity", "internal/testcluster", "internal/embeddedpg/pgtest", "internal/workspaces"},
-	{"internal/pendinguploads", "internal/pendinguploads/s3test", "internal/receipts"},
-	{"internal/pendinguploads/storagetest", "internal/pendinguploads/upkeep", "internal/sweeper", "internal/tracing"},
+	{"internal/pendinguploads", "internal/objectstore/s3test", "internal/events"},
+	{"internal/pendinguploads/storagetest", "internal/pendinguploads/storageadmin", "internal/sweeper", "internal/tracing"},
 	{"internal/handlers"},
 	{"internal/server"},
 	{"internal/server/servertest"},
@@ -31,7 +31,7 @@ var layers = [][]string{
 // reserved names who may import what the rest of the code must not know.
 var reserved = map[string][]string{
 	"github.com/gin-gonic/gin": {"internal/handlers", "internal/server", "internal/wsauth", "cmd/bench"},
-	"gocloud.dev/":             {"internal/objects"},
+	"gocloud.dev/":             {"internal/objectstore"},
 }
 
 // goPackage is what this test reads of `go list -json`.

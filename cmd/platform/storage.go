@@ -12,7 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/molecule-ai/platform/internal/config"
-	"github.com/molecule-ai/platform/internal/pendinguploads/upkeep"
+	"github.com/molecule-ai/platform/internal/pendinguploads/storageadmin"
 	"github.com/molecule-ai/platform/internal/server"
 )
 
@@ -32,7 +32,7 @@ func (r storageReconcileCmd) Run(env *environment, settings *config.Settings) er
 			return err
 		}
 		tell := func(format string, args ...any) { fmt.Fprintf(env.stdout, format+"\n", args...) }
-		f, err := upkeep.Reconcile(env.ctx, db, r.Fix, tell)
+		f, err := storageadmin.Reconcile(env.ctx, db, r.Fix, tell)
 		verb := "would be deleted; --fix does it"
 		if r.Fix {
 			verb = "deleted"
@@ -78,7 +78,7 @@ func (m storageMigrateCmd) Run(env *environment, settings *config.Settings) erro
 			return nil
 		}
 		p := newProgress(env.stdout, files, bytes)
-		moved, err := upkeep.Migrate(env.ctx, bucket, p.tell)
+		moved, err := storageadmin.Migrate(env.ctx, bucket, p.tell)
 		p.end(moved)
 		fmt.Fprintf(env.stdout, "moved %d files, %s, each compared with its SHA-256; gone meanwhile %d, failed %d\n",
 			moved.Files, humanize.IBytes(uint64(moved.Bytes)), moved.Gone, moved.Failed)
@@ -109,7 +109,7 @@ func newProgress(w io.Writer, files, bytes int64) *progress {
 	return &progress{w: w, terminal: isFile && term.IsTerminal(int(f.Fd())), files: files, bytes: bytes, start: now, last: now}
 }
 
-func (p *progress) tell(m upkeep.Moved, err error) {
+func (p *progress) tell(m storageadmin.Moved, err error) {
 	if err != nil {
 		if p.terminal {
 			fmt.Fprint(p.w, "\r\x1b[K")
@@ -125,7 +125,7 @@ func (p *progress) tell(m upkeep.Moved, err error) {
 	}
 }
 
-func (p *progress) show(m upkeep.Moved) {
+func (p *progress) show(m storageadmin.Moved) {
 	p.last = time.Now()
 	done := min(float64(m.Files+m.Gone+m.Failed)/float64(p.files), 1)
 	text := fmt.Sprintf("%3.0f %%  %d of %d files, %s of %s, %s/s", 100*done, m.Files, p.files, humanize.IBytes(uint64(m.Bytes)),
@@ -138,7 +138,7 @@ func (p *progress) show(m upkeep.Moved) {
 	fmt.Fprintf(p.w, "\r\x1b[K[%s%s] %s", strings.Repeat("=", n), strings.Repeat(" ", barWidth-n), text)
 }
 
-func (p *progress) end(m upkeep.Moved) {
+func (p *progress) end(m storageadmin.Moved) {
 	if p.terminal {
 		p.show(m)
 		fmt.Fprintln(p.w)

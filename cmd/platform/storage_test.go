@@ -14,7 +14,7 @@ import (
 	"testing"
 
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
-	"github.com/molecule-ai/platform/internal/pendinguploads/s3test"
+	"github.com/molecule-ai/platform/internal/objectstore/s3test"
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 

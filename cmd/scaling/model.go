@@ -44,7 +44,7 @@ func usual() assumptions {
 const (
 	day = 24 * 60 * 60.0
 
-	// What internal/news does: 500 workspaces a query, each about every 2.25 s.
+	// What internal/notify does: 500 workspaces a query, each about every 2.25 s.
 	lookBatch, lookEvery = 500, 2.25
 
 	// What internal/server takes: connections of a replica without a pooler, and past one.

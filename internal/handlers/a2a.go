@@ -15,7 +15,7 @@ import (
 
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/forward"
-	"github.com/molecule-ai/platform/internal/news"
+	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
@@ -74,7 +74,7 @@ func (h *A2AHandler) Send(c *gin.Context) error {
 		if err := h.inbox.Record(c.Request.Context(), w.ID, entry); err != nil {
 			return err
 		}
-		announce(c, w.ID, news.Rows)
+		announce(c, w.ID, notify.Rows)
 		logger(c).InfoContext(c, "message queued", "method", method, "size", len(raw))
 		c.PureJSON(http.StatusOK, gin.H{"status": "queued", "delivery_mode": workspaces.Poll, "method": method})
 		return nil
@@ -126,7 +126,7 @@ func (h *A2AHandler) record(c *gin.Context, workspace uuid.UUID, entry activity.
 		logger(c).ErrorContext(c, "call not recorded", "method", entry.Method, "error", err)
 		return
 	}
-	announce(c, workspace, news.Rows)
+	announce(c, workspace, notify.Rows)
 }
 
 // parseMessage checks that raw is a JSON-RPC request, and returns it as it is stored and its

@@ -13,7 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/molecule-ai/platform/internal/activity"
-	"github.com/molecule-ai/platform/internal/news"
+	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
@@ -29,13 +29,13 @@ type ActivityHandler struct {
 	workspaces *workspaces.Store
 	tokens     *wsauth.Tokens
 	inbox      *activity.Inbox
-	hub        *news.Hub
+	hub        *notify.Hub
 	waiting    *Admission
 }
 
 // NewActivityHandler returns the handler. waiting bounds the polls that are held.
 func NewActivityHandler(
-	store *workspaces.Store, tokens *wsauth.Tokens, inbox *activity.Inbox, hub *news.Hub, waiting *Admission,
+	store *workspaces.Store, tokens *wsauth.Tokens, inbox *activity.Inbox, hub *notify.Hub, waiting *Admission,
 ) *ActivityHandler {
 	return &ActivityHandler{workspaces: store, tokens: tokens, inbox: inbox, hub: hub, waiting: waiting}
 }

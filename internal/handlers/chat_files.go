@@ -11,7 +11,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/molecule-ai/platform/internal/forward"
-	"github.com/molecule-ai/platform/internal/news"
+	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
@@ -142,7 +142,7 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 		return stageFailed(err)
 	}
 	if !replayed {
-		announce(c, w.ID, news.Rows)
+		announce(c, w.ID, notify.Rows)
 	}
 	if replayed {
 		meter(c).Replayed()

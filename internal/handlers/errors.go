@@ -9,9 +9,9 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/events"
 	"github.com/molecule-ai/platform/internal/forward"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
-	"github.com/molecule-ai/platform/internal/receipts"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
@@ -48,9 +48,9 @@ var problems = []struct {
 	{activity.ErrCursorGone, http.StatusGone, "cursor_gone",
 		"since_id is unknown or was pruned; omit since_id to start again, with order=asc from the oldest row"},
 
-	{receipts.ErrGone, http.StatusGone, "events_gone",
+	{events.ErrGone, http.StatusGone, "events_gone",
 		"the events after Last-Event-ID cannot be told any more; connect without it and read the lists again"},
-	{receipts.ErrInvalidPosition, http.StatusBadRequest, "invalid_last_event_id", "Last-Event-ID must be the id of an event of this stream"},
+	{events.ErrInvalidPosition, http.StatusBadRequest, "invalid_last_event_id", "Last-Event-ID must be the id of an event of this stream"},
 
 	{pendinguploads.ErrNotFound, http.StatusNotFound, "pending_upload_not_found", "pending upload not found, expired, or already acked"},
 	{pendinguploads.ErrTruncated, http.StatusNotFound, "pending_upload_not_found", "pending upload not found, expired, or already acked"},

@@ -12,8 +12,8 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 
-	"github.com/molecule-ai/platform/internal/news"
-	"github.com/molecule-ai/platform/internal/receipts"
+	"github.com/molecule-ai/platform/internal/events"
+	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
@@ -32,7 +32,7 @@ type pace struct {
 }
 
 var usualPace = pace{
-	look: news.Interval, pause: 20 * time.Millisecond, heartbeat: 15 * time.Second, recheck: 30 * time.Second, retry: 2 * time.Second,
+	look: notify.Interval, pause: 20 * time.Millisecond, heartbeat: 15 * time.Second, recheck: 30 * time.Second, retry: 2 * time.Second,
 }
 
 // EventsHandler streams what happens in a workspace, as server-sent events (WHATWG HTML, section
@@ -41,15 +41,15 @@ var usualPace = pace{
 type EventsHandler struct {
 	workspaces *workspaces.Store
 	tokens     *wsauth.Tokens
-	log        *receipts.Log
-	hub        *news.Hub
+	log        *events.Log
+	hub        *notify.Hub
 	admission  *Admission
 	pace       pace
 }
 
 // NewEventsHandler returns the handler. admission bounds the open streams.
 func NewEventsHandler(
-	store *workspaces.Store, tokens *wsauth.Tokens, log *receipts.Log, hub *news.Hub, admission *Admission,
+	store *workspaces.Store, tokens *wsauth.Tokens, log *events.Log, hub *notify.Hub, admission *Admission,
 ) *EventsHandler {
 	return &EventsHandler{workspaces: store, tokens: tokens, log: log, hub: hub, admission: admission, pace: usualPace}
 }
@@ -66,7 +66,7 @@ func (h *EventsHandler) Stream(c *gin.Context) error {
 	}
 	defer release()
 	workspace := wsauth.WorkspaceOf(c)
-	waiter := h.hub.Wait(workspace, news.Rows|news.Receipts|news.Access)
+	waiter := h.hub.Wait(workspace, notify.Rows|notify.Receipts|notify.Access)
 	defer waiter.Close()
 	position, err := h.position(c, workspace)
 	if err != nil {
@@ -86,12 +86,12 @@ func (h *EventsHandler) Stream(c *gin.Context) error {
 }
 
 // position is where the stream begins: after the event that the client names, or now.
-func (h *EventsHandler) position(c *gin.Context, workspace uuid.UUID) (receipts.Position, error) {
+func (h *EventsHandler) position(c *gin.Context, workspace uuid.UUID) (events.Position, error) {
 	last := c.GetHeader("Last-Event-ID")
 	if last == "" {
 		return h.log.Now(c.Request.Context(), workspace)
 	}
-	p, err := receipts.ParsePosition(last)
+	p, err := events.ParsePosition(last)
 	if err != nil {
 		return p, err
 	}
@@ -113,8 +113,8 @@ type stream struct {
 	c         *gin.Context
 	ctx       context.Context //nolint:containedctx // it lives as long as the request
 	workspace uuid.UUID
-	position  receipts.Position
-	waiter    *news.Waiter
+	position  events.Position
+	waiter    *notify.Waiter
 	cut       error // why nothing more can be written
 }
 
@@ -162,10 +162,10 @@ func (s *stream) run() error {
 		case <-timer.C:
 		case <-s.waiter.News():
 			kinds := s.waiter.Take()
-			if kinds&news.Access != 0 {
+			if kinds&notify.Access != 0 {
 				check = now
 			}
-			if soon := looked.Add(s.pace.pause); kinds&^news.Access != 0 && soon.Before(look) {
+			if soon := looked.Add(s.pace.pause); kinds&^notify.Access != 0 && soon.Before(look) {
 				look = soon
 			}
 		}
@@ -204,13 +204,13 @@ func (s *stream) write(b []byte) {
 }
 
 type fileEvent struct {
-	FileID uuid.UUID     `json:"file_id"`
-	Name   string        `json:"name"`
-	Size   int64         `json:"size"`
-	State  receipts.Kind `json:"state"`
-	At     time.Time     `json:"at"`
-	RowID  uuid.UUID     `json:"row_id,omitzero"` // of a staged file
-	Seq    int64         `json:"seq,omitzero"`    // of a staged file
+	FileID uuid.UUID   `json:"file_id"`
+	Name   string      `json:"name"`
+	Size   int64       `json:"size"`
+	State  events.Kind `json:"state"`
+	At     time.Time   `json:"at"`
+	RowID  uuid.UUID   `json:"row_id,omitzero"` // of a staged file
+	Seq    int64       `json:"seq,omitzero"`    // of a staged file
 }
 
 type messageEvent struct {
@@ -221,15 +221,15 @@ type messageEvent struct {
 	At       time.Time  `json:"at"`
 }
 
-func viewEvent(e receipts.Event) any {
+func viewEvent(e events.Event) any {
 	switch e.Kind {
-	case receipts.Message:
+	case events.Message:
 		view := messageEvent{RowID: e.RowID, Seq: e.Row, Method: e.Method, At: e.At}
 		if e.Source.Valid {
 			view.SourceID = &e.Source.UUID
 		}
 		return view
-	case receipts.Staged:
+	case events.Staged:
 		return fileEvent{FileID: e.FileID, Name: e.Name, Size: e.Size, State: e.State, At: e.At, RowID: e.RowID, Seq: e.Row}
 	default:
 		return fileEvent{FileID: e.FileID, Name: e.Name, Size: e.Size, State: e.State, At: e.At}

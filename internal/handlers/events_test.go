@@ -19,9 +19,9 @@ import (
 
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
+	"github.com/molecule-ai/platform/internal/events"
 	"github.com/molecule-ai/platform/internal/handlers"
-	"github.com/molecule-ai/platform/internal/news"
-	"github.com/molecule-ai/platform/internal/receipts"
+	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
@@ -30,7 +30,7 @@ import (
 type streaming struct {
 	*httptest.Server
 	db        *sql.DB
-	hub       *news.Hub
+	hub       *notify.Hub
 	inbox     *activity.Inbox
 	workspace uuid.UUID
 	token     string
@@ -49,8 +49,8 @@ func newStreaming(t *testing.T, look, heartbeat, recheck time.Duration) *streami
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &streaming{db: db, hub: news.New(news.Options{}), inbox: activity.New(db), workspace: w.ID, token: token, ended: make(chan struct{}, 10)}
-	events := handlers.NewEventsHandler(store, tokens, receipts.New(db, s.inbox), s.hub, handlers.NewAdmission(10))
+	s := &streaming{db: db, hub: notify.New(notify.Options{}), inbox: activity.New(db), workspace: w.ID, token: token, ended: make(chan struct{}, 10)}
+	events := handlers.NewEventsHandler(store, tokens, events.New(db, s.inbox), s.hub, handlers.NewAdmission(10))
 	events.SetPace(look, heartbeat, recheck)
 	e := gin.New()
 	e.Use(handlers.Log(log), handlers.Recover(), tokens.RequireWorkspace(handlers.Render))

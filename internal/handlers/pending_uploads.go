@@ -13,7 +13,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 
-	"github.com/molecule-ai/platform/internal/news"
+	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
@@ -99,7 +99,7 @@ func (h *PendingUploadsHandler) markFetched(c *gin.Context, file pendinguploads.
 	case !first:
 		audit(c, "read again", "file_id", file.ID, "filename", file.Name, "size", file.Size)
 	default:
-		announce(c, file.Workspace, news.Receipts)
+		announce(c, file.Workspace, notify.Receipts)
 		meter(c).Fetched(file.Size)
 		audit(c, "fetched", "file_id", file.ID, "filename", file.Name, "size", file.Size, "duration", took)
 	}
@@ -213,7 +213,7 @@ func (h *PendingUploadsHandler) Ack(c *gin.Context) error {
 		return err
 	}
 	if first {
-		announce(c, f.Workspace, news.Receipts)
+		announce(c, f.Workspace, notify.Receipts)
 		waited := f.AckedAt.Sub(f.CreatedAt)
 		meter(c).Acked(f.Size, waited)
 		audit(c, "acked", "file_id", f.ID, "filename", f.Name, "size", f.Size, "duration", waited)

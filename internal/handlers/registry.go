@@ -10,7 +10,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 
-	"github.com/molecule-ai/platform/internal/news"
+	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
@@ -214,7 +214,7 @@ func (h *WorkspacesHandler) Remove(c *gin.Context) error {
 	if err := h.workspaces.Remove(c.Request.Context(), id); err != nil {
 		return err
 	}
-	announce(c, id, news.Access)
+	announce(c, id, notify.Access)
 	audit(c, "workspace removed", "workspace_id", id)
 	c.PureJSON(http.StatusOK, gin.H{"status": workspaces.StatusRemoved})
 	return nil
@@ -258,7 +258,7 @@ func (h *WorkspacesHandler) RevokeToken(c *gin.Context) error {
 	if err := h.tokens.Revoke(c.Request.Context(), wsauth.WorkspaceOf(c), id); err != nil {
 		return err
 	}
-	announce(c, wsauth.WorkspaceOf(c), news.Access)
+	announce(c, wsauth.WorkspaceOf(c), notify.Access)
 	audit(c, "token revoked", "revoked_token_id", id)
 	c.PureJSON(http.StatusOK, gin.H{"status": "revoked"})
 	return nil

@@ -8,7 +8,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/molecule-ai/platform/internal/activity"
-	"github.com/molecule-ai/platform/internal/news"
+	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
@@ -49,7 +49,7 @@ func (h *ActivityHandler) hold(c *gin.Context, p *poll) error {
 		return h.readSaturated(c, p, err)
 	}
 	defer release()
-	waiter := h.hub.Wait(wsauth.WorkspaceOf(c), news.Rows|news.Access)
+	waiter := h.hub.Wait(wsauth.WorkspaceOf(c), notify.Rows|notify.Access)
 	defer waiter.Close()
 	if err := h.read(c, p); err != nil || len(p.rows) > 0 {
 		return err
@@ -85,11 +85,11 @@ func (h *ActivityHandler) read(c *gin.Context, p *poll) (err error) {
 // if the news is not about that.
 //
 //go:noinline
-func (h *ActivityHandler) readAgain(c *gin.Context, p *poll, kinds news.Kind) error {
+func (h *ActivityHandler) readAgain(c *gin.Context, p *poll, kinds notify.Kind) error {
 	if err := h.read(c, p); err != nil {
 		return err
 	}
-	if len(p.rows) == 0 && kinds&news.Access == 0 {
+	if len(p.rows) == 0 && kinds&notify.Access == 0 {
 		return nil
 	}
 	return stillAllowed(c, h.tokens, h.workspaces)

@@ -17,9 +17,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/google/uuid"
 
-	"github.com/molecule-ai/platform/internal/objects"
+	"github.com/molecule-ai/platform/internal/objectstore"
+	"github.com/molecule-ai/platform/internal/objectstore/s3test"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
-	"github.com/molecule-ai/platform/internal/pendinguploads/s3test"
 )
 
 // proxy is what is between the platform and an S3 server. fault answers a request instead of the
@@ -107,13 +107,13 @@ func wantStored(t *testing.T, r *rig, want int) {
 	if err := r.db.QueryRow(`SELECT url, namespace FROM upload_stores`).Scan(&url, &namespace); err != nil {
 		t.Fatal(err)
 	}
-	store, err := objects.Open(t.Context(), url, uuid.MustParse(namespace))
+	store, err := objectstore.Open(t.Context(), url, uuid.MustParse(namespace))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer store.Close()
 	stored := 0
-	if err := store.List(t.Context(), func(objects.Object) error { stored++; return nil }); err != nil {
+	if err := store.List(t.Context(), func(objectstore.Object) error { stored++; return nil }); err != nil {
 		t.Fatal(err)
 	}
 	var all, intents, claimed int
@@ -291,7 +291,7 @@ func TestBucket_S3UploadsThatFailAreAborted(t *testing.T) {
 	server := s3test.Shared(t)
 	p := newProxy(t, server)
 	storeURL := server.BucketURL(t, p.URL)
-	store, err := objects.Open(t.Context(), storeURL, uuid.New())
+	store, err := objectstore.Open(t.Context(), storeURL, uuid.New())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +316,7 @@ func TestBucket_S3UploadsThatFailAreAborted(t *testing.T) {
 		t.Errorf("%d unfinished uploads (%v)", len(left.Uploads), err)
 	}
 	count := 0
-	if err := store.List(t.Context(), func(o objects.Object) error { count++; return nil }); err != nil || count != 1 {
+	if err := store.List(t.Context(), func(o objectstore.Object) error { count++; return nil }); err != nil || count != 1 {
 		t.Errorf("%d objects (%v), want the first", count, err)
 	}
 }

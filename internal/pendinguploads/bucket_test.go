@@ -9,15 +9,15 @@ import (
 
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
-	"github.com/molecule-ai/platform/internal/objects"
+	"github.com/molecule-ai/platform/internal/objectstore"
+	"github.com/molecule-ai/platform/internal/objectstore/s3test"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
-	"github.com/molecule-ai/platform/internal/pendinguploads/s3test"
 	"github.com/molecule-ai/platform/internal/pendinguploads/storagetest"
 )
 
 // openStore opens real stores.
 func openStore(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
-	return objects.Open(ctx, url, namespace)
+	return objectstore.Open(ctx, url, namespace)
 }
 
 // The suite as it is for PostgreSQL. Small files are kept in the row and others are not, so that both

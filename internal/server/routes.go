@@ -12,10 +12,10 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/events"
 	"github.com/molecule-ai/platform/internal/forward"
 	"github.com/molecule-ai/platform/internal/handlers"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
-	"github.com/molecule-ai/platform/internal/receipts"
 	"github.com/molecule-ai/platform/internal/schema"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
@@ -67,9 +67,9 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	s.openNews(inbox)
-	var events *handlers.EventsHandler
+	var stream *handlers.EventsHandler
 	if operating {
-		events = handlers.NewEventsHandler(store, s.tokens, receipts.New(s.db, inbox), s.news, handlers.NewAdmission(c.MaxStreams))
+		stream = handlers.NewEventsHandler(store, s.tokens, events.New(s.db, inbox), s.news, handlers.NewAdmission(c.MaxStreams))
 	}
 	if staging {
 		bounds := pendinguploads.Limits{MaxFileBytes: c.MaxFileBytes, MaxBatchBytes: c.MaxRequestBytes, TTL: c.PendingTTL}
@@ -122,7 +122,7 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		a2a:        handlers.NewA2AHandler(store, inbox, push, handlers.NewAdmission(c.MaxMessages)),
 		files:      files,
 		pending:    pending,
-		events:     events,
+		events:     stream,
 		jsonBytes:  c.MaxJSONBytes,
 	})
 	return engine, nil

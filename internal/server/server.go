@@ -21,7 +21,7 @@ import (
 	"github.com/molecule-ai/platform/internal/config"
 	"github.com/molecule-ai/platform/internal/embeddedpg"
 	"github.com/molecule-ai/platform/internal/metrics"
-	"github.com/molecule-ai/platform/internal/news"
+	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 	"github.com/molecule-ai/platform/internal/sweeper"
 	"github.com/molecule-ai/platform/internal/tracing"
@@ -67,7 +67,7 @@ type Server struct {
 	direct   string  // connection string of PostgreSQL itself
 	sessions *sql.DB // to it; nil: no pooler stands in between
 	telling  *sql.DB // for the news alone
-	news     *news.Hub
+	news     *notify.Hub
 	sweeper  *sweeper.Sweeper       // nil: the schema is too old for it
 	bucket   *pendinguploads.Bucket // nil: the schema is too old for it
 	http     *http.Server

@@ -13,7 +13,7 @@ import (
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/config"
 	"github.com/molecule-ai/platform/internal/metrics"
-	"github.com/molecule-ai/platform/internal/objects"
+	"github.com/molecule-ai/platform/internal/objectstore"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 	"github.com/molecule-ai/platform/internal/schema"
 )
@@ -36,7 +36,7 @@ func (s *Server) openStorage(ctx context.Context, postgres *pendinguploads.Postg
 		return s.tracing.Storage(postgres), nil
 	}
 	open := func(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
-		store, err := objects.Open(ctx, url, namespace)
+		store, err := objectstore.Open(ctx, url, namespace)
 		if err != nil {
 			return nil, err
 		}
@@ -75,7 +75,7 @@ func HasStores(ctx context.Context, db *sql.DB) error {
 // The schema must have stores.
 func NewBucket(ctx context.Context, db *sql.DB, c config.Config) (*pendinguploads.Bucket, error) {
 	open := func(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
-		return objects.Open(ctx, url, namespace)
+		return objectstore.Open(ctx, url, namespace)
 	}
 	return pendinguploads.NewBucket(ctx, newFiles(db), open, pendinguploads.BucketOptions{URL: c.StorageURL, InlineBytes: c.StorageInlineBytes})
 }
@@ -98,7 +98,7 @@ func newFiles(db *sql.DB) *pendinguploads.Postgres {
 
 // measured is a store whose operations are counted and timed.
 type measured struct {
-	store   *objects.Store
+	store   *objectstore.Store
 	metrics *metrics.Platform
 }
 

@@ -11,7 +11,7 @@ import (
 
 	"github.com/molecule-ai/platform/internal/config"
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
-	"github.com/molecule-ai/platform/internal/pendinguploads/s3test"
+	"github.com/molecule-ai/platform/internal/objectstore/s3test"
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 

@@ -1,4 +1,4 @@
-package receipts_test
+package events_test
 
 import (
 	"errors"
@@ -9,13 +9,13 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/molecule-ai/platform/internal/receipts"
+	"github.com/molecule-ai/platform/internal/events"
 )
 
 // tell says which events there are, in their order.
-func tell(events []receipts.Event) string {
+func tell(list []events.Event) string {
 	var all []string
-	for _, e := range events {
+	for _, e := range list {
 		all = append(all, strings.TrimSpace(fmt.Sprintf("%s %s%s", e.Kind, e.Name, e.Method)))
 	}
 	return strings.ReplaceAll(strings.Join(all, ", "), "chat_upload_receive", "")
@@ -40,31 +40,31 @@ func TestAfter_TellsWhatBecameOfFiles(t *testing.T) {
 	d.exec(t, sqlAck, c)
 	d.exec(t, sqlFetch, c) // noted late
 	d.exec(t, sqlDelete, c)
-	events := d.all(t, workspace, receipts.Position{}, 100)
+	seen := d.all(t, workspace, events.Position{}, 100)
 	const want = "staged a, staged b, fetched a, message message/send, acked a, expired b, staged c, acked c, fetched c"
-	if got := tell(events); got != want {
+	if got := tell(seen); got != want {
 		t.Fatalf("%s\nwant %s", got, want)
 	}
-	for i, e := range events {
-		row, file := e.Kind == receipts.Staged || e.Kind == receipts.Message, e.Kind != receipts.Message
+	for i, e := range seen {
+		row, file := e.Kind == events.Staged || e.Kind == events.Message, e.Kind != events.Message
 		if (e.RowID != uuid.Nil) != row || (e.FileID != uuid.Nil) != file || file && e.Size != 3 || time.Since(e.At) > time.Hour || e.At.Location() != time.UTC {
 			t.Errorf("event %d: %+v", i, e)
 		}
-		if late := i == 8; file && (e.State == e.Kind) == late || late && e.State != receipts.Acked {
+		if late := i == 8; file && (e.State == e.Kind) == late || late && e.State != events.Acked {
 			t.Errorf("event %d: %s is %s", i, e.Kind, e.State)
 		}
 	}
 	for _, limit := range []int{1, 2, 3, 7} {
-		if got := tell(d.all(t, workspace, receipts.Position{}, limit)); got != want {
+		if got := tell(d.all(t, workspace, events.Position{}, limit)); got != want {
 			t.Errorf("pages of %d: %s", limit, got)
 		}
 	}
-	for i, e := range events {
-		p, err := receipts.ParsePosition(e.String())
+	for i, e := range seen {
+		p, err := events.ParsePosition(e.String())
 		if err != nil || p != e.Position {
 			t.Fatalf("position %s: %v, %v", e.Position, p, err)
 		}
-		if got, rest := tell(d.all(t, workspace, p, 2)), tell(events[i+1:]); got != rest {
+		if got, rest := tell(d.all(t, workspace, p, 2)), tell(seen[i+1:]); got != rest {
 			t.Errorf("after %s: %s, want %s", p, got, rest)
 		}
 	}
@@ -81,7 +81,7 @@ func TestAfter_FileBeginsWithItsStaging(t *testing.T) {
 	d.exec(t, sqlFetch, a)
 	d.exec(t, sqlAck, a)
 	d.exec(t, `UPDATE receipts SET at = at - interval '1 hour'`)
-	if got := tell(d.all(t, workspace, receipts.Position{}, 9)); got != "message first, staged a, fetched a, acked a, message last" {
+	if got := tell(d.all(t, workspace, events.Position{}, 9)); got != "message first, staged a, fetched a, acked a, message last" {
 		t.Errorf("after the clock was set: %s", got)
 	}
 }
@@ -99,14 +99,14 @@ func TestAfter_TellsNothingThatWasRolledBack(t *testing.T) {
 	if _, err := tx.ExecContext(t.Context(), sqlAck, a); err != nil {
 		t.Fatal(err)
 	}
-	if got := tell(d.all(t, workspace, receipts.Position{}, 9)); got != "staged a" {
+	if got := tell(d.all(t, workspace, events.Position{}, 9)); got != "staged a" {
 		t.Errorf("before the end: %s", got)
 	}
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}
 	d.exec(t, sqlFetch, a)
-	if got := tell(d.all(t, workspace, receipts.Position{}, 9)); got != "staged a, fetched a" {
+	if got := tell(d.all(t, workspace, events.Position{}, 9)); got != "staged a, fetched a" {
 		t.Errorf("after it: %s", got)
 	}
 }
@@ -116,7 +116,7 @@ func TestNow_IsAfterAllThatHappened(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	workspace := uuid.New()
-	if p, err := d.log.Now(t.Context(), workspace); err != nil || p != (receipts.Position{}) {
+	if p, err := d.log.Now(t.Context(), workspace); err != nil || p != (events.Position{}) {
 		t.Errorf("where nothing ever happened: %s, %v", p, err)
 	}
 	a := d.stage(t, workspace, "a")
@@ -140,16 +140,16 @@ func TestCheck_SaysWhenEventsAreGone(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	workspace := uuid.New()
-	check := func(what string, p receipts.Position, gone bool) {
+	check := func(what string, p events.Position, gone bool) {
 		t.Helper()
 		err := d.log.Check(t.Context(), workspace, p)
-		if gone != errors.Is(err, receipts.ErrGone) || !gone && err != nil {
+		if gone != errors.Is(err, events.ErrGone) || !gone && err != nil {
 			t.Errorf("%s: %s: %v", what, p, err)
 		}
 	}
-	check("nothing yet", receipts.Position{}, false)
-	check("nothing yet", receipts.Position{Row: 1}, true)
-	check("nothing yet", receipts.Position{Receipt: 1}, true)
+	check("nothing yet", events.Position{}, false)
+	check("nothing yet", events.Position{Row: 1}, true)
+	check("nothing yet", events.Position{Receipt: 1}, true)
 	var files []uuid.UUID
 	for _, name := range []string{"a", "b", "c", "d"} {
 		files = append(files, d.stage(t, workspace, name))
@@ -158,29 +158,29 @@ func TestCheck_SaysWhenEventsAreGone(t *testing.T) {
 		d.exec(t, sqlAck, f)
 	}
 	for i := range 3 { // by the way it numbers them
-		check("two acks", receipts.Position{Row: 4, Receipt: int64(i)}, i > 2)
-		check("four rows", receipts.Position{Row: int64(i)}, false)
+		check("two acks", events.Position{Row: 4, Receipt: int64(i)}, i > 2)
+		check("four rows", events.Position{Row: int64(i)}, false)
 	}
 	d.exec(t, sqlAck, files[2])
 	d.exec(t, `UPDATE receipts SET at = at - interval '2 days'`)
-	if more, err := d.log.Prune(t.Context(), receipts.Retention); err != nil || more {
+	if more, err := d.log.Prune(t.Context(), events.Retention); err != nil || more {
 		t.Fatal(more, err)
 	}
-	check("pruned", receipts.Position{Row: 4, Receipt: 1}, true)
-	check("pruned without a number", receipts.Position{Row: 4, Receipt: 2}, true)
-	check("all seen", receipts.Position{Row: 4, Receipt: 3}, false)
+	check("pruned", events.Position{Row: 4, Receipt: 1}, true)
+	check("pruned without a number", events.Position{Row: 4, Receipt: 2}, true)
+	check("all seen", events.Position{Row: 4, Receipt: 3}, false)
 	d.exec(t, sqlAck, files[3])
-	check("one seen, three gone", receipts.Position{Row: 4, Receipt: 1}, true)
-	if got := tell(d.all(t, workspace, receipts.Position{Row: 4, Receipt: 3}, 9)); got != "acked d" {
+	check("one seen, three gone", events.Position{Row: 4, Receipt: 1}, true)
+	if got := tell(d.all(t, workspace, events.Position{Row: 4, Receipt: 3}, 9)); got != "acked d" {
 		t.Errorf("after those that are gone: %s", got)
 	}
-	if _, _, err := d.log.After(t.Context(), workspace, receipts.Position{Row: 4, Receipt: 2}, 9); !errors.Is(err, receipts.ErrGone) {
+	if _, _, err := d.log.After(t.Context(), workspace, events.Position{Row: 4, Receipt: 2}, 9); !errors.Is(err, events.ErrGone) {
 		t.Errorf("read over a gap: %v", err)
 	}
 	d.exec(t, `DELETE FROM activity_logs WHERE seq <= 2`)
-	check("rows pruned", receipts.Position{Row: 1, Receipt: 4}, true)
-	check("rows seen", receipts.Position{Row: 2, Receipt: 4}, false)
-	if _, _, err := d.log.After(t.Context(), workspace, receipts.Position{Row: 1, Receipt: 4}, 9); !errors.Is(err, receipts.ErrGone) {
+	check("rows pruned", events.Position{Row: 1, Receipt: 4}, true)
+	check("rows seen", events.Position{Row: 2, Receipt: 4}, false)
+	if _, _, err := d.log.After(t.Context(), workspace, events.Position{Row: 1, Receipt: 4}, 9); !errors.Is(err, events.ErrGone) {
 		t.Errorf("read over pruned rows: %v", err)
 	}
 }
@@ -214,12 +214,12 @@ func TestParsePosition_TakesOneFormOnly(t *testing.T) {
 		"", "-", "1", "1-", "-1", "1-2-3", "01-2", "1-02", "+1-2", " 1-2", "1-2 ", "1--2", "a-b", "1_0-2", "0x1-2", "٣-1",
 		"9223372036854775808-1", "1-99999999999999999999",
 	} {
-		if p, err := receipts.ParsePosition(bad); !errors.Is(err, receipts.ErrInvalidPosition) {
+		if p, err := events.ParsePosition(bad); !errors.Is(err, events.ErrInvalidPosition) {
 			t.Errorf("%q: %v, %v", bad, p, err)
 		}
 	}
 	for _, good := range []string{"0-0", "12-5", "9223372036854775807-9223372036854775807"} {
-		if p, err := receipts.ParsePosition(good); err != nil || p.String() != good {
+		if p, err := events.ParsePosition(good); err != nil || p.String() != good {
 			t.Errorf("%q: %v, %v", good, p, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package upkeep_test
+package storageadmin_test
 
 import (
 	"context"
@@ -17,10 +17,10 @@ import (
 
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
-	"github.com/molecule-ai/platform/internal/objects"
+	"github.com/molecule-ai/platform/internal/objectstore"
+	"github.com/molecule-ai/platform/internal/objectstore/s3test"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
-	"github.com/molecule-ai/platform/internal/pendinguploads/s3test"
-	"github.com/molecule-ai/platform/internal/pendinguploads/upkeep"
+	"github.com/molecule-ai/platform/internal/pendinguploads/storageadmin"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -34,7 +34,7 @@ type files struct {
 }
 
 func open(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
-	return objects.Open(ctx, url, namespace)
+	return objectstore.Open(ctx, url, namespace)
 }
 
 func newFiles(t *testing.T, url string) files {
@@ -77,10 +77,10 @@ func (f files) exec(t *testing.T, statement string, args ...any) {
 }
 
 // reconcile returns what is found, and what is told.
-func (f files) reconcile(t *testing.T, fix bool) (upkeep.Found, string, error) {
+func (f files) reconcile(t *testing.T, fix bool) (storageadmin.Found, string, error) {
 	t.Helper()
 	var told strings.Builder
-	found, err := upkeep.Reconcile(t.Context(), f.db, fix, func(format string, args ...any) { fmt.Fprintf(&told, format+"\n", args...) })
+	found, err := storageadmin.Reconcile(t.Context(), f.db, fix, func(format string, args ...any) { fmt.Fprintf(&told, format+"\n", args...) })
 	return found, told.String(), err
 }
 
@@ -120,7 +120,7 @@ func TestReconcile_FindsWhatIsNobodysAndNothingElse(t *testing.T) {
 	f.exec(t, `INSERT INTO upload_objects (object_key, store_id, size_bytes, created_at, garbage_at)
 		SELECT gen_random_uuid(), id, 5, now() - interval '8 hours', now() - interval '2 hours' FROM upload_stores`)
 
-	want := upkeep.Found{Objects: 7, Orphans: 1, OrphanBytes: 5, Partial: 1, Unowned: 1, Strangers: 1, Files: 3}
+	want := storageadmin.Found{Objects: 7, Orphans: 1, OrphanBytes: 5, Partial: 1, Unowned: 1, Strangers: 1, Files: 3}
 	for _, fix := range []bool{false, true} {
 		found, told, err := f.reconcile(t, fix)
 		if err != nil || found != want {
@@ -135,11 +135,11 @@ func TestReconcile_FindsWhatIsNobodysAndNothingElse(t *testing.T) {
 			}
 		}
 	}
-	want = upkeep.Found{Objects: 5, Strangers: 1, Files: 3}
+	want = storageadmin.Found{Objects: 5, Strangers: 1, Files: 3}
 	if found, _, err := f.reconcile(t, false); err != nil || found != want {
 		t.Errorf("afterwards: %+v, %v; want %+v", found, err, want)
 	}
-	if found, _, err := neighbour.reconcile(t, true); err != nil || found != (upkeep.Found{Objects: 2, Files: 2}) {
+	if found, _, err := neighbour.reconcile(t, true); err != nil || found != (storageadmin.Found{Objects: 2, Files: 2}) {
 		t.Errorf("the neighbour: %+v, %v", found, err)
 	}
 }
@@ -197,7 +197,7 @@ func TestReconcile_TellsOfFilesWithoutTheirBytes(t *testing.T) {
 	f.exec(t, `UPDATE pending_uploads SET content = 'short' WHERE file_id = $1`, broken[0].ID)
 	for range 2 {
 		found, told, err := f.reconcile(t, true)
-		if want := (upkeep.Found{Objects: 2, Files: 3, Missing: 1, Wrong: 2}); !errors.Is(err, upkeep.ErrBroken) || found != want {
+		if want := (storageadmin.Found{Objects: 2, Files: 3, Missing: 1, Wrong: 2}); !errors.Is(err, storageadmin.ErrBroken) || found != want {
 			t.Errorf("%+v, %v; want %+v", found, err, want)
 		}
 		for _, sentence := range []string{"is not there", "has 7 bytes of 2000", "1 files in the database"} {
@@ -228,10 +228,10 @@ func TestReconcile_AbortsUploadsToS3ThatWereNeverFinished(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Young as it is, it may go on.
-	if found, _, err := f.reconcile(t, true); err != nil || found != (upkeep.Found{Objects: 2, Files: 2}) {
+	if found, _, err := f.reconcile(t, true); err != nil || found != (storageadmin.Found{Objects: 2, Files: 2}) {
 		t.Errorf("%+v, %v", found, err)
 	}
-	store, err := objects.Open(t.Context(), url, uuid.MustParse(namespace))
+	store, err := objectstore.Open(t.Context(), url, uuid.MustParse(namespace))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +261,7 @@ func TestReconcile_AStoreThatCannotBeReadIsAnErrorOfItsOwn(t *testing.T) {
 	f.stage(t, 2)
 	server.Stop()
 	found, _, err := f.reconcile(t, true)
-	if err == nil || errors.Is(err, upkeep.ErrBroken) || found.Missing != 0 || found.Files != 2 {
+	if err == nil || errors.Is(err, storageadmin.ErrBroken) || found.Missing != 0 || found.Files != 2 {
 		t.Errorf("%+v, %v", found, err)
 	}
 }
@@ -276,7 +276,7 @@ func TestMigrate_GoesOnPastAFileThatCannotBeMovedAndWhereItWasInterrupted(t *tes
 	to := files{bucketOn(t, db, s3test.BucketURL(t)), db}
 
 	ctx, cancel := context.WithCancel(t.Context())
-	moved, err := upkeep.Migrate(ctx, to.Bucket, func(m upkeep.Moved, _ error) {
+	moved, err := storageadmin.Migrate(ctx, to.Bucket, func(m storageadmin.Moved, _ error) {
 		if m.Files == 5 {
 			cancel()
 		}
@@ -285,7 +285,7 @@ func TestMigrate_GoesOnPastAFileThatCannotBeMovedAndWhereItWasInterrupted(t *tes
 		t.Errorf("interrupted: %+v, %v", moved, err)
 	}
 	var errs int
-	again, err := upkeep.Migrate(t.Context(), to.Bucket, func(_ upkeep.Moved, err error) {
+	again, err := storageadmin.Migrate(t.Context(), to.Bucket, func(_ storageadmin.Moved, err error) {
 		if err != nil {
 			errs++
 		}
@@ -293,7 +293,7 @@ func TestMigrate_GoesOnPastAFileThatCannotBeMovedAndWhereItWasInterrupted(t *tes
 	if err == nil || again.Failed != 1 || errs != 1 || moved.Files+again.Files != 19 {
 		t.Errorf("%+v after %+v, told of %d failures, %v", again, moved, errs, err)
 	}
-	if found, _, err := to.reconcile(t, false); found.Files != 19 || found.Missing != 0 || found.Wrong != 1 || !errors.Is(err, upkeep.ErrBroken) {
+	if found, _, err := to.reconcile(t, false); found.Files != 19 || found.Missing != 0 || found.Wrong != 1 || !errors.Is(err, storageadmin.ErrBroken) {
 		t.Errorf("%+v, %v", found, err)
 	}
 }
@@ -306,7 +306,7 @@ func TestMigrate_StopsWhenNothingCanBeMoved(t *testing.T) {
 	from.stage(t, 60)
 	from.exec(t, `UPDATE pending_uploads SET content = 'short'`)
 	to := bucketOn(t, db, "file://"+t.TempDir())
-	moved, err := upkeep.Migrate(t.Context(), to, func(upkeep.Moved, error) {})
+	moved, err := storageadmin.Migrate(t.Context(), to, func(storageadmin.Moved, error) {})
 	if err == nil || moved.Failed < 20 || moved.Failed > 24 || moved.Files != 0 {
 		t.Errorf("%+v, %v", moved, err)
 	}

@@ -1,4 +1,4 @@
-package receipts_test
+package events_test
 
 import (
 	"database/sql"
@@ -9,7 +9,7 @@ import (
 
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
-	"github.com/molecule-ai/platform/internal/receipts"
+	"github.com/molecule-ai/platform/internal/events"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -18,7 +18,7 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 type desk struct {
 	db    *sql.DB
 	inbox *activity.Inbox
-	log   *receipts.Log
+	log   *events.Log
 }
 
 func newDesk(t testing.TB) desk {
@@ -26,7 +26,7 @@ func newDesk(t testing.TB) desk {
 	db.SetMaxOpenConns(40)
 	db.SetMaxIdleConns(40)
 	inbox := activity.New(db)
-	return desk{db, inbox, receipts.New(db, inbox)}
+	return desk{db, inbox, events.New(db, inbox)}
 }
 
 const (
@@ -76,9 +76,9 @@ func (d desk) exec(t testing.TB, statement string, args ...any) {
 }
 
 // all reads from p on, with pages of limit.
-func (d desk) all(t testing.TB, workspace uuid.UUID, p receipts.Position, limit int) []receipts.Event {
+func (d desk) all(t testing.TB, workspace uuid.UUID, p events.Position, limit int) []events.Event {
 	t.Helper()
-	var got []receipts.Event
+	var got []events.Event
 	for {
 		page, more, err := d.log.After(t.Context(), workspace, p, limit)
 		if err != nil {

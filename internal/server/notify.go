@@ -11,14 +11,14 @@ import (
 	"github.com/lib/pq"
 
 	"github.com/molecule-ai/platform/internal/activity"
-	"github.com/molecule-ai/platform/internal/news"
-	"github.com/molecule-ai/platform/internal/receipts"
+	"github.com/molecule-ai/platform/internal/events"
+	"github.com/molecule-ai/platform/internal/notify"
 )
 
 // openNews prepares what wakes held polls and streams. It has a connection of its own to listen on
 // and one to send from: neither waits for the pools, nor takes from them.
 func (s *Server) openNews(inbox *activity.Inbox) {
-	s.news = news.New(news.Options{Newest: inbox.Newest, DB: s.telling, DSN: listenDSN(s.direct), Log: s.log})
+	s.news = notify.New(notify.Options{Newest: inbox.Newest, DB: s.telling, DSN: listenDSN(s.direct), Log: s.log})
 }
 
 // unsynced is for a pool that writes nothing that must last. PostgreSQL gives notifications a
@@ -52,16 +52,16 @@ func listenDSN(dsn string) string {
 // each is about a file that is counted.
 type prunedInbox struct {
 	*activity.Inbox
-	receipts *receipts.Log
+	receipts *events.Log
 }
 
 func newPrunedInbox(db *sql.DB, inbox *activity.Inbox) prunedInbox {
-	return prunedInbox{inbox, receipts.New(db, inbox)}
+	return prunedInbox{inbox, events.New(db, inbox)}
 }
 
 // Prune implements sweeper.Inbox.
 func (p prunedInbox) Prune(ctx context.Context, retention, limit time.Duration) (int, bool, error) {
-	more, err := p.receipts.Prune(ctx, receipts.Retention)
+	more, err := p.receipts.Prune(ctx, events.Retention)
 	if err != nil {
 		return 0, false, err
 	}

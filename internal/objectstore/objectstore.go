@@ -1,4 +1,4 @@
-// Package objects keeps objects, named by a key, in a store that a URL names: a bucket of S3 or of
+// Package objectstore keeps objects, named by a key, in a store that a URL names: a bucket of S3 or of
 // what speaks like it, of Google Cloud Storage or Azure, or a folder.
 //
 // It promises that an object is durable when Write returns nil, in a folder too, where it syncs
@@ -7,7 +7,7 @@
 // what objects are for, and keeps no list of them: that is who calls it.
 //
 // Credentials come from the environment, as each cloud's own tools take them, never from the URL.
-package objects
+package objectstore
 
 import (
 	"context"

@@ -1,9 +1,9 @@
-// Package upkeep looks after the stores of objects for an operator: it compares them with the
+// Package storageadmin looks after the stores of objects for an operator: it compares them with the
 // database, and moves files to where the configuration says.
 //
 // It promises to delete nothing that a file has, and nothing that is young enough to be on its way.
 // Both may run beside any number of platforms.
-package upkeep
+package storageadmin
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 	"github.com/lib/pq"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/molecule-ai/platform/internal/objects"
+	"github.com/molecule-ai/platform/internal/objectstore"
 )
 
 const (
@@ -105,9 +105,9 @@ func Reconcile(ctx context.Context, db *sql.DB, fix bool, tell func(format strin
 		return r.found, fmt.Errorf("upkeep: list stores: %w", err)
 	}
 	var errs []error
-	opened := map[int]*objects.Store{}
+	opened := map[int]*objectstore.Store{}
 	for _, s := range stores {
-		store, err := objects.Open(ctx, s.url, s.namespace)
+		store, err := objectstore.Open(ctx, s.url, s.namespace)
 		if err == nil {
 			defer store.Close() //nolint:errcheck // only read, or what counts was answered
 			opened[s.id] = store
@@ -137,10 +137,10 @@ func (r *reconciler) note(format string, args ...any) {
 }
 
 // store looks for what is in a store and belongs to nobody.
-func (r *reconciler) store(ctx context.Context, id int, store *objects.Store) error {
+func (r *reconciler) store(ctx context.Context, id int, store *objectstore.Store) error {
 	before := time.Now().Add(-young)
-	var candidates []objects.Object
-	err := store.List(ctx, func(o objects.Object) error {
+	var candidates []objectstore.Object
+	err := store.List(ctx, func(o objectstore.Object) error {
 		r.found.Objects++
 		switch {
 		case o.Key == uuid.Nil:
@@ -180,7 +180,7 @@ func (r *reconciler) store(ctx context.Context, id int, store *objects.Store) er
 	return r.unowned(ctx, id, store)
 }
 
-func (r *reconciler) remove(ctx context.Context, store *objects.Store, o objects.Object) error {
+func (r *reconciler) remove(ctx context.Context, store *objectstore.Store, o objectstore.Object) error {
 	if !r.fix {
 		return nil
 	}
@@ -188,8 +188,8 @@ func (r *reconciler) remove(ctx context.Context, store *objects.Store, o objects
 }
 
 // orphans deals with those of a page of objects that no row knows of.
-func (r *reconciler) orphans(ctx context.Context, id int, store *objects.Store, candidates []objects.Object) error {
-	byKey := map[string]objects.Object{}
+func (r *reconciler) orphans(ctx context.Context, id int, store *objectstore.Store, candidates []objectstore.Object) error {
+	byKey := map[string]objectstore.Object{}
 	keys := make([]string, len(candidates))
 	for i, o := range candidates {
 		keys[i] = o.Key.String()
@@ -212,7 +212,7 @@ func (r *reconciler) orphans(ctx context.Context, id int, store *objects.Store, 
 }
 
 // unowned deals with rows of objects that have no file.
-func (r *reconciler) unowned(ctx context.Context, id int, store *objects.Store) error {
+func (r *reconciler) unowned(ctx context.Context, id int, store *objectstore.Store) error {
 	for after := uuid.Nil; ; {
 		keys, err := r.keys(ctx, sqlUnowned, id, young.Microseconds(), after, page)
 		if err != nil || len(keys) == 0 {
@@ -260,7 +260,7 @@ type owned struct {
 
 // files looks whether the bytes of files are there. Those in stores that could not be read are
 // passed over: that is an error already.
-func (r *reconciler) files(ctx context.Context, stores map[int]*objects.Store) error {
+func (r *reconciler) files(ctx context.Context, stores map[int]*objectstore.Store) error {
 	for after := uuid.Nil; ; {
 		files, err := r.owned(ctx, after)
 		if err != nil {
@@ -313,7 +313,7 @@ func (r *reconciler) files(ctx context.Context, stores map[int]*objects.Store) e
 	return nil
 }
 
-func size(ctx context.Context, stores map[int]*objects.Store, f owned) (int64, error) {
+func size(ctx context.Context, stores map[int]*objectstore.Store, f owned) (int64, error) {
 	if !f.store.Valid {
 		return -1, nil
 	}

@@ -1,4 +1,4 @@
-// Package receipts tells what becomes of what is sent to a workspace: files are staged, fetched,
+// Package events tells what becomes of what is sent to a workspace: files are staged, fetched,
 // acknowledged or expire, and messages come.
 //
 // It promises what the inbox promises: a reader that goes on from the position of the last event it
@@ -16,7 +16,7 @@
 // which makes the order of those commits the order of numbers.
 //
 // Receipts are kept for Retention. The package owns receipts and receipt_counters.
-package receipts
+package events
 
 import (
 	"context"

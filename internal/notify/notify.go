@@ -1,4 +1,4 @@
-// Package news wakes those who wait for something to happen in a workspace: polls that are held
+// Package notify wakes those who wait for something to happen in a workspace: polls that are held
 // until there is a row, and streams of events.
 //
 // News says only that it is worth looking. It carries nothing, so nothing is lost with it: who is
@@ -11,7 +11,7 @@
 //
 // A waiter costs a few hundred bytes, and neither a goroutine nor a connection. Close ends all
 // waits at once.
-package news
+package notify
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package receipts_test
+package events_test
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/molecule-ai/platform/internal/activity"
-	"github.com/molecule-ai/platform/internal/receipts"
+	"github.com/molecule-ai/platform/internal/events"
 )
 
 // The load that a position must stand.
@@ -28,7 +28,7 @@ var limits = []int{1, 7, 100}
 // step is what a reader must see of a file: its number is its place in the file's life.
 type step struct {
 	file uuid.UUID
-	kind receipts.Kind
+	kind events.Kind
 }
 
 // TestPosition_MissesNothingUnderConcurrentWriters: files and messages, some changes committed late
@@ -106,22 +106,22 @@ func drive(t *testing.T, d desk) (written map[step]bool, seen []*sight) {
 func write(ctx context.Context, t *testing.T, d desk, workspace uuid.UUID, random *rand.Rand) (steps []step, err error) {
 	for range filesEach {
 		file := d.stage(t, workspace, "f")
-		steps = append(steps, step{file, receipts.Staged})
+		steps = append(steps, step{file, events.Staged})
 		if random.IntN(4) == 0 {
 			if err := d.inbox.Record(ctx, workspace, activity.Entry{Type: "a2a_receive", Method: file.String()}); err != nil {
 				return nil, err
 			}
-			steps = append(steps, step{file, receipts.Message})
+			steps = append(steps, step{file, events.Message})
 		}
 		if random.IntN(4) > 0 {
 			if err := change(ctx, d, random, sqlFetch, file); err != nil {
 				return nil, err
 			}
-			steps = append(steps, step{file, receipts.Fetched})
+			steps = append(steps, step{file, events.Fetched})
 		}
-		last, statement := receipts.Acked, sqlAck
+		last, statement := events.Acked, sqlAck
 		if random.IntN(5) == 0 {
-			last, statement = receipts.Expired, sqlDelete
+			last, statement = events.Expired, sqlDelete
 		}
 		if err := change(ctx, d, random, statement, file); err != nil {
 			return nil, err
@@ -171,7 +171,7 @@ type sight struct {
 // read reads until all is written and nothing more comes. Every event's position is one that it
 // goes on from: those in the middle of a page too.
 func (s *sight) read(ctx context.Context, d desk, workspace uuid.UUID, limit int, done <-chan struct{}) error {
-	var p receipts.Position
+	var p events.Position
 	for {
 		over := false
 		select {
@@ -180,7 +180,7 @@ func (s *sight) read(ctx context.Context, d desk, workspace uuid.UUID, limit int
 		default:
 		}
 		page, more, err := d.log.After(ctx, workspace, p, limit)
-		if errors.Is(err, receipts.ErrGone) { // with a fault planted: what it skipped is missed
+		if errors.Is(err, events.ErrGone) { // with a fault planted: what it skipped is missed
 			return nil
 		}
 		if err != nil {
@@ -192,7 +192,7 @@ func (s *sight) read(ctx context.Context, d desk, workspace uuid.UUID, limit int
 		}
 		for _, e := range page {
 			key := step{e.FileID, e.Kind}
-			if e.Kind == receipts.Message {
+			if e.Kind == events.Message {
 				key.file, _ = uuid.Parse(e.Method)
 			}
 			if _, ok := s.at[key]; ok {
@@ -202,7 +202,7 @@ func (s *sight) read(ctx context.Context, d desk, workspace uuid.UUID, limit int
 			s.events++
 		}
 		if len(page) > 0 {
-			if p, err = receipts.ParsePosition(page[len(page)-1].String()); err != nil {
+			if p, err = events.ParsePosition(page[len(page)-1].String()); err != nil {
 				return err
 			}
 		}
@@ -223,8 +223,8 @@ func (s *sight) compare(written map[step]bool, who string) string {
 		if !written[seen] {
 			s.unwritten++
 		}
-		for _, earlier := range map[receipts.Kind][]receipts.Kind{
-			receipts.Fetched: {receipts.Staged}, receipts.Acked: {receipts.Staged, receipts.Fetched}, receipts.Expired: {receipts.Staged, receipts.Fetched},
+		for _, earlier := range map[events.Kind][]events.Kind{
+			events.Fetched: {events.Staged}, events.Acked: {events.Staged, events.Fetched}, events.Expired: {events.Staged, events.Fetched},
 		}[seen.kind] {
 			if before, ok := s.at[step{seen.file, earlier}]; ok && before > at {
 				s.disordered++
