@@ -70,12 +70,12 @@ test-python: .venv/ready build ## The Python tests, on the platform as it is bui
 
 .PHONY: demo
 demo: setup-postgres build .venv/ready ## See files arrive: a throw-away platform, two workspaces, and a table.
-	@exec $(PYTHON) workspace/demo.py
+	@exec $(PYTHON) workspace/devtools/demo.py
 
 # What is given on make's command line is in the environment of what it runs.
 .PHONY: e2e
 e2e: .venv/ready ## The same against a platform that runs: BASE_URL=... ADMIN_TOKEN=... [PUSH_LISTEN=host:port].
-	@exec $(PYTHON) workspace/demo.py e2e
+	@exec $(PYTHON) workspace/devtools/demo.py e2e
 
 .PHONY: fuzz
 fuzz: setup-test ## Run every fuzz target for FUZZTIME (20s).

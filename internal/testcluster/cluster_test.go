@@ -39,7 +39,7 @@ func TestThreeReplicas(t *testing.T) {
 
 // demo is `make e2e` against the balancer.
 func demo(t *testing.T, c *testcluster.Cluster) {
-	cmd := exec.CommandContext(within(t, 3*patience), "../../.venv/bin/python", "../../workspace/demo.py", "e2e")
+	cmd := exec.CommandContext(within(t, 3*patience), "../../.venv/bin/python", "../../workspace/devtools/demo.py", "e2e")
 	cmd.Env = append(os.Environ(), "BASE_URL="+c.URL, "ADMIN_TOKEN="+adminToken)
 	if output, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v (make setup-test installs what is missing)\n%s", err, output)

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import h11
+
 from http_link import CHUNK, Cut, Link, connected
 
 # A reset throws away what the kernel has not delivered yet. With a small buffer that is little,

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from inbox_client import PlatformClient
+from molecule_workspace.inbox.client import PlatformClient
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 

@@ -4,13 +4,13 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
+
 from bad_network import BadNetwork
 from client_calls import UNKNOWN
 from impostor import HostilePlatform
-from polling import Poller
-
-from inbox_client import PlatformClient
 from local_platform import LocalPlatform, Workspace
+from molecule_workspace.inbox.client import PlatformClient
+from polling import Poller
 
 
 @pytest.fixture(scope="session")

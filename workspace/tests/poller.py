@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from polling import Poller
-
-from inbox import Inbox, Options
-from inbox_client import PlatformClient
-from inbox_events import FileAcked
-from inbox_messages import Message
 from local_platform import Operator, Workspace
+from molecule_workspace.inbox.client import PlatformClient
+from molecule_workspace.inbox.events import FileAcked
+from molecule_workspace.inbox.messages import Message
+from molecule_workspace.inbox.poller import Inbox, Options
+from polling import Poller
 
 
 def noise(size: int, seed: int = 0) -> bytes:
@@ -76,7 +75,7 @@ def start_process(url: str, workspace: Workspace, folder: Path) -> subprocess.Po
     here = Path(__file__).resolve()
     return subprocess.Popen(
         [sys.executable, str(here), url, workspace.id, str(folder)],
-        env={"TOKEN": workspace.token, "PYTHONPATH": str(here.parent.parent)},
+        env={"TOKEN": workspace.token, "PYTHONPATH": str(here.parent.parent / "devtools")},
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from inbox import Inbox, Options, Outcome, state_folder
-from inbox_client import PlatformClient
-from inbox_events import Event
-from inbox_messages import Message
 from local_platform import Operator, Sample, Workspace
+from molecule_workspace.inbox.client import PlatformClient
+from molecule_workspace.inbox.events import Event
+from molecule_workspace.inbox.messages import Message
+from molecule_workspace.inbox.poller import Inbox, Options, Outcome, state_folder
 
 E = TypeVar("E")
 

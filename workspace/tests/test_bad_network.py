@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import httpx
 import pytest
+
 from bad_network import Answer, BadNetwork, Seen, Treatment, always, in_turn
 
 BODY = bytes(range(256)) * 4096

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from chat_upload_form import (
+from molecule_workspace.ingest.form import (
     MAX_PART_HEADER,
     FormReader,
     PartEnd,

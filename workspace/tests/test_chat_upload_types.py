@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from chat_upload_types import COMMON_MIME_TYPES, clean_mime_type
-from internal_chat_uploads import sanitize_filename
+from molecule_workspace.ingest.app import sanitize_filename
+from molecule_workspace.ingest.types import COMMON_MIME_TYPES, clean_mime_type
 
 TABLE = json.loads(
     (Path(__file__).parent.parent / "testdata" / "mime_type_cases.json").read_text("ascii")

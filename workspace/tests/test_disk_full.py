@@ -7,13 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from bad_network import BadNetwork, Treatment, in_turn
+from local_platform import LocalPlatform, Sample
+from molecule_workspace.inbox.events import (
+    FileAcked,
+    FileDelayed,
+    FileLost,
+    MessageHandled,
+    Trouble,
+)
+from molecule_workspace.inbox.journal import DiskFullError, Journal
 from poller import acked, noise, part_bytes, states
 from polling import Poller, attach, digests
-
-from inbox_events import FileAcked, FileDelayed, FileLost, MessageHandled, Trouble
-from inbox_journal import DiskFullError, Journal
-from local_platform import LocalPlatform, Sample
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +53,7 @@ def poller(
     platform: LocalPlatform, network: BadNetwork, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Poller:
     """A poller whose files go to the small disk, and who looks often whether there is room."""
-    monkeypatch.setattr("inbox_uploads.DISK_PAUSE", 0.1)
+    monkeypatch.setattr("molecule_workspace.inbox.uploads.DISK_PAUSE", 0.1)
     return Poller(network.url, platform.operator.create("disk"), disk / "files")
 
 
@@ -103,7 +109,7 @@ async def test_a_file_that_expires_while_there_is_no_room_is_lost(
 
     Planted: nothing is asked of the platform until there is room.
     """
-    monkeypatch.setattr("inbox_uploads.DISK_PAUSE", 0.1)
+    monkeypatch.setattr("molecule_workspace.inbox.uploads.DISK_PAUSE", 0.1)
     with LocalPlatform(tmp_path / "platform", {"PENDING_TTL": "10s"}) as own:
         network.target = own.base_url
         poller = Poller(network.url, own.operator.create("expiry"), disk / "files")

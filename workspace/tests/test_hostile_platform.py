@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import Response, StreamingResponse
+
 from bad_network import Answer, BadNetwork, Treatment, in_turn
 from impostor import (
     GIB,
@@ -21,13 +23,11 @@ from impostor import (
     endless,
     redirect,
 )
+from local_platform import LocalPlatform, Sample, Workspace
+from molecule_workspace.inbox.events import FileArrived, FileDelayed, FileLost, FileStarted, Notice
+from molecule_workspace.ingest.app import sanitize_filename
 from poller import acked, noise, part_bytes, parts, states
 from polling import Poller, digests
-from starlette.responses import Response, StreamingResponse
-
-from inbox_events import FileArrived, FileDelayed, FileLost, FileStarted, Notice
-from internal_chat_uploads import sanitize_filename
-from local_platform import LocalPlatform, Sample, Workspace
 
 pytestmark = pytest.mark.anyio
 
@@ -183,8 +183,8 @@ async def test_a_list_without_an_end_does_not_keep_the_inbox_waiting(
 
     Planted: no limit to the pages.
     """
-    monkeypatch.setattr("inbox_uploads.LIST_PAGES", 3)
-    monkeypatch.setattr("inbox_uploads.LIST_PAGE", 2)
+    monkeypatch.setattr("molecule_workspace.inbox.uploads.LIST_PAGES", 3)
+    monkeypatch.setattr("molecule_workspace.inbox.uploads.LIST_PAGE", 2)
     reached = 0
 
     def page() -> Response:

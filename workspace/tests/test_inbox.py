@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bad_network import Answer, BadNetwork, Hook, Seen, Treatment, always, in_turn
-from polling import Poller, attach, cursor_of, digests, file_id_of, rows_of, say, text_of
 
-from inbox import Options
-from inbox_client import UnavailableError
-from inbox_events import (
+from bad_network import Answer, BadNetwork, Hook, Seen, Treatment, always, in_turn
+from local_platform import LocalPlatform, Sample, Workspace
+from molecule_workspace.inbox.client import UnavailableError
+from molecule_workspace.inbox.events import (
     Connected,
     FileArrived,
     FileLost,
@@ -22,8 +21,9 @@ from inbox_events import (
     Stopped,
     Trouble,
 )
-from inbox_messages import Message
-from local_platform import LocalPlatform, Sample, Workspace
+from molecule_workspace.inbox.messages import Message
+from molecule_workspace.inbox.poller import Options
+from polling import Poller, attach, cursor_of, digests, file_id_of, rows_of, say, text_of
 
 pytestmark = pytest.mark.anyio
 

@@ -5,15 +5,16 @@ import email.utils
 import time
 
 import pytest
+
 from bad_network import Answer, BadNetwork, Treatment, always
 from client_calls import CALLS, UNKNOWN
 from impostor import (
     HostilePlatform,
     much_later,
 )
-
-import inbox_client
-from inbox_client import (
+from local_platform import LocalPlatform, Sample, Workspace
+from molecule_workspace.inbox import client as inbox_client
+from molecule_workspace.inbox.client import (
     MAX_RETRY_AFTER,
     Backoff,
     CursorGoneError,
@@ -22,7 +23,6 @@ from inbox_client import (
     RefusedError,
     UnavailableError,
 )
-from local_platform import LocalPlatform, Sample, Workspace
 
 pytestmark = pytest.mark.anyio
 

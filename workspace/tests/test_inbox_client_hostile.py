@@ -7,6 +7,8 @@ import uuid
 from functools import partial
 
 import pytest
+from starlette.responses import Response
+
 from bad_network import Answer, BadNetwork, Treatment, always
 from client_calls import CALLS, JSON_CALLS, UNKNOWN, Call
 from impostor import (
@@ -21,10 +23,9 @@ from impostor import (
     endless_json,
     redirect,
 )
-from starlette.responses import Response
-
-import inbox_client
-from inbox_client import (
+from local_platform import LocalPlatform, Operator, Sample, Workspace
+from molecule_workspace.inbox import client as inbox_client
+from molecule_workspace.inbox.client import (
     CursorGoneError,
     InboxError,
     MissingError,
@@ -32,7 +33,6 @@ from inbox_client import (
     RefusedError,
     UnavailableError,
 )
-from local_platform import LocalPlatform, Operator, Sample, Workspace
 
 pytestmark = pytest.mark.anyio
 

@@ -7,13 +7,19 @@ import uuid
 from dataclasses import replace
 
 import pytest
-from bad_network import Answer, BadNetwork, Hook, Seen, Treatment
-from polling import Poller, attach, cursor_of, digests, rows_of, say
 
-from inbox_client import UnavailableError
-from inbox_events import FileArrived, MessageFailed, MessageHandled, Notice, Trouble
-from inbox_messages import Message
+from bad_network import Answer, BadNetwork, Hook, Seen, Treatment
 from local_platform import LocalPlatform, Sample, Workspace
+from molecule_workspace.inbox.client import UnavailableError
+from molecule_workspace.inbox.events import (
+    FileArrived,
+    MessageFailed,
+    MessageHandled,
+    Notice,
+    Trouble,
+)
+from molecule_workspace.inbox.messages import Message
+from polling import Poller, attach, cursor_of, digests, rows_of, say
 
 pytestmark = pytest.mark.anyio
 

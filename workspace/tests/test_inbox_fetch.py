@@ -11,13 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from bad_network import Answer, BadNetwork, Seen, Treatment, always, in_turn
+from local_platform import LocalPlatform, Sample, Workspace
+from molecule_workspace.inbox.events import (
+    FileAcked,
+    FileArrived,
+    FileDelayed,
+    FileLost,
+    FileProgress,
+)
+from molecule_workspace.inbox.fetch import FLUSH_BYTES
 from poller import acked, journal, noise, own_address, parts, states
 from polling import Poller, digests, file_id_of
-
-from inbox_events import FileAcked, FileArrived, FileDelayed, FileLost, FileProgress
-from inbox_fetch import FLUSH_BYTES
-from local_platform import LocalPlatform, Sample, Workspace
 
 pytestmark = pytest.mark.anyio
 

@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from local_platform import LocalPlatform, Sample
+from molecule_workspace.inbox.events import FileArrived, Notice
+from molecule_workspace.inbox.journal import KEEP_SECONDS, Announced, Journal, State
 from poller import acked, states
 from polling import Poller, digests
-
-from inbox_events import FileArrived, Notice
-from inbox_journal import KEEP_SECONDS, Announced, Journal, State
-from local_platform import LocalPlatform, Sample
 
 
 def announced(name: str = "a.txt") -> Announced:
@@ -166,17 +166,15 @@ def test_several_processes_note_in_one_journal(tmp_path: Path) -> None:
     Planted: no timeout for the lock; BEGIN in place of BEGIN IMMEDIATE, after a read.
     """
     program = (
-        "import sys, uuid; from pathlib import Path; from inbox_journal import *\n"
+        "import sys, uuid; from pathlib import Path\n"
+        "from molecule_workspace.inbox.journal import *\n"
         "journal = Journal(Path(sys.argv[1]))\n"
         "for _ in range(50):\n"
         "    file = Announced(str(uuid.uuid4()), 'a', 1, None)\n"
         "    journal.want([file]); journal.move(file.file_id, State.WANTED, State.STORED)\n"
         "    journal.save_cursor(file.file_id); journal.note_handled(file.file_id)\n"
     )
-    here = Path(__file__).resolve().parent.parent
-    running = [
-        subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=here) for _ in range(3)
-    ]
+    running = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) for _ in range(3)]
     assert [process.wait(60) for process in running] == [0, 0, 0]
     journal = Journal(tmp_path)
     stored = [entry for entry in journal.unfinished() if entry.state is State.STORED]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from inbox_messages import Row, mentions, rewrite
+from molecule_workspace.inbox.messages import Row, mentions, rewrite
 
 WORKSPACE = "0a0a0a0a-0b0b-4c0c-8d0d-0e0e0e0e0e0e"
 OTHER = "ffffffff-0b0b-4c0c-8d0d-0e0e0e0e0e0e"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from inbox_client import CorruptError
-from inbox_fetch import _in_thread
-from inbox_journal import DiskFullError
-from inbox_part import RESERVE, BusyError, PartFile, clear
+from molecule_workspace.inbox.client import CorruptError
+from molecule_workspace.inbox.fetch import _in_thread
+from molecule_workspace.inbox.journal import DiskFullError
+from molecule_workspace.inbox.part import RESERVE, BusyError, PartFile, clear
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from bad_network import Answer, BadNetwork, Hook, Seen, Treatment, always
-from polling import QUICK, Poller, say
 
-import inbox_client
-from inbox import Options
-from inbox_client import PlatformClient, RefusedError
-from inbox_events import FileAcked, Recovered, Stopped, Trouble
+from bad_network import Answer, BadNetwork, Hook, Seen, Treatment, always
 from local_platform import LocalPlatform, Sample, Workspace
+from molecule_workspace.inbox import client as inbox_client
+from molecule_workspace.inbox.client import PlatformClient, RefusedError
+from molecule_workspace.inbox.events import FileAcked, Recovered, Stopped, Trouble
+from molecule_workspace.inbox.poller import Options
+from polling import QUICK, Poller, say
 
 pytestmark = pytest.mark.anyio
 

@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
+
 from bad_network import Answer, BadNetwork, Seen, Treatment, always, in_turn
+from local_platform import LocalPlatform, Sample, Workspace
+from molecule_workspace.inbox.events import FileAcked, FileArrived, FileDelayed, FileLost, Trouble
+from molecule_workspace.inbox.uploads import parse_file
 from poller import acked, journal, noise, parts, states
 from polling import DEADLINE, Poller, digests
-
-from inbox_events import FileAcked, FileArrived, FileDelayed, FileLost, Trouble
-from inbox_uploads import parse_file
-from local_platform import LocalPlatform, Sample, Workspace
 
 pytestmark = pytest.mark.anyio
 

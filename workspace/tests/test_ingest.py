@@ -32,16 +32,16 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.types import Message
 
-from chat_upload_form import PartEnd, PartHeader
-from chat_upload_store import Upload
-from internal_chat_uploads import (
+from local_platform import LocalPlatform, Sample, Workspace
+from molecule_workspace.ingest.app import (
     INGEST_PATH,
     IngestLimits,
     StoredFile,
     ingest_app,
     ingest_route,
 )
-from local_platform import LocalPlatform, Sample, Workspace
+from molecule_workspace.ingest.form import PartEnd, PartHeader
+from molecule_workspace.ingest.store import Upload
 
 SECRET: Final = "inbound-secret"
 MIB: Final = 1 << 20
@@ -644,7 +644,7 @@ _SERVER: Final = """
 import resource, socket, sys
 from pathlib import Path
 import uvicorn
-from internal_chat_uploads import ingest_app
+from molecule_workspace.ingest.app import ingest_app
 limit = int(sys.argv[2])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -660,7 +660,6 @@ def process(folder: Path, file_limit: int = 0) -> Iterator[tuple[int, httpx.Clie
     """Run an ingest whose files cannot be longer than ``file_limit``; yield its pid."""
     with subprocess.Popen(
         [sys.executable, "-c", _SERVER, str(folder), str(file_limit)],
-        cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     ) as running:

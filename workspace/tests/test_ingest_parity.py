@@ -15,10 +15,10 @@ from typing import Final
 
 import httpx
 import pytest
-from test_ingest import MIB, SECRET, Served, file, form, left
 
-from internal_chat_uploads import INGEST_PATH, IngestLimits, ingest_app
 from local_platform import LocalPlatform
+from molecule_workspace.ingest.app import INGEST_PATH, IngestLimits, ingest_app
+from test_ingest import MIB, SECRET, Served, file, form, left
 
 FORM_TYPE: Final = b"multipart/form-data; boundary=b"
 MAX_FILES: Final = 5

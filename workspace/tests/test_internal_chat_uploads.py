@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from internal_chat_uploads import sanitize_filename
+from molecule_workspace.ingest.app import sanitize_filename
 
 CASES = Path(__file__).parent.parent / "testdata" / "sanitize_filename_cases.json"
 

@@ -17,19 +17,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from bad_network import BadNetwork, Seen, Treatment
-from polling import attach, digests, rows_of
 
-from inbox import state_folder
+from bad_network import BadNetwork, Seen, Treatment
 from local_platform import LocalPlatform, Operator, Sample, Workspace
+from molecule_workspace.inbox.poller import state_folder
+from polling import attach, digests, rows_of
 
 SEED: Final = 20260505
 KILLS: Final = 30
 FILES: Final = 200
 MESSAGES: Final = 40
 LARGE: Final = 4
-
-PROGRAM: Final = Path(__file__).resolve().parent.parent / "workspace_cli.py"
 
 
 def make_samples(chance: random.Random) -> list[Sample]:
@@ -62,7 +60,15 @@ class Runs:
         """Start a run; it is killed at the end, if it still lives."""
         output = self.token_file.with_name(f"run-{len(self.outputs):02}.jsonl")
         self.outputs.append(output)
-        command = [sys.executable, str(PROGRAM), "connect", "--json", "--platform", self.url]
+        command = [
+            sys.executable,
+            "-m",
+            "molecule_workspace",
+            "connect",
+            "--json",
+            "--platform",
+            self.url,
+        ]
         command += ["--workspace", self.workspace.id, "--token-file", str(self.token_file)]
         with output.open("wb") as out, output.with_suffix(".err").open("wb") as errors:
             process = subprocess.Popen(

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bad_network import BadNetwork, Treatment, in_turn
-from impostor import Impostor, OlderPlatform, as_json
-from polling import Poller, attach, cursor_of, digests, rows_of, say
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from inbox_client import PlatformClient
-from inbox_events import FileAcked, FileDelayed, MessageHandled, Trouble
-from inbox_history import LONG_PAGE, oldest_first
+from bad_network import BadNetwork, Treatment, in_turn
+from impostor import Impostor, OlderPlatform, as_json
 from local_platform import LocalPlatform, Sample, Workspace
+from molecule_workspace.inbox.client import PlatformClient
+from molecule_workspace.inbox.events import FileAcked, FileDelayed, MessageHandled, Trouble
+from molecule_workspace.inbox.history import LONG_PAGE, oldest_first
+from polling import Poller, attach, cursor_of, digests, rows_of, say
 
 pytestmark = pytest.mark.anyio
 

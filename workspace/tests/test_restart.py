@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+
 from bad_network import BadNetwork, Treatment, always
+from local_platform import LocalPlatform, Operator, Sample, Workspace, default_binary
+from molecule_workspace.inbox.events import FileAcked, FileArrived, FileDelayed, Recovered, Trouble
 from own_postgres import OwnPostgres
 from poller import own_address
 from polling import Poller, attach, digests, say
-
-from inbox_events import FileAcked, FileArrived, FileDelayed, Recovered, Trouble
-from local_platform import LocalPlatform, Operator, Sample, Workspace, default_binary
 
 pytestmark = pytest.mark.anyio
 

@@ -7,12 +7,19 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from bad_network import BadNetwork, Treatment, in_turn
+from local_platform import LocalPlatform, Sample, Workspace
+from molecule_workspace.inbox.events import (
+    FileArrived,
+    FileDelayed,
+    FileLost,
+    FileProgress,
+    Notice,
+    Trouble,
+)
 from poller import noise, start_process, states
 from polling import Poller, digests
-
-from inbox_events import FileArrived, FileDelayed, FileLost, FileProgress, Notice, Trouble
-from local_platform import LocalPlatform, Sample, Workspace
 
 pytestmark = pytest.mark.anyio
 

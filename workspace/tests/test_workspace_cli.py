@@ -1,18 +1,17 @@
 """The command line: what it says of itself, and of arguments that are wrong."""
 
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import run
 
-import workspace_cli
-from inbox_uploads import DEFAULT_FOLDER
-from workspace_arguments import parse_size
-from workspace_connect import unusable
+from command import run
+from molecule_workspace.cli import main as workspace_cli
+from molecule_workspace.cli.arguments import parse_size
+from molecule_workspace.cli.connect import unusable
+from molecule_workspace.inbox.uploads import DEFAULT_FOLDER
 
 Main = Callable[..., tuple[int, list[str], list[str]]]
 
@@ -205,13 +204,3 @@ def test_a_wrong_argument_of_ingest_is_one_sentence(
     code, out, err = main("ingest", *given)
     assert (code, out, len(err)) == (2, [], 1)
     assert said in err[0]
-
-
-def test_the_package_has_every_module() -> None:
-    """A module that is not listed is missing where the package is installed, and only there."""
-    listed = tomllib.loads((HERE / "pyproject.toml").read_text())["tool"]["setuptools"][
-        "py-modules"
-    ]
-    ours = {path.stem for path in HERE.glob("*.py")}
-    not_installed = {name for name in ours if name.startswith("demo")} | {"local_platform"}
-    assert set(listed) == ours - not_installed

@@ -8,13 +8,13 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from bad_network import BadNetwork, Treatment, always
 from command import Command, identity, run, running, until_acked
-
-from inbox import Options
 from local_platform import LocalPlatform, Sample, Workspace
-from workspace_connect import FAILED, Connection, FailedError, at_signal, connect
-from workspace_display import Display
+from molecule_workspace.cli.connect import FAILED, Connection, FailedError, at_signal, connect
+from molecule_workspace.cli.display import Display
+from molecule_workspace.inbox.poller import Options
 
 MIB = 1 << 20
 

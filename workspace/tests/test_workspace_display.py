@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bad_network import BadNetwork, Treatment, always
 from command import DEADLINE, PROGRAM, clean_environment, identity
-
-import inbox_events as events
-import workspace_display
-import workspace_lines
 from local_platform import LocalPlatform, Sample
-from workspace_display import Display, JsonDisplay, Shown, TerminalDisplay
+from molecule_workspace.cli import display as workspace_display
+from molecule_workspace.cli import lines as workspace_lines
+from molecule_workspace.cli.display import Display, JsonDisplay, Shown, TerminalDisplay
+from molecule_workspace.inbox import events
 
 MIB = 1 << 20
 EVIL = "a\x1b]0;owned\x07\x1b[31mred\x9b2J\r\n\u202egpj.exe\ud800\0[bold]b[/bold]:smiley:"

@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from command import DEADLINE, Command, identity, running
 
-import workspace_exec
-from inbox_messages import Message
+from command import DEADLINE, Command, identity, running
 from local_platform import LocalPlatform, Sample, Workspace
-from workspace_exec import CommandFailedError
+from molecule_workspace.agents import command as workspace_exec
+from molecule_workspace.agents.command import CommandFailedError
+from molecule_workspace.inbox.messages import Message
 
 
 def message(body: object = None, method: str = "message/send") -> Message:

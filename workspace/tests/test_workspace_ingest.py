@@ -10,13 +10,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from bad_network import Answer, BadNetwork, Seen, Treatment
 from command import DEADLINE, Command, identity, run, running
-
-from internal_chat_uploads import INGEST_PATH, IngestLimits
 from local_platform import LocalPlatform, Sample, Workspace
-from workspace_display import Display
-from workspace_ingest import Ingest, Registration, ingest
+from molecule_workspace.cli.display import Display
+from molecule_workspace.cli.ingest import Ingest, Registration, ingest
+from molecule_workspace.ingest.app import INGEST_PATH, IngestLimits
 
 SECRET = "s3cret"
 

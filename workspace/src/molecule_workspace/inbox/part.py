@@ -14,8 +14,8 @@ import shutil
 from pathlib import Path
 from typing import Final, Self
 
-from inbox_client import CorruptError
-from inbox_journal import DiskFullError, disk_error, sync_folder
+from molecule_workspace.inbox.client import CorruptError
+from molecule_workspace.inbox.journal import DiskFullError, disk_error, sync_folder
 
 RESERVE: Final = 1 << 20
 """Bytes that a download leaves free on the disk, so that the journal can still be written."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from inbox_client import PlatformClient
+from molecule_workspace.inbox.client import PlatformClient
 
 MAX_ROWS: Final = 100_000
 """Rows of an inbox that are read backwards at most. Older ones have been pruned long ago."""

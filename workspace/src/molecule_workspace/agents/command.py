@@ -12,7 +12,7 @@ import signal
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
-from inbox_messages import Message
+from molecule_workspace.inbox.messages import Message
 
 FINISH_SECONDS: Final = 10.0
 """How long a running command may go on when the poller stops."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from inbox_client import (
+from molecule_workspace.inbox.client import (
     Backoff,
     CursorGoneError,
     MissingError,
@@ -29,7 +29,7 @@ from inbox_client import (
     RefusedError,
     UnavailableError,
 )
-from inbox_events import (
+from molecule_workspace.inbox.events import (
     Connected,
     Event,
     FileDelayed,
@@ -42,11 +42,18 @@ from inbox_events import (
     Tell,
     Trouble,
 )
-from inbox_fetch import Fetcher
-from inbox_history import oldest_first
-from inbox_journal import Announced, DiskFullError, Journal
-from inbox_messages import UPLOAD_METHOD, Handler, Message, Row, mentions, rewrite
-from inbox_uploads import DEFAULT_MAX_FILE_BYTES, Uploads, parse_file, parse_uuid
+from molecule_workspace.inbox.fetch import Fetcher
+from molecule_workspace.inbox.history import oldest_first
+from molecule_workspace.inbox.journal import Announced, DiskFullError, Journal
+from molecule_workspace.inbox.messages import (
+    UPLOAD_METHOD,
+    Handler,
+    Message,
+    Row,
+    mentions,
+    rewrite,
+)
+from molecule_workspace.inbox.uploads import DEFAULT_MAX_FILE_BYTES, Uploads, parse_file, parse_uuid
 
 T = TypeVar("T")
 

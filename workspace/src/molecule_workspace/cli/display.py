@@ -1,6 +1,6 @@
 """Shows what an inbox or an ingest does: to a person at a terminal, in a log, or to a program.
 
-``open_display`` chooses. All of them take the events of ``inbox_events`` and those below, and none
+``open_display`` chooses. All of them take the events of ``inbox.events`` and those below, and none
 raises: what they are told of must go on. When nobody reads any more, ``on_closed`` is called.
 """
 
@@ -28,8 +28,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-import inbox_events as events
-import workspace_lines as lines
+from molecule_workspace.cli import lines
+from molecule_workspace.inbox import events
 
 REPEAT_SECONDS: Final = 60.0
 """How long the same trouble is not told again."""

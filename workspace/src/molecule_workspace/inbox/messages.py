@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from inbox_uploads import parse_uuid
+from molecule_workspace.inbox.uploads import parse_uuid
 
 UPLOAD_METHOD: Final = "chat_upload_receive"
 """Method of the rows that announce a file."""

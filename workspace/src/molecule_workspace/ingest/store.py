@@ -20,9 +20,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from chat_upload_form import PartEnd, PartEvent, PartHeader, UploadRefusedError, part_names
-from chat_upload_names import sanitize_filename
-from chat_upload_types import clean_mime_type
+from molecule_workspace.ingest.form import (
+    PartEnd,
+    PartEvent,
+    PartHeader,
+    UploadRefusedError,
+    part_names,
+)
+from molecule_workspace.ingest.types import clean_mime_type
+from molecule_workspace.names import sanitize_filename
 
 FILES_FIELD: Final = b"files"
 """The form field whose parts are the files."""

@@ -14,14 +14,17 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-import workspace_arguments as arguments
-from inbox import Options
-from inbox_uploads import DEFAULT_FOLDER, DEFAULT_MAX_FILE_BYTES
-from workspace_arguments import ArgumentError
-from workspace_connect import FAILED, INTERRUPTED, Connection, FailedError, connect
-from workspace_display import Display, discard_output, open_display
+from molecule_workspace.cli import arguments
+from molecule_workspace.cli.arguments import ArgumentError
+from molecule_workspace.cli.connect import FAILED, INTERRUPTED, Connection, FailedError, connect
+from molecule_workspace.cli.display import Display, discard_output, open_display
+from molecule_workspace.inbox.poller import Options
+from molecule_workspace.inbox.uploads import DEFAULT_FOLDER, DEFAULT_MAX_FILE_BYTES
 
 PROGRAM: Final = "molecule-workspace"
+
+_INGEST_EXTRA: Final = ("starlette", "uvicorn", "anyio", "h11")
+"""Top-level modules that the extra ``ingest`` installs."""
 
 _DESCRIPTION: Final = "The workspace's side of the platform: files from the chat to a folder."
 
@@ -237,9 +240,17 @@ def _connect(parsed: argparse.Namespace, env: Mapping[str, str]) -> int:
 
 
 def _ingest(parsed: argparse.Namespace, env: Mapping[str, str]) -> int:
-    # Here, so that connect starts without loading a web server.
-    from internal_chat_uploads import IngestLimits
-    from workspace_ingest import Ingest, Registration, ingest
+    # Imported here: connect starts without loading a web server, and works without the extra.
+    try:
+        from molecule_workspace.cli.ingest import Ingest, Registration, ingest
+        from molecule_workspace.ingest.app import IngestLimits
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _INGEST_EXTRA:
+            raise
+        raise FailedError(
+            f"ingest needs {error.name}, which is not installed; "
+            "run: pip install 'molecule-workspace[ingest]'"
+        ) from error
 
     listen = arguments.parse_listen("--listen", parsed.listen)
     limits = IngestLimits(
@@ -312,7 +323,3 @@ def _identity(parsed: argparse.Namespace, env: Mapping[str, str]) -> tuple[str, 
             f"{platform} is not encrypted, so that others can read the token; use https://",
         )
     return platform, workspace, token
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -23,7 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from chat_upload_names import sanitize_filename
+from molecule_workspace.names import sanitize_filename
 
 LOCK_TIMEOUT: Final = 30.0
 """Longest wait, in seconds, for another poller that writes the journal."""

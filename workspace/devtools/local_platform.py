@@ -29,7 +29,7 @@ _LEASH: Final = 'read -r _ || kill -KILL "$1"'
 def default_binary() -> Path:
     """Return where the platform's binary is expected."""
     named = os.environ.get("PLATFORM_BINARY")
-    return Path(named) if named else Path(__file__).resolve().parent.parent / "bin" / "platform"
+    return Path(named) if named else Path(__file__).resolve().parents[2] / "bin" / "platform"
 
 
 @dataclass(frozen=True)

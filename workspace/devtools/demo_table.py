@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from demo_check import Result
-from workspace_lines import clean, size
+from molecule_workspace.cli.lines import clean, size
 
 MAX_NAME: Final = 30
 DIGEST: Final = 12

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import inbox_events as events
-from inbox import Inbox, Options, Outcome
-from inbox_client import InboxError, PlatformClient
-from inbox_journal import DiskFullError
-from inbox_messages import Message
-from inbox_uploads import DEFAULT_FOLDER
-from workspace_arguments import ArgumentError
-from workspace_display import Display, Shown, Started, Stopping
-from workspace_exec import FINISH_SECONDS, Command
-from workspace_lines import clean
+from molecule_workspace.agents.command import FINISH_SECONDS, Command
+from molecule_workspace.cli.arguments import ArgumentError
+from molecule_workspace.cli.display import Display, Shown, Started, Stopping
+from molecule_workspace.cli.lines import clean
+from molecule_workspace.inbox import events
+from molecule_workspace.inbox.client import InboxError, PlatformClient
+from molecule_workspace.inbox.journal import DiskFullError
+from molecule_workspace.inbox.messages import Message
+from molecule_workspace.inbox.poller import Inbox, Options, Outcome
+from molecule_workspace.inbox.uploads import DEFAULT_FOLDER
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 

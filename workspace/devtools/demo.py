@@ -22,8 +22,8 @@ from demo_check import Check, Result
 from demo_samples import sample_requests, within
 from demo_table import show
 from local_platform import LocalPlatform, Operator, PlatformFailedError
-from workspace_arguments import PLATFORM_URL, ArgumentError, parse_listen, parse_url
-from workspace_lines import clean, size
+from molecule_workspace.cli.arguments import PLATFORM_URL, ArgumentError, parse_listen, parse_url
+from molecule_workspace.cli.lines import clean, size
 
 PUSH_LISTEN: Final = "127.0.0.1:0"
 

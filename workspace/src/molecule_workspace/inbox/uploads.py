@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from chat_upload_names import sanitize_filename
-from inbox_client import (
+from molecule_workspace.inbox.client import (
     Backoff,
     CorruptError,
     CursorGoneError,
@@ -27,7 +26,7 @@ from inbox_client import (
     PlatformClient,
     UnavailableError,
 )
-from inbox_events import (
+from molecule_workspace.inbox.events import (
     FileAcked,
     FileArrived,
     FileDelayed,
@@ -36,9 +35,10 @@ from inbox_events import (
     FileStarted,
     Tell,
 )
-from inbox_fetch import Fetcher, TooLargeError
-from inbox_journal import Announced, DiskFullError, Entry, Journal, State
-from inbox_part import BusyError
+from molecule_workspace.inbox.fetch import Fetcher, TooLargeError
+from molecule_workspace.inbox.journal import Announced, DiskFullError, Entry, Journal, State
+from molecule_workspace.inbox.part import BusyError
+from molecule_workspace.names import sanitize_filename
 
 DEFAULT_FOLDER: Final = Path("/workspace/.molecule/chat-uploads")
 

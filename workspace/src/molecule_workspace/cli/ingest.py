@@ -18,13 +18,19 @@ from typing import Any, Final
 
 import uvicorn
 
-import inbox_events as events
-from inbox_client import Backoff, InboxError, MissingError, PlatformClient, UnavailableError
-from internal_chat_uploads import IngestLimits, StoredFile, ingest_app
-from workspace_arguments import ArgumentError
-from workspace_connect import INTERRUPTED, FailedError, at_signal, unusable
-from workspace_display import Display, Ended, FileStored, Registered, Serving, Stopping
-from workspace_lines import clean
+from molecule_workspace.cli.arguments import ArgumentError
+from molecule_workspace.cli.connect import INTERRUPTED, FailedError, at_signal, unusable
+from molecule_workspace.cli.display import Display, Ended, FileStored, Registered, Serving, Stopping
+from molecule_workspace.cli.lines import clean
+from molecule_workspace.inbox import events
+from molecule_workspace.inbox.client import (
+    Backoff,
+    InboxError,
+    MissingError,
+    PlatformClient,
+    UnavailableError,
+)
+from molecule_workspace.ingest.app import IngestLimits, StoredFile, ingest_app
 
 STOP_SECONDS: Final = 10
 """How long uploads in flight may take to finish when the server stops."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from inbox_uploads import parse_uuid
+from molecule_workspace.inbox.uploads import parse_uuid
 
 MAX_SECRET_BYTES: Final = 4096
 """Longest file that is read as a token. A longer one is something else."""

@@ -14,9 +14,9 @@ from typing import Final, ParamSpec, TypeVar
 
 import httpx
 
-from inbox_client import CorruptError, PlatformClient, UnavailableError
-from inbox_journal import DiskFullError, Entry, sync_folder
-from inbox_part import PartFile, clear, is_kept, part_path
+from molecule_workspace.inbox.client import CorruptError, PlatformClient, UnavailableError
+from molecule_workspace.inbox.journal import DiskFullError, Entry, sync_folder
+from molecule_workspace.inbox.part import PartFile, clear, is_kept, part_path
 
 FLUSH_BYTES: Final = 1 << 20
 """How much of a file is gathered before it goes to the disk."""

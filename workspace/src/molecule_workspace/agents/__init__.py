@@ -1,0 +1,1 @@
+"""What handles messages: so far a shell command a message (``command``)."""

@@ -1,0 +1,1 @@
+"""The command ``molecule-workspace``: arguments, output and exit codes around the library."""
