@@ -151,8 +151,8 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// Sign returns a URL from which anybody can read the object for a while, "" if the store has none.
-func (s *Store) Sign(ctx context.Context, key uuid.UUID, validFor time.Duration) (string, error) {
+// SignedURL returns a URL from which anybody can read the object for a while, "" if the store has none.
+func (s *Store) SignedURL(ctx context.Context, key uuid.UUID, validFor time.Duration) (string, error) {
 	signed, err := s.bucket.SignedURL(ctx, s.objectName(key), &blob.SignedURLOptions{Expiry: validFor, Method: http.MethodGet})
 	if gcerrors.Code(err) == gcerrors.Unimplemented {
 		return "", nil

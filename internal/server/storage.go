@@ -118,9 +118,9 @@ func (m measured) Delete(ctx context.Context, key uuid.UUID) error {
 	return m.time("delete", func() error { return m.store.Delete(ctx, key) })
 }
 
-func (m measured) Sign(ctx context.Context, key uuid.UUID, validFor time.Duration) (link string, err error) {
+func (m measured) SignedURL(ctx context.Context, key uuid.UUID, validFor time.Duration) (link string, err error) {
 	err = m.time("sign", func() (err error) {
-		link, err = m.store.Sign(ctx, key, validFor)
+		link, err = m.store.SignedURL(ctx, key, validFor)
 		return err
 	})
 	return link, err
