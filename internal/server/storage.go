@@ -57,7 +57,7 @@ func (s *Server) openStorage(ctx context.Context, postgres *pendinguploads.Postg
 		return nil, err
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the store of STORAGE_URL cannot be used: %w; it must be there, and these credentials must be allowed to write, read and delete in it", err)
+		return nil, fmt.Errorf("the store of STORAGE_URL cannot be used: %w", err)
 	}
 	return s.tracing.Storage(s.bucket), nil
 }
