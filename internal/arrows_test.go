@@ -31,7 +31,7 @@ var layers = [][]string{
 // reserved names who may import what the rest of the code must not know.
 var reserved = map[string][]string{
 	"github.com/gin-gonic/gin": {"internal/handlers", "internal/server", "internal/wsauth", "cmd/bench"},
-	"gocloud.dev/":             {"internal/objectstore"},
+	"github.com/aws/":          {"internal/objectstore", "internal/objectstore/s3test"},
 }
 
 // goPackage is what this test reads of `go list -json`.

@@ -104,15 +104,4 @@ func inMemory(t *testing.T, pid int, line string) int64 {
 	return 0
 }
 
-// How many pages of its file a platform needs depends on how the file lies in the page cache, so it is compared with
-// the most that it has had. Planted: the pages kept, with which it is the most that it has had.
-func TestServe_KeepsLittleOfItsOwnFileInMemory(t *testing.T) {
-	t.Parallel()
-	const least = 6 << 20 // of some 22 MiB; on a busy machine less of it stays away
-	p := serveOn(t, newDatabase(t))
-	if most, now := peak(t, p), inMemory(t, p.pid(), "VmRSS"); now > most-least {
-		t.Errorf("%.1f MiB of memory are used, %.1f MiB were: want at least %d MiB given back", mib(now), mib(most), least>>20)
-	}
-}
-
 func mib(n int64) float64 { return float64(n) / (1 << 20) }

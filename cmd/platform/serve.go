@@ -25,7 +25,6 @@ func (serveCmd) Run(env *environment, settings *config.Settings) error {
 	if err != nil {
 		return err
 	}
-	releasePages()
 	greet(env.stdout, c, s)
 	return s.Run(env.ctx)
 }

@@ -148,8 +148,9 @@ func TestStorage_TellsWhatIsWrongWithTheStore(t *testing.T) {
 		{"s3://bucket?endpoint=http://user:hunter2@127.0.0.1:1", "STORAGE_URL has a parameter"},
 		{"s3://key:hunter2@bucket", "credentials come from the environment"},
 		{"ftp://hunter2", "is no store that the platform knows"},
-		{s3test.Shared(t).BucketURL(t, "http://127.0.0.1:1"), "the store of STORAGE_URL cannot be used"},
-		{"s3://there-is-no-such-bucket?endpoint=" + s3test.Shared(t).URL, "the store of STORAGE_URL cannot be used"},
+		{s3test.Shared(t).BucketURL(t, "http://127.0.0.1:1"), "the store of STORAGE_URL cannot be used: pendinguploads: open store 1: the store cannot be reached"},
+		{"s3://there-is-no-such-bucket?endpoint=" + s3test.Shared(t).URL, "there is no bucket there-is-no-such-bucket; create it"},
+		{"gs://bucket", "use its S3 interface"},
 	} {
 		r := execute(t, newFolder(t), onStore(dsn, c.url), "serve")
 		if r.code != 1 || !strings.Contains(r.stderr, c.want) || strings.Contains(r.stderr, "hunter2") {

@@ -13,10 +13,22 @@ import (
 // maxInlineBytes is one row: what is longer is better off in the store.
 const maxInlineBytes = 1 << 20
 
-const storageForms = "s3://bucket?region=eu-central-1, s3://bucket?endpoint=https://minio.example:9000, gs://bucket, azblob://container or file:///folder"
+const storageForms = "s3://bucket?region=eu-central-1, s3://bucket?endpoint=https://minio.example:9000 or file:///folder"
 
-// Parameters of a store's URL that look like secrets by their names, and are none.
-var harmlessParameters = []string{"kmskeyid", "web_identity_token_file"}
+// Stores that earlier builds knew, and what to use instead.
+var formerStores = map[string]string{
+	"gs": "names Google Cloud Storage by its own protocol, which is no longer supported; use its S3 interface: " +
+		"s3://bucket?endpoint=https://storage.googleapis.com, with an HMAC key of a service account in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+	"azblob": "names Azure Blob Storage, which is no longer supported; use a bucket of a store that speaks S3, or a folder (file:///folder)",
+}
+
+// storageParameters are those that a URL of a bucket may have.
+var storageParameters = []string{
+	"endpoint", "kmskeyid", "prefix", "profile", "region", "request_checksum_calculation", "response_checksum_validation", "ssetype", "use_path_style",
+}
+
+// harmlessParameter looks like a secret by its name, and is none.
+const harmlessParameter = "kmskeyid"
 
 // storage takes the URL of a store, or "". It does not repeat the value: it may hold a secret, which
 // must not get into the database, where the URL is kept.
@@ -42,7 +54,7 @@ func (l *loader) storage(name, value string) string {
 	for parameter := range q {
 		lower := strings.ToLower(parameter)
 		for _, word := range []string{"secret", "key", "token", "password", "sig", "credential"} {
-			if strings.Contains(lower, word) && !slices.Contains(harmlessParameters, lower) {
+			if strings.Contains(lower, word) && lower != harmlessParameter {
 				return bad("has the parameter %q; credentials come from the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", parameter)
 			}
 		}
@@ -54,10 +66,17 @@ func (l *loader) storage(name, value string) string {
 	case u.Scheme == "file" && (u.Host != "" || u.Path == "" || u.RawQuery != ""):
 		return bad("is no folder; write file:///var/lib/molecule/objects, with three slashes and nothing after it")
 	case u.Scheme == "file":
-	case !slices.Contains([]string{"s3", "gs", "azblob"}, u.Scheme):
+	case formerStores[u.Scheme] != "":
+		return bad("%s", formerStores[u.Scheme])
+	case u.Scheme != "s3":
 		return bad("is no store that the platform knows; write %s", storageForms)
 	case u.Host == "" || u.Path != "":
 		return bad("must have the name of a bucket and no path; a folder in it is ?prefix=folder/")
+	}
+	for parameter := range q {
+		if !slices.Contains(storageParameters, parameter) {
+			return bad("has the parameter %q, which is not known; known are %s", parameter, strings.Join(storageParameters, ", "))
+		}
 	}
 	return value
 }

@@ -15,8 +15,9 @@ func TestStorageURL_IsAStoreWithoutSecrets(t *testing.T) {
 		return err
 	}
 	for _, url := range []string{
-		"", "file:///var/lib/objects", "s3://bucket", "s3://bucket?region=eu-central-1&kmskeyid=alias", "gs://bucket", "azblob://container",
-		"s3://bucket?endpoint=http://127.0.0.1:9000&prefix=a/", "s3://bucket?web_identity_token_file=/run/token",
+		"", "file:///var/lib/objects", "s3://bucket", "s3://bucket?region=eu-central-1&kmskeyid=alias",
+		"s3://bucket?endpoint=http://127.0.0.1:9000&prefix=a/", "s3://bucket?endpoint=https://storage.googleapis.com",
+		"s3://bucket?profile=p&ssetype=AES256&use_path_style=false&request_checksum_calculation=when_supported&response_checksum_validation=when_supported",
 	} {
 		if err := load(url); err != nil {
 			t.Errorf("%q: %v", url, err)
@@ -36,6 +37,9 @@ func TestStorageURL_IsAStoreWithoutSecrets(t *testing.T) {
 		"s3://bucket?secret_access_key=hunter2": "credentials come from the environment",
 		"s3://bucket?AWSAccessKeyId=hunter2":    "credentials come from the environment",
 		"azblob://c?sig=hunter2":                "credentials come from the environment",
+		"azblob://container":                    "use a bucket of a store that speaks S3, or a folder",
+		"gs://bucket":                           "s3://bucket?endpoint=https://storage.googleapis.com, with an HMAC key",
+		"s3://bucket?regoin=eu-central-1":       `has the parameter "regoin", which is not known; known are endpoint, `,
 		"azblob://c?sas_token=hunter2":          "credentials come from the environment",
 		"s3://bucket?endpoint=https://a:hunter2@s3.example": "with a user or a password",
 		"s3://bucket?a=%zz":       "parameters that cannot be read",

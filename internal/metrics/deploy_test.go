@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/promql/parser"
 	"go.yaml.in/yaml/v4"
 
 	"github.com/molecule-ai/platform/internal/server"
@@ -135,74 +135,144 @@ func (s scraped) exists(metric, label, value string) bool {
 	return s[metric][label][value]
 }
 
-// labels returns those that the answer to a query has.
-func (s scraped) labels(expr parser.Expr) map[string]bool {
-	all := map[string]bool{}
-	switch e := expr.(type) {
-	case *parser.VectorSelector:
-		for label := range s[e.Name] {
-			all[label] = true
-		}
-		for _, label := range targetLabels {
-			all[label] = true
-		}
-	case *parser.AggregateExpr:
-		for _, label := range e.Grouping {
-			all[label] = true
-		}
-	default:
-		for child := range parser.ChildrenIter(expr) {
-			if child, ok := child.(parser.Expr); ok {
-				maps.Copy(all, s.labels(child))
-			}
-		}
-	}
-	return all
+// tokens of PromQL, as far as the queries here use it: a grouping, a matching, a range, a name with its
+// matchers, a number, a parenthesis. Syntax is promtool's business.
+var (
+	tokens   = regexp.MustCompile(`\bby\s*\(([^)]*)\)|\b(?:on|ignoring|group_left|group_right)\s*\([^)]*\)|\[[^\]]*\]|([a-zA-Z_:][\w:]*)(?:\s*\{[^}]*\})?|\d[\w.]*|[()]`)
+	matchers = regexp.MustCompile(`(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"`)
+
+	operators    = []string{"and", "or", "unless", "bool", "offset"}
+	aggregations = []string{"avg", "bottomk", "count", "group", "max", "min", "stddev", "sum", "topk"}
+)
+
+// A frame is what is between two parentheses.
+type frame struct {
+	aggregate bool
+	by        []string
+	labels    map[string]bool // of what is inside
 }
 
 // check returns what is wrong with a query, and the labels of the answer.
-func (s scraped) check(query string) (problems []string, known map[string]bool) {
-	expr, err := parser.ParseExpr(query)
-	if err != nil {
-		return []string{err.Error()}, nil
-	}
+func (s scraped) check(query string) (problems []string, labels map[string]bool) {
 	bad := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
-	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
-		selector, ok := node.(*parser.VectorSelector)
-		if !ok {
-			return nil
-		}
-		if s[selector.Name] == nil {
-			bad("there is no metric %s", selector.Name)
-		}
-		for _, m := range selector.LabelMatchers {
-			if m.Name == model.MetricNameLabel || slices.Contains(targetLabels, m.Name) && selector.Name != "up" {
-				continue
+	open := []frame{{labels: map[string]bool{}}}
+	var next frame // what the next parenthesis opens
+	for _, at := range tokens.FindAllStringSubmatchIndex(query, -1) {
+		token, rest := query[at[0]:at[1]], strings.TrimSpace(query[at[1]:])
+		inside := &open[len(open)-1]
+		switch {
+		case token == "(":
+			next.labels = map[string]bool{}
+			open = append(open, next)
+			next = frame{}
+		case token == ")" && len(open) == 1:
+			return append(problems, "a parenthesis too many"), nil
+		case token == ")":
+			open = open[:len(open)-1]
+			maps.Copy(open[len(open)-1].labels, inside.answer(bad))
+		case at[2] >= 0: // by (a, b)
+			if !next.aggregate {
+				bad("write 'sum by (label) (...)', not the labels at the end")
 			}
-			if s[selector.Name][m.Name] == nil {
-				bad("%s has no label %s", selector.Name, m.Name)
-				continue
+			next.by = strings.FieldsFunc(query[at[2]:at[3]], func(r rune) bool { return r == ',' || r == ' ' })
+		case at[4] < 0: // a matching, a range or a number
+		case token == "without":
+			bad("write 'by (label)' instead of 'without'")
+		case slices.Contains(aggregations, token):
+			next = frame{aggregate: true}
+		case slices.Contains(operators, token) || strings.HasPrefix(rest, "("): // or a function
+		default:
+			s.selector(query[at[4]:at[5]], token, bad)
+			for label := range s[query[at[4]:at[5]]] {
+				inside.labels[label] = true
 			}
-			for value := range strings.SplitSeq(m.Value, "|") {
-				if !s.exists(selector.Name, m.Name, value) {
-					bad("%s never has %s=%q", selector.Name, m.Name, value)
+			for _, label := range targetLabels {
+				inside.labels[label] = true
+			}
+		}
+	}
+	if len(open) != 1 {
+		bad("a parenthesis is not closed")
+	}
+	return problems, open[0].labels
+}
+
+// answer returns the labels that are left outside the parentheses.
+func (f frame) answer(bad func(string, ...any)) map[string]bool {
+	if !f.aggregate {
+		return f.labels
+	}
+	left := map[string]bool{}
+	for _, label := range f.by {
+		if left[label] = true; !f.labels[label] {
+			bad("nothing in it has the label %s", label)
+		}
+	}
+	return left
+}
+
+// selector checks a metric and the matchers behind it.
+func (s scraped) selector(metric, text string, bad func(string, ...any)) {
+	if s[metric] == nil {
+		bad("there is no metric %s", metric)
+		return
+	}
+	for _, m := range matchers.FindAllStringSubmatch(strings.TrimPrefix(text, metric), -1) {
+		label, values := m[1], m[2]
+		switch {
+		case slices.Contains(targetLabels, label) && metric != "up":
+		case s[metric][label] == nil:
+			bad("%s has no label %s", metric, label)
+		default:
+			for value := range strings.SplitSeq(values, "|") {
+				if !s.exists(metric, label, value) {
+					bad("%s never has %s=%q", metric, label, value)
 				}
 			}
 		}
-		return nil
-	})
-	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
-		if a, ok := node.(*parser.AggregateExpr); ok {
-			inside := s.labels(a.Expr)
-			for _, label := range a.Grouping {
-				if !inside[label] {
-					bad("nothing in it has the label %s", label)
-				}
-			}
-		}
-		return nil
-	})
-	return problems, s.labels(expr)
+	}
+}
+
+// promtool runs Prometheus's own checks.
+func promtool(t *testing.T, args ...string) {
+	t.Helper()
+	if _, err := exec.LookPath("promtool"); err != nil {
+		t.Fatalf("there is no promtool to check deploy/ with (%v); run `make setup-test`", err)
+	}
+	if output, err := exec.CommandContext(t.Context(), "promtool", args...).CombinedOutput(); err != nil {
+		t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, output)
+	}
+}
+
+// Planted: a parenthesis left out in alerts.yml; an alert that fires on an ordinary day; a rule file that
+// is not there.
+func TestDeploy_PromtoolIsContent(t *testing.T) {
+	t.Parallel()
+	promtool(t, "check", "rules", deploy+"prometheus/alerts.yml")
+	promtool(t, "check", "config", deploy+"prometheus/prometheus.yml")
+	promtool(t, "test", "rules", deploy+"prometheus/alerts_test.yml")
+}
+
+// syntax has promtool check queries, as the rules of a file.
+func syntax(t *testing.T, queries []string) {
+	t.Helper()
+	type rule struct {
+		Record string `json:"record"`
+		Expr   string `json:"expr"`
+	}
+	rules := make([]rule, len(queries))
+	for i, query := range queries {
+		rules[i] = rule{fmt.Sprintf("query_%d", i), query}
+	}
+	raw, err := json.Marshal(map[string]any{"groups": []any{map[string]any{"name": "queries", "rules": rules}}}) // JSON is YAML
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "queries.yml")
+	if err := os.WriteFile(path, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	promtool(t, "check", "rules", path)
 }
 
 var (
@@ -218,10 +288,10 @@ func TestDeploy_EveryQueryIsOfMetricsThatAPlatformHas(t *testing.T) {
 	p := servertest.Start(t, smallFiles)
 	traffic(t, p)
 	there := series(scrape(t, p))
-	queries := 0
+	var queries []string
 	check := func(where, query, text string, label *regexp.Regexp) {
 		t.Helper()
-		queries++
+		queries = append(queries, query)
 		problems, known := there.check(query)
 		for _, problem := range problems {
 			t.Errorf("%s: %s\n%s", where, problem, query)
@@ -240,9 +310,10 @@ func TestDeploy_EveryQueryIsOfMetricsThatAPlatformHas(t *testing.T) {
 			check(panel.Title, grafana.Replace(target.Expr), target.LegendFormat, legendLabel)
 		}
 	}
-	if queries < 50 {
-		t.Errorf("only %d queries were checked", queries)
+	if len(queries) < 50 {
+		t.Errorf("only %d queries were checked", len(queries))
 	}
+	syntax(t, queries)
 }
 
 // Planted: an alert without a paragraph, a link to another's, a paragraph that no alert leads to.

@@ -66,11 +66,11 @@ func (s faultyStore) Delete(ctx context.Context, key uuid.UUID) error {
 	return s.Objects.Delete(ctx, key)
 }
 
-func (s faultyStore) Sign(ctx context.Context, key uuid.UUID, validFor time.Duration) (string, error) {
+func (s faultyStore) SignedURL(ctx context.Context, key uuid.UUID, validFor time.Duration) (string, error) {
 	if s.sign != nil {
 		return s.sign()
 	}
-	return s.Objects.Sign(ctx, key, validFor)
+	return s.Objects.SignedURL(ctx, key, validFor)
 }
 
 // rig is a Bucket on a database of its own, with faults.

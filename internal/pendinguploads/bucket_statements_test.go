@@ -49,7 +49,7 @@ func (m *memStore) Read(_ context.Context, _ uuid.UUID, offset int64) (io.ReadCl
 	return io.NopCloser(bytes.NewReader(m.data[offset:])), int64(len(m.data)), nil
 }
 func (m *memStore) Delete(context.Context, uuid.UUID) error { m.data = nil; return nil }
-func (m *memStore) Sign(context.Context, uuid.UUID, time.Duration) (string, error) {
+func (m *memStore) SignedURL(context.Context, uuid.UUID, time.Duration) (string, error) {
 	return "", nil
 }
 func (m *memStore) Close() error { return nil }

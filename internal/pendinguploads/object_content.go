@@ -86,7 +86,7 @@ func (b *Bucket) Link(ctx context.Context, workspace, id uuid.UUID) (File, strin
 	if err != nil {
 		return File{}, "", err
 	}
-	link, err := store.Sign(ctx, at.key, linkTTL)
+	link, err := store.SignedURL(ctx, at.key, linkTTL)
 	if err != nil {
 		return File{}, "", fmt.Errorf("pendinguploads: link to %s: %w", id, err)
 	}

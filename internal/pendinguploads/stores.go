@@ -40,8 +40,8 @@ type Objects interface {
 	// Read reads an object from offset on, and tells the length of all of it.
 	Read(ctx context.Context, key uuid.UUID, offset int64) (io.ReadCloser, int64, error)
 	Delete(ctx context.Context, key uuid.UUID) error
-	// Sign returns a URL to read the object from, "" if there is none.
-	Sign(ctx context.Context, key uuid.UUID, validFor time.Duration) (string, error)
+	// SignedURL returns a URL to read the object from, "" if there is none.
+	SignedURL(ctx context.Context, key uuid.UUID, validFor time.Duration) (string, error)
 	Close() error
 }
 

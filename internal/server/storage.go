@@ -57,7 +57,7 @@ func (s *Server) openStorage(ctx context.Context, postgres *pendinguploads.Postg
 		return nil, err
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the store of STORAGE_URL cannot be used: %w; it must be there, and these credentials must be allowed to write, read and delete in it", err)
+		return nil, fmt.Errorf("the store of STORAGE_URL cannot be used: %w", err)
 	}
 	return s.tracing.Storage(s.bucket), nil
 }
@@ -118,9 +118,9 @@ func (m measured) Delete(ctx context.Context, key uuid.UUID) error {
 	return m.time("delete", func() error { return m.store.Delete(ctx, key) })
 }
 
-func (m measured) Sign(ctx context.Context, key uuid.UUID, validFor time.Duration) (link string, err error) {
+func (m measured) SignedURL(ctx context.Context, key uuid.UUID, validFor time.Duration) (link string, err error) {
 	err = m.time("sign", func() (err error) {
-		link, err = m.store.Sign(ctx, key, validFor)
+		link, err = m.store.SignedURL(ctx, key, validFor)
 		return err
 	})
 	return link, err
