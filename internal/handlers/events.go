@@ -66,7 +66,7 @@ func (h *EventsHandler) Stream(c *gin.Context) error {
 	}
 	defer release()
 	workspace := wsauth.WorkspaceOf(c)
-	waiter := h.hub.Wait(workspace, notify.Rows|notify.Receipts|notify.Access)
+	waiter := h.hub.Subscribe(workspace, notify.Rows|notify.Receipts|notify.Access)
 	defer waiter.Close()
 	position, err := h.position(c, workspace)
 	if err != nil {
@@ -114,7 +114,7 @@ type stream struct {
 	ctx       context.Context //nolint:containedctx // it lives as long as the request
 	workspace uuid.UUID
 	position  events.Position
-	waiter    *notify.Waiter
+	waiter    *notify.Subscription
 	cut       error // why nothing more can be written
 }
 
@@ -160,7 +160,7 @@ func (s *stream) run() error {
 		case <-s.hub.Done():
 			return nil
 		case <-timer.C:
-		case <-s.waiter.News():
+		case <-s.waiter.Wake():
 			kinds := s.waiter.Take()
 			if kinds&notify.Access != 0 {
 				check = now

@@ -123,7 +123,7 @@ func (s *streaming) over(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("the stream goes on")
 	}
-	if n := s.hub.Waiting(); n != 0 {
+	if n := s.hub.Subscriptions(); n != 0 {
 		t.Errorf("%d still wait", n)
 	}
 }
@@ -165,8 +165,8 @@ func TestWait_LeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer answer.Body.Close()
-	if got, err := io.ReadAll(answer.Body); err != nil || string(got) != "[]\n" || s.hub.Waiting() != 0 {
-		t.Errorf("%q, %v, and %d still wait", got, err, s.hub.Waiting())
+	if got, err := io.ReadAll(answer.Body); err != nil || string(got) != "[]\n" || s.hub.Subscriptions() != 0 {
+		t.Errorf("%q, %v, and %d still wait", got, err, s.hub.Subscriptions())
 	}
 }
 
@@ -245,7 +245,7 @@ func TestStream_WhoDoesNotReadIsCutOff(t *testing.T) {
 		if since == 0 || time.Since(time.Unix(0, since)) < 200*time.Millisecond {
 			return false
 		}
-		inUse, waiting := s.db.Stats().InUse, s.hub.Waiting()
+		inUse, waiting := s.db.Stats().InUse, s.hub.Subscriptions()
 		if s.writing.Load() != since {
 			return false // it waits no more
 		}

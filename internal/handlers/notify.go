@@ -18,5 +18,5 @@ func News(hub *notify.Hub) gin.HandlerFunc {
 // and neither waits nor fails.
 func announce(c *gin.Context, workspace uuid.UUID, kinds notify.Kind) {
 	hub, _ := c.Value(newsKey).(*notify.Hub)
-	hub.Announce(workspace, kinds)
+	hub.Publish(workspace, kinds)
 }

@@ -49,7 +49,7 @@ func (h *ActivityHandler) hold(c *gin.Context, p *poll) error {
 		return h.readSaturated(c, p, err)
 	}
 	defer release()
-	waiter := h.hub.Wait(wsauth.WorkspaceOf(c), notify.Rows|notify.Access)
+	waiter := h.hub.Subscribe(wsauth.WorkspaceOf(c), notify.Rows|notify.Access)
 	defer waiter.Close()
 	if err := h.read(c, p); err != nil || len(p.rows) > 0 {
 		return err
@@ -65,7 +65,7 @@ func (h *ActivityHandler) hold(c *gin.Context, p *poll) error {
 			return nil
 		case <-over.C:
 			return nil
-		case <-waiter.News():
+		case <-waiter.Wake():
 			if err := h.readAgain(c, p, waiter.Take()); err != nil || len(p.rows) > 0 {
 				return err
 			}

@@ -1,7 +1,7 @@
 // Package notify wakes those who wait for something to happen in a workspace: polls that are held
 // until there is a row, and streams of events.
 //
-// News says only that it is worth looking. It carries nothing, so nothing is lost with it: who is
+// Wake says only that it is worth looking. It carries nothing, so nothing is lost with it: who is
 // woken reads the database, and so does, every few seconds, who is not. Within the platform news
 // arrives at once. Other replicas are told through PostgreSQL's NOTIFY, from a connection of its
 // own and after the commit: within the writing transaction it would take a lock that all of the
@@ -34,7 +34,7 @@ const (
 	Receipts                  // files were fetched, acknowledged, or have expired
 	Access                    // a token was revoked, or the workspace removed
 
-	all = Rows | Receipts | Access
+	allKinds = Rows | Receipts | Access
 )
 
 // Interval is the longest that a waiter goes without looking, whatever becomes of the news.
@@ -55,23 +55,23 @@ type Options struct {
 // Hub knows who waits. It is safe for concurrent use. A nil *Hub takes announcements and does
 // nothing with them.
 type Hub struct {
-	options Options
-	id      string // by which it knows its own notifications
-	closed  chan struct{}
-	pending chan struct{} // untold is not empty
+	options   Options
+	id        string // by which it knows its own notifications
+	closed    chan struct{}
+	sendReady chan struct{} // untold is not empty
 
-	mu      sync.Mutex
-	places  map[uuid.UUID]*place
-	waiters int
-	untold  map[uuid.UUID]Kind // what other replicas have not been told yet
+	mu            sync.Mutex
+	watches       map[uuid.UUID]*watch
+	subscriptions int
+	unsent        map[uuid.UUID]Kind // what other replicas have not been told yet
 }
 
-// A place is a workspace that is waited for.
-type place struct {
-	waiters []*Waiter
-	newest  int64 // of its rows, when the hub last looked
-	known   bool  // the hub has looked
-	left    bool  // nobody waited when the hub last looked
+// A watch is a workspace that is waited for.
+type watch struct {
+	subscriptions []*Subscription
+	newest        int64 // of its rows, when the hub last looked
+	polled        bool  // the hub has looked
+	idle          bool  // nobody waited when the hub last looked
 }
 
 // New returns a hub. It does nothing by itself until Run.
@@ -80,8 +80,8 @@ func New(o Options) *Hub {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Hub{
-		options: o, id: newID(), closed: make(chan struct{}), pending: make(chan struct{}, 1),
-		places: map[uuid.UUID]*place{}, untold: map[uuid.UUID]Kind{},
+		options: o, id: newID(), closed: make(chan struct{}), sendReady: make(chan struct{}, 1),
+		watches: map[uuid.UUID]*watch{}, unsent: map[uuid.UUID]Kind{},
 	}
 }
 
@@ -90,11 +90,11 @@ func New(o Options) *Hub {
 func (h *Hub) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	if h.options.Newest != nil {
-		wg.Go(func() { h.look(ctx) })
+		wg.Go(func() { h.poll(ctx) })
 	}
 	if h.options.DB != nil {
-		wg.Go(func() { h.tell(ctx) })
-		wg.Go(func() { h.listen(ctx) })
+		wg.Go(func() { h.sendLoop(ctx) })
+		wg.Go(func() { h.listenLoop(ctx) })
 	}
 	wg.Wait()
 }
@@ -113,19 +113,19 @@ func (h *Hub) Close() {
 // Done is closed by Close.
 func (h *Hub) Done() <-chan struct{} { return h.closed }
 
-// Waiting returns how many wait.
-func (h *Hub) Waiting() int {
+// Subscriptions returns how many wait.
+func (h *Hub) Subscriptions() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.waiters
+	return h.subscriptions
 }
 
-// maxUntold bounds what waits to be told to other replicas. Beyond, they have to look.
-const maxUntold = 20_000
+// maxUnsent bounds what waits to be told to other replicas. Beyond, they have to look.
+const maxUnsent = 20_000
 
-// Announce says that there is news of these kinds in the workspace. Call it after the commit. It
+// Publish says that there is news of these kinds in the workspace. Call it after the commit. It
 // never waits.
-func (h *Hub) Announce(workspace uuid.UUID, kinds Kind) {
+func (h *Hub) Publish(workspace uuid.UUID, kinds Kind) {
 	if h == nil {
 		return
 	}
@@ -135,86 +135,86 @@ func (h *Hub) Announce(workspace uuid.UUID, kinds Kind) {
 	if h.options.DB == nil {
 		return
 	}
-	if _, ok := h.untold[workspace]; ok || len(h.untold) < maxUntold {
-		h.untold[workspace] |= kinds
+	if _, ok := h.unsent[workspace]; ok || len(h.unsent) < maxUnsent {
+		h.unsent[workspace] |= kinds
 	}
 	select {
-	case h.pending <- struct{}{}:
+	case h.sendReady <- struct{}{}:
 	default:
 	}
 }
 
 // wake wakes the waiters of this platform. h.mu is held.
 func (h *Hub) wake(workspace uuid.UUID, kinds Kind) {
-	if p := h.places[workspace]; p != nil {
-		for _, w := range p.waiters {
+	if p := h.watches[workspace]; p != nil {
+		for _, w := range p.subscriptions {
 			w.wake(kinds)
 		}
 	}
 }
 
-// Waiter waits for news of a workspace.
-type Waiter struct {
+// Subscription waits for news of a workspace.
+type Subscription struct {
 	hub       *Hub
 	workspace uuid.UUID
 	kinds     Kind
-	came      atomic.Uint32 // the kinds that came and were not taken
-	news      chan struct{} // of one element, so that news that nobody has taken is one piece of news
+	pending   atomic.Uint32 // the kinds that came and were not taken
+	wakeups   chan struct{} // of one element, so that news that nobody has taken is one piece of news
 }
 
-// Wait returns a waiter for news of these kinds. Wait first and look then, so that nothing falls
+// Subscribe returns a waiter for news of these kinds. Wait first and look then, so that nothing falls
 // between; and Close it when done.
-func (h *Hub) Wait(workspace uuid.UUID, kinds Kind) *Waiter {
-	w := &Waiter{hub: h, workspace: workspace, kinds: kinds, news: make(chan struct{}, 1)}
+func (h *Hub) Subscribe(workspace uuid.UUID, kinds Kind) *Subscription {
+	w := &Subscription{hub: h, workspace: workspace, kinds: kinds, wakeups: make(chan struct{}, 1)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	p := h.places[workspace]
+	p := h.watches[workspace]
 	if p == nil {
-		p = &place{}
-		h.places[workspace] = p
+		p = &watch{}
+		h.watches[workspace] = p
 	}
-	p.waiters, p.left = append(p.waiters, w), false
-	h.waiters++
+	p.subscriptions, p.idle = append(p.subscriptions, w), false
+	h.subscriptions++
 	return w
 }
 
-// News receives when there is news; Take tells of which kinds.
-func (w *Waiter) News() <-chan struct{} { return w.news }
+// Wake receives when there is news; Take tells of which kinds.
+func (w *Subscription) Wake() <-chan struct{} { return w.wakeups }
 
 // Take returns the kinds of the news that came since the last call.
-func (w *Waiter) Take() Kind { return Kind(w.came.Swap(0)) }
+func (w *Subscription) Take() Kind { return Kind(w.pending.Swap(0)) }
 
 // wake never waits.
-func (w *Waiter) wake(kinds Kind) {
+func (w *Subscription) wake(kinds Kind) {
 	if kinds &= w.kinds; kinds == 0 {
 		return
 	}
-	w.came.Or(uint32(kinds))
+	w.pending.Or(uint32(kinds))
 	select {
-	case w.news <- struct{}{}:
+	case w.wakeups <- struct{}{}:
 	default:
 	}
 }
 
 // Close ends the waiting.
-func (w *Waiter) Close() {
+func (w *Subscription) Close() {
 	h := w.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	p := h.places[w.workspace]
-	for i, other := range p.waiters {
+	p := h.watches[w.workspace]
+	for i, other := range p.subscriptions {
 		if other != w {
 			continue
 		}
-		last := len(p.waiters) - 1
-		p.waiters[i], p.waiters[last] = p.waiters[last], nil
-		p.waiters = p.waiters[:last]
-		h.waiters--
+		last := len(p.subscriptions) - 1
+		p.subscriptions[i], p.subscriptions[last] = p.subscriptions[last], nil
+		p.subscriptions = p.subscriptions[:last]
+		h.subscriptions--
 		break
 	}
 	// What the hub knows of the workspace stays for a while: the next poll comes soon.
-	if len(p.waiters) == 0 && !p.known {
-		delete(h.places, w.workspace)
+	if len(p.subscriptions) == 0 && !p.polled {
+		delete(h.watches, w.workspace)
 	}
 }
 

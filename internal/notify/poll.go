@@ -8,20 +8,20 @@ import (
 )
 
 const (
-	// lookBatch is how many workspaces one query is about. Between two there is a pause, so that
+	// pollBatchSize is how many workspaces one query is about. Between two there is a pause, so that
 	// those who are woken do not all read at once.
-	lookBatch = 500
+	pollBatchSize = 500
 
-	lookTimeout = 4 * time.Second
+	pollTimeout = 4 * time.Second
 )
 
-// look wakes those whose workspace has rows that they were not told of. One query is about many
+// poll wakes those whose workspace has rows that they were not told of. One query is about many
 // workspaces: if 10,000 polls each looked by themselves, that would be 2,000 queries a second for
 // nothing.
-func (h *Hub) look(ctx context.Context) {
+func (h *Hub) poll(ctx context.Context) {
 	failing := false
 	for {
-		batches := h.batches()
+		batches := h.pollBatches()
 		// Half the interval: who comes right after a round began is in the next one.
 		pause := jitter(Interval/2) / time.Duration(max(len(batches), 1))
 		if len(batches) == 0 && !sleep(ctx, pause) {
@@ -31,7 +31,7 @@ func (h *Hub) look(ctx context.Context) {
 			if !sleep(ctx, pause) {
 				return
 			}
-			err := h.lookAt(ctx, batch)
+			err := h.pollBatch(ctx, batch)
 			if err != nil && !failing && ctx.Err() == nil {
 				h.options.Log.WarnContext(ctx, "held polls cannot look for rows; they are told of what comes through this platform", "error", err)
 			}
@@ -40,33 +40,33 @@ func (h *Hub) look(ctx context.Context) {
 	}
 }
 
-// batches returns the workspaces whose rows are waited for, and forgets those that nobody has
+// pollBatches returns the workspaces whose rows are waited for, and forgets those that nobody has
 // waited for since it was last called.
-func (h *Hub) batches() [][]uuid.UUID {
+func (h *Hub) pollBatches() [][]uuid.UUID {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var batches [][]uuid.UUID
-	for id, p := range h.places {
-		if len(p.waiters) == 0 {
-			if p.left {
-				delete(h.places, id)
+	for id, p := range h.watches {
+		if len(p.subscriptions) == 0 {
+			if p.idle {
+				delete(h.watches, id)
 			}
-			p.left = true
+			p.idle = true
 			continue
 		}
-		if n := len(batches); n == 0 || len(batches[n-1]) == lookBatch {
-			batches = append(batches, make([]uuid.UUID, 0, lookBatch))
+		if n := len(batches); n == 0 || len(batches[n-1]) == pollBatchSize {
+			batches = append(batches, make([]uuid.UUID, 0, pollBatchSize))
 		}
 		batches[len(batches)-1] = append(batches[len(batches)-1], id)
 	}
 	return batches
 }
 
-// lookAt wakes the waiters of those workspaces whose number has changed. Also of those it sees
+// pollBatch wakes the waiters of those workspaces whose number has changed. Also of those it sees
 // for the first time, for it cannot know what they have seen. A number that is older than a
 // waiter does no harm: what came before the waiter looked costs it one look for nothing.
-func (h *Hub) lookAt(ctx context.Context, workspaces []uuid.UUID) error {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+func (h *Hub) pollBatch(ctx context.Context, workspaces []uuid.UUID) error {
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
 	newest, err := h.options.Newest(ctx, workspaces)
 	if err != nil {
@@ -75,14 +75,14 @@ func (h *Hub) lookAt(ctx context.Context, workspaces []uuid.UUID) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, id := range workspaces {
-		p := h.places[id]
+		p := h.watches[id]
 		if p == nil {
 			continue
 		}
-		if !p.known || p.newest != newest[id] {
+		if !p.polled || p.newest != newest[id] {
 			h.wake(id, Rows)
 		}
-		p.known, p.newest = true, newest[id]
+		p.polled, p.newest = true, newest[id]
 	}
 	return nil
 }

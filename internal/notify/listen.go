@@ -1,0 +1,206 @@
+package notify
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/lib/pq"
+)
+
+// channel is the name under which the replicas of one database exchange news.
+const channel = "molecule_news"
+
+const (
+	// sendDelay is how long news waits for more to be told together.
+	sendDelay = 2 * time.Millisecond
+
+	sendTimeout = 5 * time.Second
+
+	// The listening connection is tried again after reconnectMin at first, and then after twice
+	// as long each time.
+	reconnectMin, reconnectMax = 250 * time.Millisecond, 30 * time.Second
+
+	// Every probeInterval the platform tells itself something. If it does not hear it within
+	// probeTimeout, the connection is dead, or it is one on which nothing is heard.
+	probeInterval, probeTimeout = 30 * time.Second, 5 * time.Second
+
+	sqlNotify = `SELECT pg_notify($1, $2)`
+)
+
+// A payload is a version, who sends it, and for each workspace its id and the kinds of news.
+// PostgreSQL takes less than 8,000 bytes.
+const (
+	payloadVersion = '1'
+	idBytes        = 6
+	idChars        = 8
+	headerChars    = 1 + idChars
+	entryChars     = 23 // of which 22 are the id
+	maxEntries     = (7999 - headerChars) / entryChars
+)
+
+var encoding = base64.RawURLEncoding
+
+func newID() string {
+	b := make([]byte, idBytes)
+	rand.Read(b) // never fails
+	return encoding.EncodeToString(b)
+}
+
+// formatPayloads puts news into as few payloads as it fits into; at least one.
+func formatPayloads(id string, changes map[uuid.UUID]Kind) []string {
+	var all []string
+	b, entries := append([]byte{payloadVersion}, id...), 0
+	for workspace, kinds := range changes {
+		if entries == maxEntries {
+			all, b, entries = append(all, string(b)), b[:headerChars], 0
+		}
+		b = append(encoding.AppendEncode(b, workspace[:]), '0'+byte(kinds))
+		entries++
+	}
+	return append(all, string(b))
+}
+
+// parsePayload calls f for each workspace of a payload and returns who sent it; "" if it is not one
+// that this version understands.
+func parsePayload(payload string, f func(uuid.UUID, Kind)) string {
+	if len(payload) < headerChars || payload[0] != payloadVersion || (len(payload)-headerChars)%entryChars != 0 {
+		return ""
+	}
+	for entries := payload[headerChars:]; entries != ""; entries = entries[entryChars:] {
+		var workspace uuid.UUID
+		kinds := Kind(entries[entryChars-1] - '0')
+		if n, err := encoding.Decode(workspace[:], []byte(entries[:entryChars-1])); err != nil || n != len(workspace) || kinds > allKinds {
+			continue
+		}
+		f(workspace, kinds)
+	}
+	return payload[1:headerChars]
+}
+
+// sendLoop tells other replicas what was announced here.
+func (h *Hub) sendLoop(ctx context.Context) {
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.sendReady:
+		}
+		if !sleep(ctx, sendDelay) {
+			return
+		}
+		h.mu.Lock()
+		changes := h.unsent
+		h.unsent = map[uuid.UUID]Kind{}
+		h.mu.Unlock()
+		err := h.send(ctx, changes)
+		if err != nil && !failing && ctx.Err() == nil {
+			h.options.Log.WarnContext(ctx, "other replicas cannot be told the news; they look every few seconds", "error", err)
+		}
+		failing = err != nil
+	}
+}
+
+// send sends news; without any it sends a payload that only says who it is from.
+func (h *Hub) send(ctx context.Context, changes map[uuid.UUID]Kind) error {
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
+	for _, payload := range formatPayloads(h.id, changes) {
+		if _, err := h.options.DB.ExecContext(ctx, sqlNotify, channel, payload); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var errNotDelivered = errors.New("news: what was sent did not come back; a pooler in transaction mode passes no notifications")
+
+// listenLoop hears what other replicas tell, and connects again when the connection is lost.
+func (h *Hub) listenLoop(ctx context.Context) {
+	pause, warned := reconnectMin, false
+	for {
+		delivered, err := h.listen(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if delivered {
+			pause, warned = reconnectMin, false
+		}
+		if !warned {
+			warned = true
+			h.options.Log.WarnContext(ctx, "not listening to other replicas; their news comes within seconds", "error", err)
+		}
+		if !sleep(ctx, jitter(pause)) {
+			return
+		}
+		pause = min(2*pause, reconnectMax)
+	}
+}
+
+// listen listens on one connection until it is lost, and reports whether anything was heard on it.
+//
+// pq.Listener would connect again by itself; but nothing can stop it while it connects or sleeps,
+// and it cannot tell a connection on which nothing comes from one on which nothing happens.
+func (h *Hub) listen(ctx context.Context) (delivered bool, err error) {
+	notifications := make(chan *pq.Notification, 32)
+	conn, err := pq.NewListenerConn(h.options.DSN, notifications)
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		_ = conn.Close()
+		for range notifications { // until the connection's goroutine has ended
+		}
+	}()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	// A server that says nothing more must not keep it either.
+	listenDeadline := time.AfterFunc(probeTimeout, func() { _ = conn.Close() })
+	_, err = conn.Listen(channel)
+	listenDeadline.Stop()
+	if err != nil {
+		return false, err
+	}
+	probe, probeDeadline := time.NewTimer(0), time.NewTimer(0)
+	defer probe.Stop()
+	defer probeDeadline.Stop()
+	probeDeadline.Stop()
+	for {
+		select {
+		case notification, open := <-notifications:
+			if !open {
+				return delivered, conn.Err()
+			}
+			if h.receive(notification) {
+				probeDeadline.Stop()
+				delivered = true
+			}
+		case <-probe.C:
+			probe.Reset(jitter(probeInterval))
+			if h.send(ctx, nil) == nil { // else it proves nothing
+				probeDeadline.Reset(probeTimeout)
+			}
+		case <-probeDeadline.C:
+			return delivered, errNotDelivered
+		}
+	}
+}
+
+// receive wakes whom a notification concerns, and reports whether it is one that this platform
+// sent: those it has acted upon already.
+func (h *Hub) receive(notification *pq.Notification) (own bool) {
+	if notification == nil || notification.Channel != channel {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(notification.Extra) >= headerChars && notification.Extra[1:headerChars] == h.id {
+		return true
+	}
+	parsePayload(notification.Extra, h.wake)
+	return false
+}
