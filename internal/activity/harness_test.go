@@ -74,8 +74,8 @@ type load struct {
 	rowsEach    int // of a writer in a workspace
 	clock       atomic.Int64
 	workspaces  [loadWorkspaces]struct {
-		id   uuid.UUID
-		news bell
+		id      uuid.UUID
+		changed broadcast
 	}
 	written chan struct{} // closed when the writers are done
 
@@ -161,7 +161,7 @@ func (l *load) run(t *testing.T, f feed) []tally {
 func (l *load) poll(ctx context.Context, ws, size int) (rows []seen, polls int, err error) {
 	var last seen
 	for {
-		news, done := l.workspaces[ws].news.next(), closed(l.written)
+		changed, done := l.workspaces[ws].changed.next(), closed(l.written)
 		page, err := l.feed.after(ctx, l.workspaces[ws].id, last, size)
 		if err != nil {
 			return nil, 0, fmt.Errorf("poll: %w", err)
@@ -182,7 +182,7 @@ func (l *load) poll(ctx context.Context, ws, size int) (rows []seen, polls int, 
 			return rows, polls, nil
 		}
 		select {
-		case <-news:
+		case <-changed:
 		case <-l.written:
 		case <-ctx.Done():
 			return nil, 0, ctx.Err()
@@ -232,7 +232,7 @@ func (w *writer) write(ctx context.Context) error {
 		w.mu.Lock()
 		w.commits[ws] = append(w.commits[ws], commit{keys, w.begun, w.clock.Add(1)})
 		w.mu.Unlock()
-		w.workspaces[ws].news.ring()
+		w.workspaces[ws].changed.ring()
 		if left[ws] -= len(keys); left[ws] == 0 {
 			open--
 		}
@@ -290,14 +290,14 @@ func (w *writer) send(ctx context.Context, workspace uuid.UUID, n int, rollback 
 	return keys, tx.Commit()
 }
 
-// A bell wakes whoever waits.
-type bell struct {
+// A broadcast wakes whoever waits.
+type broadcast struct {
 	mu sync.Mutex
 	ch chan struct{}
 }
 
 // next is closed by the next ring.
-func (b *bell) next() <-chan struct{} {
+func (b *broadcast) next() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ch == nil {
@@ -306,7 +306,7 @@ func (b *bell) next() <-chan struct{} {
 	return b.ch
 }
 
-func (b *bell) ring() {
+func (b *broadcast) ring() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ch != nil {

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// pruneRows bounds one batch.
-	pruneRows = 1000
+	// pruneBatchRows bounds one batch.
+	pruneBatchRows = 1000
 
 	sqlNoteRead = `INSERT INTO activity_readers AS r (workspace_id, read_seq, noted_at) VALUES ($1, $2, now()) ` +
 		`ON CONFLICT (workspace_id) DO UPDATE SET read_seq = excluded.read_seq, noted_at = excluded.noted_at ` +
@@ -43,12 +43,12 @@ func (in *Inbox) noteRead(ctx context.Context, workspace uuid.UUID, seq int64) e
 // Prune deletes one batch of rows that are older than retention and that their workspace has
 // read past, or that are older than limit too. It returns how many, and whether there may be more.
 func (in *Inbox) Prune(ctx context.Context, retention, limit time.Duration) (int, bool, error) {
-	result, err := in.db.ExecContext(ctx, sqlPrune, retention.Microseconds(), limit.Microseconds(), pruneRows)
+	result, err := in.db.ExecContext(ctx, sqlPrune, retention.Microseconds(), limit.Microseconds(), pruneBatchRows)
 	if err != nil {
 		return 0, false, fmt.Errorf("activity: prune: %w", err)
 	}
 	n, _ := result.RowsAffected() // lib/pq always knows it
-	return int(n), n == pruneRows, nil
+	return int(n), n == pruneBatchRows, nil
 }
 
 // Prunable tells how many rows Prune would delete now, all batches together.

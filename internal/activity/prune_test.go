@@ -94,7 +94,7 @@ func mustPrune(t *testing.T, in *activity.Inbox, want int) {
 // Planted: either condition on the age left out; seq not compared, or with <=, which takes the
 // cursor of a workspace that nobody wrote to for a week; the read rows of one workspace taken
 // for those of all.
-func TestPrune_TakesWhatIsReadAndOldOrVeryOld(t *testing.T) {
+func TestPrune_DeletesOldReadRowsAndVeryOldRows(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
 	in.WithReaders()
@@ -136,7 +136,7 @@ func TestPrune_KeepsUnreadRowsForTheRetentionAtLeast(t *testing.T) {
 
 // A workspace that did not come for a month is told so, and finds all that is left from the
 // oldest on: nothing is repeated, and nothing left out that is there.
-func TestPrune_ACursorThatIsPrunedIsGone(t *testing.T) {
+func TestPrune_PrunedCursorIsGone(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
 	in.WithReaders()
@@ -150,7 +150,7 @@ func TestPrune_ACursorThatIsPrunedIsGone(t *testing.T) {
 }
 
 // Planted: More not set; SKIP LOCKED left out, so that the second waits for the first.
-func TestPrune_GoesInBatchesThatSeveralShare(t *testing.T) {
+func TestPrune_BatchesAreSharedByConcurrentRuns(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
 	workspace := uuid.New()
@@ -201,7 +201,7 @@ func TestPrune_GoesInBatchesThatSeveralShare(t *testing.T) {
 
 // Planted: Reader not looked at; the note of an unknown cursor; a note that goes back; one with
 // each poll.
-func TestRead_NotesHowFarTheWorkspaceHasRead(t *testing.T) {
+func TestRead_RecordsTheReadPosition(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
 	in.WithReaders()
@@ -239,7 +239,7 @@ func TestRead_NotesHowFarTheWorkspaceHasRead(t *testing.T) {
 
 // Polls at the same moment all find that it is time; here those that come a little later run the
 // statement when the first has. Planted: either half of its condition left out.
-func TestRead_OfPollsAtTheSameMomentOneNotes(t *testing.T) {
+func TestRead_ConcurrentPollsRecordOnce(t *testing.T) {
 	t.Parallel()
 	_, db := newInbox(t)
 	workspace := uuid.New()
@@ -260,12 +260,12 @@ func TestRead_OfPollsAtTheSameMomentOneNotes(t *testing.T) {
 }
 
 // The note is for pruning; a poll does not need it.
-func TestRead_GoesOnWithoutTheNote(t *testing.T) {
+func TestRead_SucceedsWhenTheReadPositionIsNotRecorded(t *testing.T) {
 	t.Parallel()
 	in, mock := newMocked(t)
 	in.WithReaders()
 	workspace, last := uuid.New(), uuid.New()
-	q := activity.Query{After: known(last), Limit: 7, Reader: true}
+	q := activity.Query{After: validUUID(last), Limit: 7, Reader: true}
 	for _, fails := range []error{nil, errDatabase} {
 		mock.ExpectQuery(seqAndNoteOf).WithArgs(last, workspace).WillReturnRows(cursorAt(41, 41, true))
 		mock.ExpectExec(noteRead).WithArgs(workspace, 41).WillReturnResult(sqlmock.NewResult(0, 1)).WillReturnError(fails)
@@ -311,7 +311,7 @@ func TestPrune_Statements(t *testing.T) {
 
 // The log is long, and what can be pruned is little of it. Planted: the same without LATERAL,
 // by a join.
-func TestPrune_LooksAtTheLogByIndexOnly(t *testing.T) {
+func TestPrune_ReadsTheLogByIndexOnly(t *testing.T) {
 	t.Parallel()
 	_, db := newInbox(t)
 	mustExec(t, db, `INSERT INTO activity_counters SELECT gen_random_uuid(), 200 FROM generate_series(1, 300)`)

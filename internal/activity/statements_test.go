@@ -60,7 +60,7 @@ func TestRecord_IsOneStatementAndACommit(t *testing.T) {
 	t.Parallel()
 	workspace, source := uuid.New(), uuid.New()
 	took := time.Second
-	e := activity.Entry{Type: "a2a_receive", SourceID: known(source), Method: "message/send", RequestBody: []byte(`{"a":1}`), Duration: &took}
+	e := activity.Entry{Type: "a2a_receive", SourceID: validUUID(source), Method: "message/send", RequestBody: []byte(`{"a":1}`), Duration: &took}
 	for _, commits := range []error{nil, errDatabase} {
 		in, mock := newMocked(t)
 		mock.ExpectBegin()
@@ -75,7 +75,7 @@ func TestRecord_IsOneStatementAndACommit(t *testing.T) {
 
 // Where there is nothing new, one round trip tells it. Planted: the page not read though there is no
 // counter, or a later number; read though there is none.
-func TestRead_AsksForAPageWhereThereIsOne(t *testing.T) {
+func TestRead_QueriesAPageOnlyIfThereAreNewRows(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		cursor *sqlmock.Rows
@@ -88,7 +88,7 @@ func TestRead_AsksForAPageWhereThereIsOne(t *testing.T) {
 		if c.page {
 			mock.ExpectQuery(pageAfter).WithArgs(workspace, 7, activity.PageBytes, 41).WillReturnRows(sqlmock.NewRows([]string{"id"}))
 		}
-		if page, err := in.Read(t.Context(), workspace, activity.Query{After: known(last), Limit: 7}); !errors.Is(err, c.want) || page == nil == (c.want == nil) {
+		if page, err := in.Read(t.Context(), workspace, activity.Query{After: validUUID(last), Limit: 7}); !errors.Is(err, c.want) || page == nil == (c.want == nil) {
 			t.Errorf("%v, %v, want %v", page, err, c.want)
 		}
 	}
@@ -101,7 +101,7 @@ func noCursor() *sqlmock.Rows { return sqlmock.NewRows([]string{"seq", "last_seq
 func cursorAt(seq int, last any, due bool) *sqlmock.Rows { return noCursor().AddRow(seq, last, due) }
 
 // A page that breaks off is no page: a reader would take what is missing for not there.
-func TestRead_GivesNoPartOfAPageThatFails(t *testing.T) {
+func TestRead_ReturnsNoPartOfAFailedPage(t *testing.T) {
 	t.Parallel()
 	columns := []string{"id", "seq", "workspace_id", "activity_type", "source_id", "target_id", "method", "summary", "request_body",
 		"response_body", "duration_ms", "status", "error_detail", "created_at"}

@@ -37,7 +37,7 @@ type step struct {
 // read before receipts; the counter taken before the receipts are locked.
 func TestPosition_MissesNothingUnderConcurrentWriters(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newFixture(t)
 	written, seen := drive(t, d)
 	for i, s := range seen {
 		t.Logf("%s", s.compare(written, fmt.Sprintf("reader %d, limit %d", i, limits[i/readersEach])))
@@ -47,11 +47,11 @@ func TestPosition_MissesNothingUnderConcurrentWriters(t *testing.T) {
 	}
 }
 
-// TestHarness_SeesWhatASequenceMisses proves that the test above can fail: the same load, but a
+// TestHarness_DetectsMissesOfASequence proves that the test above can fail: the same load, but a
 // receipt has its number from a sequence when it is written.
-func TestHarness_SeesWhatASequenceMisses(t *testing.T) {
+func TestHarness_DetectsMissesOfASequence(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newFixture(t)
 	d.exec(t, `CREATE SEQUENCE naive`)
 	d.exec(t, `ALTER TABLE receipts ALTER COLUMN seq SET DEFAULT nextval('naive')`)
 	written, seen := drive(t, d)
@@ -66,7 +66,7 @@ func TestHarness_SeesWhatASequenceMisses(t *testing.T) {
 }
 
 // drive writes and reads at the same time, and returns what was written and what each saw.
-func drive(t *testing.T, d desk) (written map[step]bool, seen []*sight) {
+func drive(t *testing.T, d fixture) (written map[step]bool, seen []*observation) {
 	workspace := uuid.New()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
@@ -91,7 +91,7 @@ func drive(t *testing.T, d desk) (written map[step]bool, seen []*sight) {
 	all.Go(func() error { writing.Wait(); close(done); return nil })
 	for _, limit := range limits {
 		for range readersEach {
-			s := &sight{at: map[step]int{}}
+			s := &observation{at: map[step]int{}}
 			seen = append(seen, s)
 			all.Go(func() error { return s.read(ctx, d, workspace, limit, done) })
 		}
@@ -103,7 +103,7 @@ func drive(t *testing.T, d desk) (written map[step]bool, seen []*sight) {
 }
 
 // write lives the lives of some files.
-func write(ctx context.Context, t *testing.T, d desk, workspace uuid.UUID, random *rand.Rand) (steps []step, err error) {
+func write(ctx context.Context, t *testing.T, d fixture, workspace uuid.UUID, random *rand.Rand) (steps []step, err error) {
 	for range filesEach {
 		file := d.stage(t, workspace, "f")
 		steps = append(steps, step{file, events.Staged})
@@ -133,7 +133,7 @@ func write(ctx context.Context, t *testing.T, d desk, workspace uuid.UUID, rando
 
 // change changes a file; sometimes it takes long to commit, sometimes it does only at the second
 // try.
-func change(ctx context.Context, d desk, random *rand.Rand, statement string, file uuid.UUID) error {
+func change(ctx context.Context, d fixture, random *rand.Rand, statement string, file uuid.UUID) error {
 	for again := true; again; {
 		again = random.IntN(10) == 0
 		tx, err := d.db.BeginTx(ctx, nil)
@@ -162,21 +162,21 @@ func change(ctx context.Context, d desk, random *rand.Rand, statement string, fi
 
 type tally struct{ events, missed, twice, disordered, unwritten int }
 
-// sight is what one reader saw.
-type sight struct {
+// observation is what one reader saw.
+type observation struct {
 	tally
 	at map[step]int // when it was seen
 }
 
 // read reads until all is written and nothing more comes. Every event's position is one that it
 // goes on from: those in the middle of a page too.
-func (s *sight) read(ctx context.Context, d desk, workspace uuid.UUID, limit int, done <-chan struct{}) error {
+func (s *observation) read(ctx context.Context, d fixture, workspace uuid.UUID, limit int, done <-chan struct{}) error {
 	var p events.Position
 	for {
-		over := false
+		finished := false
 		select {
 		case <-done:
-			over = true
+			finished = true
 		default:
 		}
 		page, more, err := d.log.After(ctx, workspace, p, limit)
@@ -206,14 +206,14 @@ func (s *sight) read(ctx context.Context, d desk, workspace uuid.UUID, limit int
 				return err
 			}
 		}
-		if over && !more {
+		if finished && !more {
 			return nil
 		}
 	}
 }
 
 // compare counts. Out of order is a step of a file's life that was seen before an earlier one.
-func (s *sight) compare(written map[step]bool, who string) string {
+func (s *observation) compare(written map[step]bool, who string) string {
 	for w := range written {
 		if _, ok := s.at[w]; !ok {
 			s.missed++

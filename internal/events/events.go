@@ -105,7 +105,7 @@ func New(db *sql.DB, inbox *activity.Inbox) *Log { return &Log{db: db, inbox: in
 
 // Now returns the position after all that has happened so far.
 func (l *Log) Now(ctx context.Context, workspace uuid.UUID) (Position, error) {
-	receipt, err := l.last(ctx, workspace, 0)
+	receipt, err := l.lastReceipt(ctx, workspace, 0)
 	if err != nil && !errors.Is(err, ErrGone) {
 		return Position{}, err
 	}
@@ -118,7 +118,7 @@ func (l *Log) Now(ctx context.Context, workspace uuid.UUID) (Position, error) {
 
 // Check returns ErrGone if a reader cannot go on after p without missing events.
 func (l *Log) Check(ctx context.Context, workspace uuid.UUID, p Position) error {
-	if _, err := l.last(ctx, workspace, p.Receipt); err != nil {
+	if _, err := l.lastReceipt(ctx, workspace, p.Receipt); err != nil {
 		return err
 	}
 	_, err := l.inbox.Last(ctx, workspace, p.Row)
@@ -134,28 +134,28 @@ func (l *Log) Check(ctx context.Context, workspace uuid.UUID, p Position) error 
 // Receipts are read first, so that the row of every file that they are about is among the rows
 // read after them.
 func (l *Log) After(ctx context.Context, workspace uuid.UUID, p Position, limit int) (events []Event, more bool, err error) {
-	receipts, due, err := l.page(ctx, workspace, p.Receipt, limit)
-	if err == nil && due {
-		if err = l.number(ctx, workspace); err == nil {
-			receipts, due, err = l.page(ctx, workspace, p.Receipt, limit)
+	receipts, unnumbered, err := l.readReceipts(ctx, workspace, p.Receipt, limit)
+	if err == nil && unnumbered {
+		if err = l.assignNumbers(ctx, workspace); err == nil {
+			receipts, unnumbered, err = l.readReceipts(ctx, workspace, p.Receipt, limit)
 		}
 	}
 	if err != nil {
 		return nil, false, err
 	}
-	heads, err := l.inbox.Heads(ctx, workspace, p.Row, limit)
+	headers, err := l.inbox.ReadHeaders(ctx, workspace, p.Row, limit)
 	if err != nil {
 		return nil, false, err
 	}
-	rows := make([]Event, len(heads))
-	for i, h := range heads {
-		if rows[i], err = ofRow(h); err != nil {
+	rows := make([]Event, len(headers))
+	for i, h := range headers {
+		if rows[i], err = fromRow(h); err != nil {
 			return nil, false, fmt.Errorf("receipts: row %s: %w", h.ID, err)
 		}
 	}
 	moreRows, moreReceipts := len(rows) == limit, len(receipts) == limit
 	events, err = merge(p, rows, receipts, moreRows, moreReceipts)
-	return events, due || moreRows || moreReceipts, err
+	return events, unnumbered || moreRows || moreReceipts, err
 }
 
 // merge puts rows and receipts in one order, that of time, and gives each its position. But no
@@ -190,8 +190,8 @@ func merge(p Position, rows, receipts []Event, moreRows, moreReceipts bool) ([]E
 	return events, nil
 }
 
-// ofRow is the event that a row tells of: a file was staged, or a message came.
-func ofRow(h activity.Head) (Event, error) {
+// fromRow is the event that a row tells of: a file was staged, or a message came.
+func fromRow(h activity.RowHeader) (Event, error) {
 	e := Event{Position: Position{Row: h.Seq}, Kind: Message, At: h.CreatedAt, RowID: h.ID, Source: h.Source, Method: h.Method}
 	if h.Upload == nil {
 		return e, nil

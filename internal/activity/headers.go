@@ -12,20 +12,20 @@ import (
 )
 
 const (
-	// sqlHeads leaves the bodies where they are, but for the small ones that tell of a file.
-	sqlHeads = `SELECT seq, id, activity_type, source_id, method, created_at, ` +
+	// sqlReadHeaders leaves the bodies where they are, but for the small ones that tell of a file.
+	sqlReadHeaders = `SELECT seq, id, activity_type, source_id, method, created_at, ` +
 		`CASE WHEN activity_type = '` + TypeA2AReceive + `' AND method = '` + MethodChatUpload + `' THEN request_body END ` +
 		`FROM activity_logs WHERE workspace_id = $1 AND seq > $2 ORDER BY seq LIMIT $3`
 
-	// sqlPlace tells how many rows a workspace has ever had, and whether the one after $2 is there.
-	sqlPlace = `SELECT last_seq, EXISTS (SELECT FROM activity_logs WHERE workspace_id = $1 AND seq = $2 + 1) ` +
+	// sqlLastSeq tells how many rows a workspace has ever had, and whether the one after $2 is there.
+	sqlLastSeq = `SELECT last_seq, EXISTS (SELECT FROM activity_logs WHERE workspace_id = $1 AND seq = $2 + 1) ` +
 		`FROM activity_counters WHERE workspace_id = $1`
 
-	sqlNewest = `SELECT workspace_id, last_seq FROM activity_counters WHERE workspace_id = ANY($1)`
+	sqlNewestSeqs = `SELECT workspace_id, last_seq FROM activity_counters WHERE workspace_id = ANY($1)`
 )
 
-// A Head is what tells of a row without its bodies.
-type Head struct {
+// A RowHeader is what tells of a row without its bodies.
+type RowHeader struct {
 	Seq       int64
 	ID        uuid.UUID
 	Type      string
@@ -35,28 +35,28 @@ type Head struct {
 	Upload    []byte // the request body of an upload's row, nil for all others
 }
 
-// Heads returns up to limit rows of the workspace after the one with that seq, oldest first. 0 is
+// ReadHeaders returns up to limit rows of the workspace after the one with that seq, oldest first. 0 is
 // before the first.
-func (in *Inbox) Heads(ctx context.Context, workspace uuid.UUID, after int64, limit int) ([]Head, error) {
-	rows, err := in.db.QueryContext(ctx, sqlHeads, workspace, after, limit)
+func (in *Inbox) ReadHeaders(ctx context.Context, workspace uuid.UUID, after int64, limit int) ([]RowHeader, error) {
+	rows, err := in.db.QueryContext(ctx, sqlReadHeaders, workspace, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("activity: read heads of workspace %s: %w", workspace, err)
 	}
 	defer rows.Close()
-	var heads []Head
+	var headers []RowHeader
 	for rows.Next() {
-		var h Head
+		var h RowHeader
 		var method sql.NullString
 		if err := rows.Scan(&h.Seq, &h.ID, &h.Type, &h.Source, &method, &h.CreatedAt, &h.Upload); err != nil {
 			return nil, fmt.Errorf("activity: scan head of workspace %s: %w", workspace, err)
 		}
 		h.Method, h.CreatedAt = method.String, h.CreatedAt.UTC()
-		heads = append(heads, h)
+		headers = append(headers, h)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("activity: read heads of workspace %s: %w", workspace, err)
 	}
-	return heads, nil
+	return headers, nil
 }
 
 // Last returns the seq of the workspace's newest row, 0 if it never had one. ErrCursorGone if a
@@ -64,13 +64,13 @@ func (in *Inbox) Heads(ctx context.Context, workspace uuid.UUID, after int64, li
 // or never was.
 func (in *Inbox) Last(ctx context.Context, workspace uuid.UUID, after int64) (int64, error) {
 	var last int64
-	var next bool
-	err := in.db.QueryRowContext(ctx, sqlPlace, workspace, after).Scan(&last, &next)
+	var nextExists bool
+	err := in.db.QueryRowContext(ctx, sqlLastSeq, workspace, after).Scan(&last, &nextExists)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return 0, fmt.Errorf("activity: find the end of workspace %s: %w", workspace, err)
 	}
 	// Numbers have no gaps: a transaction that is rolled back takes its numbers back.
-	if after > last || after < last && !next {
+	if after > last || after < last && !nextExists {
 		return last, ErrCursorGone
 	}
 	return last, nil
@@ -79,7 +79,7 @@ func (in *Inbox) Last(ctx context.Context, workspace uuid.UUID, after int64) (in
 // Newest returns for each workspace the seq of its newest row. Workspaces that never had one are
 // left out.
 func (in *Inbox) Newest(ctx context.Context, workspaces []uuid.UUID) (map[uuid.UUID]int64, error) {
-	rows, err := in.db.QueryContext(ctx, sqlNewest, pq.Array(workspaces))
+	rows, err := in.db.QueryContext(ctx, sqlNewestSeqs, pq.Array(workspaces))
 	if err != nil {
 		return nil, fmt.Errorf("activity: find newest rows: %w", err)
 	}

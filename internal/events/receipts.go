@@ -11,28 +11,28 @@ import (
 )
 
 const (
-	// sqlPage returns receipts after a number and, last and without a number, one that has none yet.
-	sqlPage = `(SELECT seq, kind, state, file_id, filename, size_bytes, at FROM receipts WHERE workspace_id = $1 AND seq > $2 ORDER BY seq LIMIT $3)
+	// sqlReadReceipts returns receipts after a number and, last and without a number, one that has none yet.
+	sqlReadReceipts = `(SELECT seq, kind, state, file_id, filename, size_bytes, at FROM receipts WHERE workspace_id = $1 AND seq > $2 ORDER BY seq LIMIT $3)
 UNION ALL
 (SELECT seq, kind, state, file_id, filename, size_bytes, at FROM receipts WHERE workspace_id = $1 AND seq IS NULL LIMIT 1)`
 
-	// sqlNumber numbers receipts in the order in which they were written. It locks them before the
+	// sqlAssignNumbers numbers receipts in the order in which they were written. It locks them before the
 	// counter, and takes from the counter as many numbers as it has found without one when it has the
 	// locks: somebody else may be numbering the same. From the counter on commits are in order.
-	sqlNumber = `WITH due AS MATERIALIZED (
+	sqlAssignNumbers = `WITH unnumbered AS MATERIALIZED (
     SELECT id FROM receipts WHERE workspace_id = $1 AND seq IS NULL ORDER BY id LIMIT $2 FOR UPDATE
 ), numbered AS (
-    SELECT id, row_number() OVER (ORDER BY id) AS n, count(*) OVER () AS total FROM due
+    SELECT id, row_number() OVER (ORDER BY id) AS n, count(*) OVER () AS total FROM unnumbered
 ), counter AS (
-    INSERT INTO receipt_counters AS c (workspace_id, last_seq) SELECT $1, count(*) FROM due HAVING count(*) > 0
+    INSERT INTO receipt_counters AS c (workspace_id, last_seq) SELECT $1, count(*) FROM unnumbered HAVING count(*) > 0
     ON CONFLICT (workspace_id) DO UPDATE SET last_seq = c.last_seq + excluded.last_seq
     RETURNING last_seq
 )
 UPDATE receipts r SET seq = counter.last_seq - numbered.total + numbered.n FROM numbered, counter
 WHERE r.workspace_id = $1 AND r.seq IS NULL AND r.id = numbered.id`
 
-	// sqlPlace tells how many receipts were numbered, and whether the one after $2 is there.
-	sqlPlace = `SELECT last_seq, EXISTS (SELECT FROM receipts WHERE workspace_id = $1 AND seq = $2 + 1) ` +
+	// sqlLastReceipt tells how many receipts were numbered, and whether the one after $2 is there.
+	sqlLastReceipt = `SELECT last_seq, EXISTS (SELECT FROM receipts WHERE workspace_id = $1 AND seq = $2 + 1) ` +
 		`FROM receipt_counters WHERE workspace_id = $1`
 
 	// sqlPrune deletes old receipts. Those that were never numbered count as numbered, so that a
@@ -50,16 +50,16 @@ SELECT count(*) FROM gone`
 )
 
 const (
-	// numberRows bounds one round of numbering, and with it how long others wait for the lock.
-	numberRows = 10_000
+	// assignBatchRows bounds one round of numbering, and with it how long others wait for the lock.
+	assignBatchRows = 10_000
 
-	// pruneRows bounds one batch.
-	pruneRows = 2000
+	// pruneBatchRows bounds one batch.
+	pruneBatchRows = 2000
 )
 
-// page returns receipts after a number, oldest first, and whether some have no number yet.
-func (l *Log) page(ctx context.Context, workspace uuid.UUID, after int64, limit int) (page []Event, due bool, err error) {
-	rows, err := l.db.QueryContext(ctx, sqlPage, workspace, after, limit)
+// readReceipts returns receipts after a number, oldest first, and whether some have no number yet.
+func (l *Log) readReceipts(ctx context.Context, workspace uuid.UUID, after int64, limit int) (page []Event, unnumbered bool, err error) {
+	rows, err := l.db.QueryContext(ctx, sqlReadReceipts, workspace, after, limit)
 	if err != nil {
 		return nil, false, fmt.Errorf("receipts: read workspace %s: %w", workspace, err)
 	}
@@ -71,7 +71,7 @@ func (l *Log) page(ctx context.Context, workspace uuid.UUID, after int64, limit 
 			return nil, false, fmt.Errorf("receipts: scan for workspace %s: %w", workspace, err)
 		}
 		if !seq.Valid {
-			due = true
+			unnumbered = true
 			continue
 		}
 		e.Receipt, e.At = seq.Int64, e.At.UTC()
@@ -80,40 +80,40 @@ func (l *Log) page(ctx context.Context, workspace uuid.UUID, after int64, limit 
 	if err := rows.Err(); err != nil {
 		return nil, false, fmt.Errorf("receipts: read workspace %s: %w", workspace, err)
 	}
-	return page, due, nil
+	return page, unnumbered, nil
 }
 
-// number numbers a round of receipts.
-func (l *Log) number(ctx context.Context, workspace uuid.UUID) error {
-	if _, err := l.db.ExecContext(ctx, sqlNumber, workspace, numberRows); err != nil {
+// assignNumbers numbers a round of receipts.
+func (l *Log) assignNumbers(ctx context.Context, workspace uuid.UUID) error {
+	if _, err := l.db.ExecContext(ctx, sqlAssignNumbers, workspace, assignBatchRows); err != nil {
 		return fmt.Errorf("receipts: number for workspace %s: %w", workspace, err)
 	}
 	return nil
 }
 
-// last numbers all that there is and returns the last number. ErrGone if a reader cannot go on
+// lastReceipt numbers all that there is and returns the last number. ErrGone if a reader cannot go on
 // after the number after.
-func (l *Log) last(ctx context.Context, workspace uuid.UUID, after int64) (int64, error) {
+func (l *Log) lastReceipt(ctx context.Context, workspace uuid.UUID, after int64) (int64, error) {
 	for {
-		_, due, err := l.page(ctx, workspace, after, 1)
+		_, unnumbered, err := l.readReceipts(ctx, workspace, after, 1)
 		if err != nil {
 			return 0, err
 		}
-		if !due {
+		if !unnumbered {
 			break
 		}
-		if err := l.number(ctx, workspace); err != nil {
+		if err := l.assignNumbers(ctx, workspace); err != nil {
 			return 0, err
 		}
 	}
 	var last int64
-	var next bool
-	err := l.db.QueryRowContext(ctx, sqlPlace, workspace, after).Scan(&last, &next)
+	var nextExists bool
+	err := l.db.QueryRowContext(ctx, sqlLastReceipt, workspace, after).Scan(&last, &nextExists)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return 0, fmt.Errorf("receipts: find the end of workspace %s: %w", workspace, err)
 	}
 	// Numbers have no gaps but where receipts were pruned.
-	if after > last || after < last && !next {
+	if after > last || after < last && !nextExists {
 		return last, ErrGone
 	}
 	return last, nil
@@ -123,8 +123,8 @@ func (l *Log) last(ctx context.Context, workspace uuid.UUID, after int64) (int64
 // may be more.
 func (l *Log) Prune(ctx context.Context, retention time.Duration) (more bool, err error) {
 	var n int
-	if err := l.db.QueryRowContext(ctx, sqlPrune, retention.Microseconds(), pruneRows).Scan(&n); err != nil {
+	if err := l.db.QueryRowContext(ctx, sqlPrune, retention.Microseconds(), pruneBatchRows).Scan(&n); err != nil {
 		return false, fmt.Errorf("receipts: prune: %w", err)
 	}
-	return n == pruneRows, nil
+	return n == pruneBatchRows, nil
 }
