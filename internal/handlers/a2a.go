@@ -74,7 +74,7 @@ func (h *A2AHandler) Send(c *gin.Context) error {
 		if err := h.inbox.Record(c.Request.Context(), w.ID, entry); err != nil {
 			return err
 		}
-		announce(c, w.ID, notify.Rows)
+		publish(c, w.ID, notify.Rows)
 		logger(c).InfoContext(c, "message queued", "method", method, "size", len(raw))
 		c.PureJSON(http.StatusOK, gin.H{"status": "queued", "delivery_mode": workspaces.Poll, "method": method})
 		return nil
@@ -84,7 +84,7 @@ func (h *A2AHandler) Send(c *gin.Context) error {
 
 // sendPush calls the workspace and notes how that went.
 func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, raw []byte, entry activity.Entry) error {
-	if err := callable(w); err != nil {
+	if err := checkCallable(w); err != nil {
 		return err
 	}
 	release, err := h.admission.Admit()
@@ -126,7 +126,7 @@ func (h *A2AHandler) record(c *gin.Context, workspace uuid.UUID, entry activity.
 		logger(c).ErrorContext(c, "call not recorded", "method", entry.Method, "error", err)
 		return
 	}
-	announce(c, workspace, notify.Rows)
+	publish(c, workspace, notify.Rows)
 }
 
 // parseMessage checks that raw is a JSON-RPC request, and returns it as it is stored and its
@@ -148,7 +148,7 @@ func parseMessage(raw []byte) (json.RawMessage, string, error) {
 	if method == activity.MethodChatUpload {
 		return nil, "", refuse(http.StatusBadRequest, "reserved_method", "method "+method+" is the platform's own; upload the file instead")
 	}
-	message, err := modernize(raw, "params", "message", "parts")
+	message, err := renameTypeKeys(raw, "params", "message", "parts")
 	if err != nil {
 		return nil, "", invalid.because(err)
 	}
@@ -175,18 +175,18 @@ func depth(raw []byte) int {
 	return deepest
 }
 
-// modernize returns the JSON object raw with the elements of the array at path brought to
+// renameTypeKeys returns the JSON object raw with the elements of the array at path brought to
 // today's form: the key that says of what kind a part is was once "type". What is not on
 // the path, or has another shape, stays byte for byte as it is.
-func modernize(raw json.RawMessage, path ...string) (json.RawMessage, error) {
+func renameTypeKeys(raw json.RawMessage, path ...string) (json.RawMessage, error) {
 	if len(path) == 0 {
-		return modernizeParts(raw)
+		return renamePartTypeKeys(raw)
 	}
 	var object map[string]json.RawMessage
 	if json.Unmarshal(raw, &object) != nil || object[path[0]] == nil {
 		return raw, nil
 	}
-	inner, err := modernize(object[path[0]], path[1:]...)
+	inner, err := renameTypeKeys(object[path[0]], path[1:]...)
 	if err != nil || bytes.Equal(inner, object[path[0]]) {
 		return raw, err
 	}
@@ -194,7 +194,7 @@ func modernize(raw json.RawMessage, path ...string) (json.RawMessage, error) {
 	return marshal(object)
 }
 
-func modernizeParts(raw json.RawMessage) (json.RawMessage, error) {
+func renamePartTypeKeys(raw json.RawMessage) (json.RawMessage, error) {
 	var parts []json.RawMessage
 	if json.Unmarshal(raw, &parts) != nil {
 		return raw, nil

@@ -18,11 +18,11 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// maxSince is the longest that since_secs may look back.
-const maxSince = 30 * 24 * time.Hour
+// maxSinceSpan is the longest that since_secs may look back.
+const maxSinceSpan = 30 * 24 * time.Hour
 
-// rowBytes is about what a row takes beside its bodies.
-const rowBytes = 1 << 10
+// rowOverheadBytes is about what a row takes beside its bodies.
+const rowOverheadBytes = 1 << 10
 
 // ActivityHandler is the inbox that pollers read.
 type ActivityHandler struct {
@@ -30,14 +30,14 @@ type ActivityHandler struct {
 	tokens     *wsauth.Tokens
 	inbox      *activity.Inbox
 	hub        *notify.Hub
-	waiting    *Admission
+	heldPolls  *Admission
 }
 
 // NewActivityHandler returns the handler. waiting bounds the polls that are held.
 func NewActivityHandler(
 	store *workspaces.Store, tokens *wsauth.Tokens, inbox *activity.Inbox, hub *notify.Hub, waiting *Admission,
 ) *ActivityHandler {
-	return &ActivityHandler{workspaces: store, tokens: tokens, inbox: inbox, hub: hub, waiting: waiting}
+	return &ActivityHandler{workspaces: store, tokens: tokens, inbox: inbox, hub: hub, heldPolls: waiting}
 }
 
 // List answers with a page of the workspace's rows.
@@ -46,8 +46,8 @@ func (h *ActivityHandler) List(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	if p.patience > 0 {
-		err = h.hold(c, p)
+	if p.timeout > 0 {
+		err = h.waitForRows(c, p)
 	} else {
 		err = h.read(c, p)
 	}
@@ -63,22 +63,22 @@ func (h *ActivityHandler) parse(c *gin.Context) (*poll, error) {
 	if err != nil {
 		return nil, err
 	}
-	patience, err := parseWait(c.Query)
+	timeout, err := parseWait(c.Query)
 	if err != nil {
 		return nil, err
 	}
-	if err := known(c, h.workspaces); err != nil {
+	if err := requireExistingWorkspace(c, h.workspaces); err != nil {
 		return nil, err
 	}
 	q.Reader = !wsauth.CallerOf(c).Admin
-	return &poll{query: q, patience: patience, rows: []activity.Row{}}, nil
+	return &poll{query: q, timeout: timeout, rows: []activity.Row{}}, nil
 }
 
 // renderRows answers with rows, if there is memory for them.
 func renderRows(c *gin.Context, rows []activity.Row) error {
 	var held int64
 	for _, r := range rows {
-		held += int64(rowBytes + len(r.RequestBody) + len(r.ResponseBody))
+		held += int64(rowOverheadBytes + len(r.RequestBody) + len(r.ResponseBody))
 	}
 	if err := reserve(c, held); err != nil {
 		return err
@@ -119,7 +119,7 @@ func parseActivityQuery(get func(string) string) (activity.Query, error) {
 		q.Before = t
 	}
 	seconds := p.positive("since_secs", "a whole number from 1 to 2592000, which is 30 days")
-	if q.Within = time.Duration(seconds) * time.Second; seconds > int(maxSince.Seconds()) {
+	if q.Within = time.Duration(seconds) * time.Second; seconds > int(maxSinceSpan.Seconds()) {
 		p.bad("since_secs", "a whole number from 1 to 2592000, which is 30 days")
 	}
 	return q, p.err

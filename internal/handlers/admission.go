@@ -29,5 +29,5 @@ func (a *Admission) Admit() (release func(), err error) {
 }
 
 func saturated() *refusal {
-	return refuse(http.StatusServiceUnavailable, "saturated", "the platform is busy; retry shortly").after(saturatedSeconds)
+	return refuse(http.StatusServiceUnavailable, "saturated", "the platform is busy; retry shortly").retryIn(saturatedRetrySeconds)
 }

@@ -50,7 +50,7 @@ func inTime(t testing.TB, what string, done func() bool) {
 // More uploads than there are connections altogether, and all that are being written wait in the
 // database. As long as only long ones do, short ones are written too. Planted: files written through
 // the pool that everything else uses; no bound on the long ones.
-func TestStaging_WhileItIsBusyEverythingElseIsServed(t *testing.T) {
+func TestStaging_BusyPoolDoesNotBlockOtherRequests(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.New(t) + " lock_timeout=0 statement_timeout=0" // how long this takes is the machine's business
 	p := servertest.Start(t, func(s *config.Settings) { s.DatabaseURL = dsn })

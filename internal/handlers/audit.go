@@ -15,18 +15,18 @@ import (
 // (client_ip). They are written after it was done.
 
 // audit writes one line of it.
-func audit(c *gin.Context, what string, about ...any) {
-	logger(c).InfoContext(c, what, append(about, auditFields(c)...)...)
+func audit(c *gin.Context, event string, attrs ...any) {
+	logger(c).InfoContext(c, event, append(attrs, auditFields(c)...)...)
 }
 
-// auditBy is audit where no guard has found out who the caller is.
-func auditBy(c *gin.Context, caller wsauth.Caller, what string, about ...any) {
-	who := callerFields(caller)
-	if who == nil {
-		who = []any{"caller", "anonymous"}
+// auditAs is audit where no guard has found out who the caller is.
+func auditAs(c *gin.Context, caller wsauth.Caller, event string, attrs ...any) {
+	callerAttrs := callerFields(caller)
+	if callerAttrs == nil {
+		callerAttrs = []any{"caller", "anonymous"}
 	}
-	about = append(about, "audit", true, "client_ip", c.ClientIP())
-	logger(c).InfoContext(c, what, append(about, who...)...)
+	attrs = append(attrs, "audit", true, "client_ip", c.ClientIP())
+	logger(c).InfoContext(c, event, append(attrs, callerAttrs...)...)
 }
 
 // auditFields are what makes a line of the request one of the audit trail.
@@ -38,27 +38,27 @@ func auditFields(c *gin.Context) []any {
 	return fields
 }
 
-const strangersKey = "handlers.strangers"
+const authFailureLimitKey = "handlers.strangers"
 
 // How many refused authentications are logged: a few at once, then one every other second. Who
 // guesses tokens must not fill the disk, nor hide what else happens.
 const (
-	strangersAtOnce = 20
-	strangersRate   = rate.Limit(0.5)
+	authFailureBurst = 20
+	authFailureRate  = rate.Limit(0.5)
 )
 
-// strangers bounds the lines about requests whose token was refused.
-type strangers struct {
+// authFailureLimit bounds the lines about requests whose token was refused.
+type authFailureLimit struct {
 	limit   *rate.Limiter
 	skipped atomic.Int64
 }
 
-func newStrangers() *strangers {
-	return &strangers{limit: rate.NewLimiter(strangersRate, strangersAtOnce)}
+func newAuthFailureLimit() *authFailureLimit {
+	return &authFailureLimit{limit: rate.NewLimiter(authFailureRate, authFailureBurst)}
 }
 
-// admit reports whether there is to be a line about this one, and how many before it had none.
-func (s *strangers) admit() (skipped int64, ok bool) {
+// allow reports whether there is to be a line about this one, and how many before it had none.
+func (s *authFailureLimit) allow() (skipped int64, ok bool) {
 	if s == nil {
 		return 0, true
 	}
@@ -69,10 +69,10 @@ func (s *strangers) admit() (skipped int64, ok bool) {
 	return s.skipped.Swap(0), true
 }
 
-// refusedStranger logs that a token was refused, unless too many were.
-func refusedStranger(c *gin.Context, log *slog.Logger) {
-	s, _ := c.Value(strangersKey).(*strangers)
-	skipped, ok := s.admit()
+// logAuthFailure logs that a token was refused, unless too many were.
+func logAuthFailure(c *gin.Context, log *slog.Logger) {
+	s, _ := c.Value(authFailureLimitKey).(*authFailureLimit)
+	skipped, ok := s.allow()
 	if !ok {
 		log.DebugContext(c, "refused")
 		return

@@ -26,8 +26,8 @@ func trail(t testing.TB, p *servertest.Platform, requestID string) (lines []map[
 }
 
 // Planted: each of the lines without "audit"; client_ip left out; the token's id left out where it is
-// known, and where only the registration knows it; a repeated or a partial read that leaves no line.
-func TestAudit_EveryDeedHasWhoWhatAndFromWhere(t *testing.T) {
+// requireExistingWorkspace, and where only the registration knows it; a repeated or a partial read that leaves no line.
+func TestAudit_LinesNameCallerActionAndAddress(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.TrustedProxies = "127.0.0.1" })
 	w := p.Create(t, "poll", "")
@@ -108,7 +108,7 @@ func TestAudit_EveryDeedHasWhoWhatAndFromWhere(t *testing.T) {
 }
 
 // A push upload's files are not known, but that there was one is.
-func TestAudit_PushUploadsToo(t *testing.T) {
+func TestAudit_IncludesPushUploads(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	receiver := newReceiver(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })

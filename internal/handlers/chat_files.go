@@ -27,39 +27,39 @@ type UploadLimits struct {
 }
 
 const (
-	// bodyAllowance is what a body may have beside its files: boundaries, part headers and
+	// multipartOverheadBytes is what a body may have beside its files: boundaries, part headers and
 	// fields that are no files.
-	bodyAllowance = 1 << 20
+	multipartOverheadBytes = 1 << 20
 
 	// ingestTimeout bounds the wait for a push workspace that has the whole body.
 	ingestTimeout = 60 * time.Second
 
-	// remintSeconds is how long a workspace takes to learn of a new inbound secret: one
+	// secretRetrySeconds is how long a workspace takes to learn of a new inbound secret: one
 	// heartbeat.
-	remintSeconds = 30
+	secretRetrySeconds = 30
 
-	// saturatedSeconds is when a client that was sent away may come back.
-	saturatedSeconds = 5
+	// saturatedRetrySeconds is when a client that was sent away may come back.
+	saturatedRetrySeconds = 5
 )
 
 // ChatFilesHandler takes the files that people attach to a chat, and sees that they reach
 // the workspace: a push workspace is handed the very request, for a poll workspace they
 // are staged.
 type ChatFilesHandler struct {
-	workspaces *workspaces.Store
-	push       *forward.Client
-	limits     UploadLimits
-	storage    pendinguploads.Storage // nil: staging is not wired
-	spoolDir   string
-	keys       bool
-	admission  *Admission
-	room       *spoolBudget
+	workspaces  *workspaces.Store
+	push        *forward.Client
+	limits      UploadLimits
+	storage     pendinguploads.Storage // nil: staging is not wired
+	spoolDir    string
+	keys        bool
+	admission   *Admission
+	spoolBudget *spoolBudget
 }
 
 // NewChatFilesHandler returns a handler that serves push workspaces only, until
 // WithPendingUploads.
 func NewChatFilesHandler(store *workspaces.Store, push *forward.Client, limits UploadLimits, admission *Admission) *ChatFilesHandler {
-	return &ChatFilesHandler{workspaces: store, push: push, limits: limits, admission: admission, room: newSpoolBudget(limits.SpoolBytes)}
+	return &ChatFilesHandler{workspaces: store, push: push, limits: limits, admission: admission, spoolBudget: newSpoolBudget(limits.SpoolBytes)}
 }
 
 // WithPendingUploads wires staging, and returns the handler. Temporary files of uploads go
@@ -97,11 +97,11 @@ func (h *ChatFilesHandler) Upload(c *gin.Context) error {
 			"or register the workspace with delivery_mode push and a url.")
 	}
 	if w.Mode != workspaces.Poll {
-		if err := pushable(c, h.workspaces, w); err != nil {
+		if err := checkPushable(c, h.workspaces, w); err != nil {
 			return err
 		}
 	}
-	if c.Request.ContentLength > h.limits.MaxRequestBytes+bodyAllowance {
+	if c.Request.ContentLength > h.limits.MaxRequestBytes+multipartOverheadBytes {
 		return tooLarge(h.limits.MaxRequestBytes)
 	}
 	release, err := h.admission.Admit()
@@ -109,7 +109,7 @@ func (h *ChatFilesHandler) Upload(c *gin.Context) error {
 		return err
 	}
 	defer release()
-	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, h.limits.MaxRequestBytes+bodyAllowance)
+	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, h.limits.MaxRequestBytes+multipartOverheadBytes)
 	if w.Mode == workspaces.Poll {
 		return spooling(c, func() error { return h.uploadPollMode(c, w) })
 	}
@@ -124,16 +124,16 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 	if err != nil {
 		return err
 	}
-	room, err := h.room.open(c, c.Request.ContentLength, h.limits.MaxRequestBytes)
+	reservation, err := h.spoolBudget.reserve(c, c.Request.ContentLength, h.limits.MaxRequestBytes)
 	if err != nil {
 		return err
 	}
-	defer room.release()
+	defer reservation.release()
 	batch := pendinguploads.NewBatch(pendinguploads.Limits{
 		MaxFileBytes: h.limits.MaxFileBytes, MaxBatchBytes: h.limits.MaxRequestBytes,
 	}, h.spoolDir)
 	defer batch.Close()
-	c.Request.Body = room.body(c.Request.Body)
+	c.Request.Body = reservation.body(c.Request.Body)
 	if err := h.spool(c.Request, batch); err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 		return stageFailed(err)
 	}
 	if !replayed {
-		announce(c, w.ID, notify.Rows)
+		publish(c, w.ID, notify.Rows)
 	}
 	if replayed {
 		meter(c).Replayed()
@@ -189,7 +189,7 @@ func stageFailed(err error) error {
 			"the workspace's quota of staged "+quota.What+" is used up; it has to fetch and acknowledge some first").
 			with("quota", quota.What).with("used", quota.Used).with("limit", quota.Limit).because(err)
 	case errors.Is(err, pendinguploads.ErrKeyInUse):
-		return refusalFor(err).after(1)
+		return refusalFor(err).retryIn(1)
 	case errors.Is(err, pendinguploads.ErrKeyReused):
 		return err
 	}
@@ -221,25 +221,25 @@ func (h *ChatFilesHandler) uploadPushMode(c *gin.Context, w workspaces.Workspace
 
 // relay passes on what a workspace answered. A stranger wrote it, so browsers must not run it.
 func relay(c *gin.Context, answer *forward.Answer) {
-	sandbox(c)
+	setSandboxHeaders(c)
 	c.Data(answer.Status, answer.ContentType, answer.Body)
 }
 
-// callable says why a push workspace cannot be called, or nil.
-func callable(w workspaces.Workspace) error {
+// checkCallable says why a push workspace cannot be called, or nil.
+func checkCallable(w workspaces.Workspace) error {
 	switch {
 	case w.URL == "" && w.Mode == "":
 		return errNoCallbackURL("The workspace never said how it is reached. Register it with delivery_mode poll, or with push and a url.")
 	case w.URL == "":
-		return refuse(http.StatusServiceUnavailable, "url_not_registered", "workspace url not registered yet").after(saturatedSeconds)
+		return refuse(http.StatusServiceUnavailable, "url_not_registered", "workspace url not registered yet").retryIn(saturatedRetrySeconds)
 	}
 	return nil
 }
 
-// pushable is callable for uploads, which need the inbound secret too. If that is missing, it
+// checkPushable is callable for uploads, which need the inbound secret too. If that is missing, it
 // is made now.
-func pushable(c *gin.Context, store *workspaces.Store, w workspaces.Workspace) error {
-	if err := callable(w); err != nil || w.InboundSecret != "" {
+func checkPushable(c *gin.Context, store *workspaces.Store, w workspaces.Workspace) error {
+	if err := checkCallable(w); err != nil || w.InboundSecret != "" {
 		return err
 	}
 	if err := store.EnsureSecret(c.Request.Context(), w.ID); err != nil {
@@ -247,7 +247,7 @@ func pushable(c *gin.Context, store *workspaces.Store, w workspaces.Workspace) e
 	}
 	logger(c).WarnContext(c, "inbound secret minted")
 	return refuse(http.StatusServiceUnavailable, "workspace_reregistering", "workspace re-registering — please retry in 30 seconds").
-		with("retry_after_seconds", remintSeconds).after(remintSeconds)
+		with("retry_after_seconds", secretRetrySeconds).retryIn(secretRetrySeconds)
 }
 
 // errNoCallbackURL is the answer from before there was staging.

@@ -32,7 +32,7 @@ func ackedAt(t testing.TB, p *servertest.Platform, f stagedFile) (at string) {
 }
 
 // Planted: acked_at written by every ack.
-func TestAck_SucceedsEveryTimeAndTheFirstCounts(t *testing.T) {
+func TestAck_IsIdempotentAndCountedOnce(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -52,7 +52,7 @@ func TestAck_SucceedsEveryTimeAndTheFirstCounts(t *testing.T) {
 	}
 }
 
-func TestAck_ManyAtOnceAllSucceedAndOneCounts(t *testing.T) {
+func TestAck_ConcurrentAcksSucceedAndCountOnce(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -70,7 +70,7 @@ func TestAck_ManyAtOnceAllSucceedAndOneCounts(t *testing.T) {
 
 // Acks and reads that race a sweep find the file or do not; nothing fails. Planted: an error of
 // the storage that is not ErrNotFound for a row that vanished.
-func TestAck_RacingDeletesIsNeverAFailure(t *testing.T) {
+func TestAck_RacingDeleteIsNotAnInternalError(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")

@@ -40,7 +40,7 @@ func brokenFile(content string, at int64, err error) brokenStorage {
 
 var anyFile = stagedFile{URI: "/" + uuid.NewString()}
 
-func TestContent_StorageThatFailsIsAFailureWithoutItsCause(t *testing.T) {
+func TestContent_StorageFailureHidesItsCause(t *testing.T) {
 	t.Parallel()
 	p, w := withStorage(t, brokenStorage{open: func() (pendinguploads.File, io.ReadSeekCloser, error) {
 		return pendinguploads.File{}, nil, errStorage
@@ -105,7 +105,7 @@ func TestContent_FailureAfterTheFirstByteCutsTheAnswer(t *testing.T) {
 
 // The file is there and a piece of it is not, which no sweep brings about: the client is to come back,
 // for 404 would have it give the file up. Planted: that taken for a file that is gone.
-func TestContent_PieceThatIsMissingIsNoMissingFile(t *testing.T) {
+func TestContent_MissingChunkIsAnInternalError(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")

@@ -23,7 +23,7 @@ func fetchedAt(t testing.TB, p *servertest.Platform, f stagedFile) sql.NullTime 
 }
 
 // Planted: stamped on HEAD; on a range; on every read.
-func TestContent_OnlyTheFirstFullReadIsNoted(t *testing.T) {
+func TestContent_OnlyTheFirstFullReadMarksFetched(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -85,7 +85,7 @@ func halfRead(t testing.TB, p *servertest.Platform, w servertest.Workspace, f st
 }
 
 // Planted: stamped whatever was written.
-func TestContent_ClientThatHangsUpMidwayHasNotFetched(t *testing.T) {
+func TestContent_AbortedDownloadIsNotFetched(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -99,7 +99,7 @@ func TestContent_ClientThatHangsUpMidwayHasNotFetched(t *testing.T) {
 }
 
 // Planted: the cut passed over, so that the connection goes on.
-func TestContent_FileSweptInMidDownloadIsVisiblyCut(t *testing.T) {
+func TestContent_FileSweptDuringDownloadTruncatesTheResponse(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -120,7 +120,7 @@ func TestContent_FileSweptInMidDownloadIsVisiblyCut(t *testing.T) {
 }
 
 // Planted: admission without a limit; uploads and downloads that share one.
-func TestContent_SaturatedPlatformAsksToComeBack(t *testing.T) {
+func TestContent_SaturatedIs503WithRetryAfter(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.MaxDownloads = "1" })
 	w := p.Create(t, "poll", "")
@@ -141,7 +141,7 @@ func TestContent_SaturatedPlatformAsksToComeBack(t *testing.T) {
 }
 
 // A stamp that fails is no failure of the fetch.
-func TestContent_FetchThatCannotBeNotedIsDelivered(t *testing.T) {
+func TestContent_IsDeliveredWhenMarkingFetchedFails(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")

@@ -118,7 +118,7 @@ func TestContent_ConditionalRequests(t *testing.T) {
 }
 
 // Planted: the workspace left out of the query.
-func TestContent_WhatCannotBeReadIsNotFoundAndLooksTheSame(t *testing.T) {
+func TestContent_UnreadableFilesGetTheSame404(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w, other := p.Create(t, "poll", ""), p.Create(t, "poll", "")

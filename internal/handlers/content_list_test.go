@@ -94,7 +94,7 @@ func TestList_BadParametersAreNamed(t *testing.T) {
 }
 
 // What the list and the single view say of a file at each state of its life.
-func TestShow_FollowsAFileThroughItsLife(t *testing.T) {
+func TestShow_ReportsEveryState(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")

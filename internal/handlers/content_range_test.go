@@ -75,7 +75,7 @@ func TestContent_OtherRangesGetTheWholeFile(t *testing.T) {
 	}
 }
 
-func TestContent_RangeOutsideTheFileIsAnErrorLikeOthers(t *testing.T) {
+func TestContent_RangeOutsideTheFileIsAJSONError(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")

@@ -14,7 +14,7 @@ import (
 // Most clients read no answer before they have sent all: they are let, also when the platform or
 // the receiver has long decided. Planted: no drain in Render; none for what the workspace answers;
 // one that reads the limited body.
-func TestUpload_ClientMaySendAllBeforeItIsAnswered(t *testing.T) {
+func TestUpload_RefusedClientMayFinishSending(t *testing.T) {
 	t.Parallel()
 	early := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusInsufficientStorage) // without a look at the body
@@ -64,7 +64,7 @@ func TestUpload_ClientMaySendAllBeforeItIsAnswered(t *testing.T) {
 
 // Who is refused and does not finish sending keeps nobody else from it meanwhile. Planted: drained
 // before the upload's place is given back, or before its room is.
-func TestUpload_RefusedClientThatStallsHoldsNothing(t *testing.T) {
+func TestUpload_StallingRefusedClientHoldsNoBudget(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, twoMiB, func(s *config.Settings) { s.MaxUploads, s.MaxFileBytes = "1", "1MiB" })
 	w := p.Create(t, "poll", "")

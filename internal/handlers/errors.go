@@ -16,9 +16,9 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// problems is what each domain error is to a client. The first that matches counts; what
+// errorResponses is what each domain error is to a client. The first that matches counts; what
 // is not in it is a 500 with a text that says nothing.
-var problems = []struct {
+var errorResponses = []struct {
 	err     error
 	status  int
 	code    string
@@ -93,7 +93,7 @@ func (r *refusal) because(err error) *refusal {
 	return r
 }
 
-func (r *refusal) after(seconds int) *refusal {
+func (r *refusal) retryIn(seconds int) *refusal {
 	r.retryAfter = seconds
 	return r
 }
@@ -115,7 +115,7 @@ func refusalFor(err error) *refusal {
 	if errors.As(err, &r) {
 		return r
 	}
-	for _, p := range problems {
+	for _, p := range errorResponses {
 		if errors.Is(err, p.err) {
 			return refuse(p.status, p.code, p.message).because(err)
 		}
@@ -123,15 +123,15 @@ func refusalFor(err error) *refusal {
 	return refuse(http.StatusInternalServerError, "internal", "internal error; it has been logged").because(err)
 }
 
-// cutByClient reports whether there is an error because nobody waits for the answer any more.
-func cutByClient(c *gin.Context, err error) bool {
+// cancelledByClient reports whether there is an error because nobody waits for the answer any more.
+func cancelledByClient(c *gin.Context, err error) bool {
 	// To net/http a read that fails for slowness is a client who has gone.
 	return errors.Is(c.Request.Context().Err(), context.Canceled) && !errors.Is(err, errSlowBody)
 }
 
 // codeFor is what an error is counted as.
 func codeFor(c *gin.Context, err error) string {
-	if cutByClient(c, err) {
+	if cancelledByClient(c, err) {
 		return "cut_by_client"
 	}
 	return refusalFor(err).code
@@ -148,19 +148,19 @@ func Render(c *gin.Context, err error) {
 		log = log.With(field, value)
 	}
 	switch {
-	case cutByClient(c, err):
+	case cancelledByClient(c, err):
 		log.InfoContext(c, "request cut by the client")
 	case r.status >= http.StatusInternalServerError && r.status != http.StatusInsufficientStorage: // a quota is a will
 		log.ErrorContext(c, "failed")
 	case r.status == http.StatusUnauthorized:
-		refusedStranger(c, log)
+		logAuthFailure(c, log)
 	default:
 		log.InfoContext(c, "refused")
 	}
 	if c.Writer.Written() {
 		return
 	}
-	settle(c) // nobody else has to wait until this client has finished sending
+	releaseMemory(c) // nobody else has to wait until this client has finished sending
 	drain(c)
 	body := gin.H{"error": r.message, "code": r.code}
 	for field, value := range r.fields {

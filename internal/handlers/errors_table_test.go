@@ -94,7 +94,7 @@ func rows(t *testing.T) []string {
 	return names
 }
 
-func TestProblems_HaveARowForEveryDomainError(t *testing.T) {
+func TestErrorResponses_HaveARowForEveryDomainError(t *testing.T) {
 	t.Parallel()
 	have, seen := rows(t), 0
 	for _, name := range domains {
@@ -116,9 +116,9 @@ func TestProblems_HaveARowForEveryDomainError(t *testing.T) {
 
 var stableCode = regexp.MustCompile(`^[a-z]+(_[a-z]+)*$`)
 
-func TestProblems_AreFitForClients(t *testing.T) {
+func TestErrorResponses_AreFitForClients(t *testing.T) {
 	t.Parallel()
-	for _, p := range problems {
+	for _, p := range errorResponses {
 		if p.status < 400 || p.status > 599 || !stableCode.MatchString(p.code) || p.message == "" || strings.Contains(p.message, p.err.Error()) {
 			t.Errorf("%v: %d %s %q", p.err, p.status, p.code, p.message)
 		}
@@ -130,7 +130,7 @@ func TestProblems_AreFitForClients(t *testing.T) {
 }
 
 // What a caller is told of an address that cannot be called does not depend on why.
-func TestProblems_UnreachableHidesWhy(t *testing.T) {
+func TestErrorResponses_UnreachableHidesTheCause(t *testing.T) {
 	t.Parallel()
 	for _, why := range []error{forward.ErrDenied, forward.ErrBadURL, forward.ErrAnswerTooLarge} {
 		if got := refusalFor(fmt.Errorf("%w: %w", forward.ErrUnreachable, why)); got.status != http.StatusBadGateway || got.message != "workspace unreachable" {
@@ -139,7 +139,7 @@ func TestProblems_UnreachableHidesWhy(t *testing.T) {
 	}
 }
 
-func TestProblems_UnknownErrorSaysNothing(t *testing.T) {
+func TestErrorResponses_UnknownErrorIsGeneric(t *testing.T) {
 	t.Parallel()
 	got := refusalFor(errors.New("pq: password authentication failed for user postgres at /var/run"))
 	if got.status != http.StatusInternalServerError || got.code != "internal" || strings.Contains(got.message, "pq") {

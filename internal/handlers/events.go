@@ -18,21 +18,21 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// pageEvents is how many events a stream reads at once, and with that what it holds in memory:
+// eventsPageSize is how many events a stream reads at once, and with that what it holds in memory:
 // some hundred bytes each.
-const pageEvents = 100
+const eventsPageSize = 100
 
-// pace is how often a stream does what.
-type pace struct {
-	look      time.Duration // looks for events without news of any
-	pause     time.Duration // at least, between two looks: what comes in a burst is read together
+// intervals is how often a stream does what.
+type intervals struct {
+	poll      time.Duration // looks for events without news of any
+	coalesce  time.Duration // at least, between two looks: what comes in a burst is read together
 	heartbeat time.Duration // says that it is still there; proxies cut connections that are silent
 	recheck   time.Duration // looks whether its token still is good
 	retry     time.Duration // what clients are told to wait before they connect again
 }
 
-var usualPace = pace{
-	look: notify.Interval, pause: 20 * time.Millisecond, heartbeat: 15 * time.Second, recheck: 30 * time.Second, retry: 2 * time.Second,
+var defaultIntervals = intervals{
+	poll: notify.Interval, coalesce: 20 * time.Millisecond, heartbeat: 15 * time.Second, recheck: 30 * time.Second, retry: 2 * time.Second,
 }
 
 // EventsHandler streams what happens in a workspace, as server-sent events (WHATWG HTML, section
@@ -44,20 +44,20 @@ type EventsHandler struct {
 	log        *events.Log
 	hub        *notify.Hub
 	admission  *Admission
-	pace       pace
+	intervals  intervals
 }
 
 // NewEventsHandler returns the handler. admission bounds the open streams.
 func NewEventsHandler(
 	store *workspaces.Store, tokens *wsauth.Tokens, log *events.Log, hub *notify.Hub, admission *Admission,
 ) *EventsHandler {
-	return &EventsHandler{workspaces: store, tokens: tokens, log: log, hub: hub, admission: admission, pace: usualPace}
+	return &EventsHandler{workspaces: store, tokens: tokens, log: log, hub: hub, admission: admission, intervals: defaultIntervals}
 }
 
 // Stream sends events until the client goes, does not read, or may not read any more, or the
 // platform stops.
 func (h *EventsHandler) Stream(c *gin.Context) error {
-	if err := known(c, h.workspaces); err != nil {
+	if err := requireExistingWorkspace(c, h.workspaces); err != nil {
 		return err
 	}
 	release, err := h.admission.Admit()
@@ -66,8 +66,8 @@ func (h *EventsHandler) Stream(c *gin.Context) error {
 	}
 	defer release()
 	workspace := wsauth.WorkspaceOf(c)
-	waiter := h.hub.Subscribe(workspace, notify.Rows|notify.Receipts|notify.Access)
-	defer waiter.Close()
+	subscription := h.hub.Subscribe(workspace, notify.Rows|notify.Receipts|notify.Access)
+	defer subscription.Close()
 	position, err := h.position(c, workspace)
 	if err != nil {
 		return err
@@ -76,10 +76,10 @@ func (h *EventsHandler) Stream(c *gin.Context) error {
 	c.Header("Cache-Control", "private, no-store, no-transform")
 	c.Header("X-Accel-Buffering", "no") // nginx would collect events before it passes them on
 	c.Header("X-Content-Type-Options", "nosniff")
-	s := &stream{EventsHandler: h, c: c, ctx: c.Request.Context(), workspace: workspace, position: position, waiter: waiter}
+	s := &stream{EventsHandler: h, c: c, ctx: c.Request.Context(), workspace: workspace, position: position, subscription: subscription}
 	err = s.run()
-	if s.cut != nil || errors.Is(err, context.Canceled) {
-		logger(c).DebugContext(c, "stream cut", "error", errors.Join(s.cut, err))
+	if s.writeErr != nil || errors.Is(err, context.Canceled) {
+		logger(c).DebugContext(c, "stream cut", "error", errors.Join(s.writeErr, err))
 		return nil
 	}
 	return err
@@ -104,79 +104,79 @@ func stillAllowed(c *gin.Context, tokens *wsauth.Tokens, store *workspaces.Store
 	if err != nil {
 		return err
 	}
-	return known(c, store)
+	return requireExistingWorkspace(c, store)
 }
 
 // A stream is one client's.
 type stream struct {
 	*EventsHandler
-	c         *gin.Context
-	ctx       context.Context //nolint:containedctx // it lives as long as the request
-	workspace uuid.UUID
-	position  events.Position
-	waiter    *notify.Subscription
-	cut       error // why nothing more can be written
+	c            *gin.Context
+	ctx          context.Context //nolint:containedctx // it lives as long as the request
+	workspace    uuid.UUID
+	position     events.Position
+	subscription *notify.Subscription
+	writeErr     error // why nothing more can be written
 }
 
 // run returns nil if the stream has come to its end: the client has gone, or the platform stops.
 func (s *stream) run() error {
 	// The position goes out at once, so that a client that is cut off before the first event
 	// misses none either. An id without data is no event.
-	retry := s.pace.retry/2 + time.Duration(rand.Int64N(int64(s.pace.retry)))
+	retry := s.intervals.retry/2 + time.Duration(rand.Int64N(int64(s.intervals.retry)))
 	s.write(fmt.Appendf(nil, "retry: %d\nid: %s\n\n", retry.Milliseconds(), s.position))
-	look, looked := time.Now(), time.Time{}
-	beat, check := look.Add(s.pace.heartbeat), look.Add(s.pace.recheck)
+	nextPoll, lastPoll := time.Now(), time.Time{}
+	nextHeartbeat, nextCheck := nextPoll.Add(s.intervals.heartbeat), nextPoll.Add(s.intervals.recheck)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for s.cut == nil {
+	for s.writeErr == nil {
 		now := time.Now()
-		if !now.Before(check) {
+		if !now.Before(nextCheck) {
 			if err := stillAllowed(s.c, s.tokens, s.workspaces); err != nil {
 				return err
 			}
-			check = now.Add(s.pace.recheck)
+			nextCheck = now.Add(s.intervals.recheck)
 		}
-		if !now.Before(look) {
-			told, more, err := s.tell()
+		if !now.Before(nextPoll) {
+			sent, more, err := s.sendEvents()
 			if err != nil {
 				return err
 			}
-			looked = now
-			if look = now.Add(s.pace.look); more {
-				look = now
+			lastPoll = now
+			if nextPoll = now.Add(s.intervals.poll); more {
+				nextPoll = now
 			}
-			if told {
-				beat = now.Add(s.pace.heartbeat)
+			if sent {
+				nextHeartbeat = now.Add(s.intervals.heartbeat)
 			}
 		}
-		if !now.Before(beat) {
+		if !now.Before(nextHeartbeat) {
 			s.write([]byte(":\n\n"))
-			beat = now.Add(s.pace.heartbeat)
+			nextHeartbeat = now.Add(s.intervals.heartbeat)
 		}
-		timer.Reset(min(time.Until(look), time.Until(beat), time.Until(check)))
+		timer.Reset(min(time.Until(nextPoll), time.Until(nextHeartbeat), time.Until(nextCheck)))
 		select {
 		case <-s.ctx.Done():
 			return nil
 		case <-s.hub.Done():
 			return nil
 		case <-timer.C:
-		case <-s.waiter.Wake():
-			kinds := s.waiter.Take()
+		case <-s.subscription.Wake():
+			kinds := s.subscription.Take()
 			if kinds&notify.Access != 0 {
-				check = now
+				nextCheck = now
 			}
-			if soon := looked.Add(s.pace.pause); kinds&^notify.Access != 0 && soon.Before(look) {
-				look = soon
+			if earliest := lastPoll.Add(s.intervals.coalesce); kinds&^notify.Access != 0 && earliest.Before(nextPoll) {
+				nextPoll = earliest
 			}
 		}
 	}
 	return nil
 }
 
-// tell sends the events after the position, and reports whether there were any and whether there
+// sendEvents sends the events after the position, and reports whether there were any and whether there
 // are more.
-func (s *stream) tell() (told, more bool, err error) {
-	events, more, err := s.log.After(s.ctx, s.workspace, s.position, pageEvents)
+func (s *stream) sendEvents() (sent, more bool, err error) {
+	events, more, err := s.log.After(s.ctx, s.workspace, s.position, eventsPageSize)
 	if err != nil || len(events) == 0 {
 		return false, more, err
 	}
@@ -195,11 +195,11 @@ func (s *stream) tell() (told, more bool, err error) {
 
 // write sends b at once.
 func (s *stream) write(b []byte) {
-	if s.cut == nil {
-		_, s.cut = s.c.Writer.Write(b)
+	if s.writeErr == nil {
+		_, s.writeErr = s.c.Writer.Write(b)
 	}
-	if s.cut == nil {
-		s.cut = http.NewResponseController(s.c.Writer).Flush()
+	if s.writeErr == nil {
+		s.writeErr = http.NewResponseController(s.c.Writer).Flush()
 	}
 }
 

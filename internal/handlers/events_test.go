@@ -39,7 +39,7 @@ type streaming struct {
 	writing   atomic.Int64  // since when somebody does not take what is written, in ns; 0: nobody
 }
 
-func newStreaming(t *testing.T, look, heartbeat, recheck time.Duration) *streaming {
+func newStreaming(t *testing.T, poll, heartbeat, recheck time.Duration) *streaming {
 	t.Helper()
 	db := pgtest.Open(t, pgtest.New(t))
 	log := slog.New(slog.DiscardHandler)
@@ -51,7 +51,7 @@ func newStreaming(t *testing.T, look, heartbeat, recheck time.Duration) *streami
 	}
 	s := &streaming{db: db, hub: notify.New(notify.Options{}), inbox: activity.New(db), workspace: w.ID, token: token, ended: make(chan struct{}, 10)}
 	events := handlers.NewEventsHandler(store, tokens, events.New(db, s.inbox), s.hub, handlers.NewAdmission(10))
-	events.SetPace(look, heartbeat, recheck)
+	events.SetIntervals(poll, heartbeat, recheck)
 	e := gin.New()
 	e.Use(handlers.Log(log), handlers.Recover(), tokens.RequireWorkspace(handlers.Render))
 	e.GET("/workspaces/:id/events/stream", func(c *gin.Context) {
@@ -68,7 +68,7 @@ func newStreaming(t *testing.T, look, heartbeat, recheck time.Duration) *streami
 }
 
 // impatient cuts off who does not take what is written within a few seconds, as the platform does
-// after 20.
+// retryIn 20.
 type impatient struct {
 	net.Listener
 	of *streaming
@@ -98,7 +98,7 @@ func (c impatientConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// open connects and sends the request for a stream.
+// reserve connects and sends the request for a stream.
 func (s *streaming) open(t *testing.T, last string) net.Conn {
 	t.Helper()
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.Listener.Addr().String())
@@ -115,8 +115,8 @@ func (s *streaming) open(t *testing.T, last string) net.Conn {
 	return conn
 }
 
-// over waits until a stream has ended.
-func (s *streaming) over(t *testing.T) {
+// wantEnd waits until a stream has ended.
+func (s *streaming) wantEnd(t *testing.T) {
 	t.Helper()
 	select {
 	case <-s.ended:
@@ -152,7 +152,7 @@ func body(t *testing.T, conn net.Conn, until string) string {
 }
 
 // Planted: a waiter that is not closed.
-func TestWait_LeavesNothing(t *testing.T) {
+func TestWait_LeavesNoGoroutineOrSubscription(t *testing.T) {
 	t.Parallel()
 	s := newStreaming(t, time.Hour, time.Hour, time.Hour)
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/workspaces/"+s.workspace.String()+"/activity?wait=1", nil)
@@ -171,7 +171,7 @@ func TestWait_LeavesNothing(t *testing.T) {
 }
 
 // Planted: no heartbeat.
-func TestStream_ShowsThatItIsThere(t *testing.T) {
+func TestStream_SendsHeartbeats(t *testing.T) {
 	t.Parallel()
 	s := newStreaming(t, time.Hour, 50*time.Millisecond, time.Hour)
 	got := body(t, s.open(t, ""), ":\n\n:\n\n")
@@ -181,7 +181,7 @@ func TestStream_ShowsThatItIsThere(t *testing.T) {
 }
 
 // Without any news it looks by itself. Planted: no look without news.
-func TestStream_LooksByItself(t *testing.T) {
+func TestStream_PollsWithoutNotifications(t *testing.T) {
 	t.Parallel()
 	s := newStreaming(t, 50*time.Millisecond, time.Hour, time.Hour)
 	conn := s.open(t, "")
@@ -198,12 +198,12 @@ func TestStream_LooksByItself(t *testing.T) {
 		}
 	}
 	conn.Close()
-	s.over(t)
+	s.wantEnd(t)
 }
 
 // A token that was revoked behind the platform's back ends its streams too. Planted: no check
 // but on news; a stream goes on if the token cannot be looked up.
-func TestStream_EndsSomeTimeAfterItsToken(t *testing.T) {
+func TestStream_EndsAfterItsTokenIsRevoked(t *testing.T) {
 	t.Parallel()
 	for what, statement := range map[string]string{
 		"revoked":           `UPDATE workspace_tokens SET revoked_at = now()`,
@@ -222,14 +222,14 @@ func TestStream_EndsSomeTimeAfterItsToken(t *testing.T) {
 			if _, err := s.db.ExecContext(t.Context(), statement); err != nil {
 				t.Fatal(err)
 			}
-			s.over(t)
+			s.wantEnd(t)
 		})
 	}
 }
 
 // Who does not read is cut off, and until then has no connection to the database, and no more
 // than a page in memory. Planted: all events read before any is sent.
-func TestStream_WhoDoesNotReadIsCutOff(t *testing.T) {
+func TestStream_StalledReaderIsDisconnected(t *testing.T) {
 	t.Parallel()
 	s := newStreaming(t, 50*time.Millisecond, time.Hour, time.Hour)
 	const insert = `INSERT INTO activity_logs (workspace_id, seq, activity_type, method) SELECT $1, i, 'x', repeat('m', 200) FROM generate_series(1, 50000) i`
@@ -254,7 +254,7 @@ func TestStream_WhoDoesNotReadIsCutOff(t *testing.T) {
 		}
 		return true
 	})
-	s.over(t)
+	s.wantEnd(t)
 	if n := s.longest.Load(); n > 100<<10 {
 		t.Errorf("%d bytes were held to be sent", n)
 	}
@@ -268,7 +268,7 @@ func TestStream_WhoDoesNotReadIsCutOff(t *testing.T) {
 }
 
 // Planted: streams go on when the platform stops.
-func TestStream_EndsWithThePlatform(t *testing.T) {
+func TestStream_EndsOnShutdown(t *testing.T) {
 	t.Parallel()
 	s := newStreaming(t, time.Hour, time.Hour, time.Hour)
 	conn := s.open(t, "")
@@ -276,5 +276,5 @@ func TestStream_EndsWithThePlatform(t *testing.T) {
 	if got := body(t, conn, ""); !strings.HasSuffix(got, "\nid: 0-0\n\n") {
 		t.Errorf("the stream was not brought to a good end: %q", got)
 	}
-	s.over(t)
+	s.wantEnd(t)
 }

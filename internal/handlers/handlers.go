@@ -64,9 +64,9 @@ func callerFields(caller wsauth.Caller) []any {
 	return nil
 }
 
-// known makes the operator learn that there is no such workspace, instead of that it has
+// requireExistingWorkspace makes the operator learn that there is no such workspace, instead of that it has
 // nothing. Whoever else passed the guard has shown a token of it.
-func known(c *gin.Context, store *workspaces.Store) error {
+func requireExistingWorkspace(c *gin.Context, store *workspaces.Store) error {
 	if !wsauth.CallerOf(c).Admin {
 		return nil
 	}

@@ -21,38 +21,38 @@ type Memory struct {
 // take a few times as much.
 func NewMemory(n int64) *Memory { return &Memory{bytes: semaphore.NewWeighted(n)} }
 
-const accountKey = "handlers.account"
+const memoryKey = "handlers.account"
 
-type account struct {
+type memoryReservation struct {
 	memory *Memory
 	held   int64
 }
 
 // Account opens the request's account.
 func (m *Memory) Account(c *gin.Context) {
-	a := &account{memory: m}
-	c.Set(accountKey, a)
-	defer a.settle()
+	a := &memoryReservation{memory: m}
+	c.Set(memoryKey, a)
+	defer a.release()
 	c.Next()
 }
 
-// settle gives back what is held.
-func (a *account) settle() {
+// release gives back what is held.
+func (a *memoryReservation) release() {
 	a.memory.bytes.Release(a.held)
 	a.held = 0
 }
 
-// settle gives back early what a request holds, if it has an account.
-func settle(c *gin.Context) {
-	if a, ok := c.Value(accountKey).(*account); ok {
-		a.settle()
+// release gives back early what a request holds, if it has an account.
+func releaseMemory(c *gin.Context) {
+	if a, ok := c.Value(memoryKey).(*memoryReservation); ok {
+		a.release()
 	}
 }
 
 // reserve takes n bytes until the request is over, or refuses with a 503. A request without an
-// account is not counted.
+// memoryReservation is not counted.
 func reserve(c *gin.Context, n int64) error {
-	a, ok := c.Value(accountKey).(*account)
+	a, ok := c.Value(memoryKey).(*memoryReservation)
 	if !ok {
 		return nil
 	}
@@ -73,11 +73,11 @@ func readBody(c *gin.Context) ([]byte, error) {
 	var raw []byte
 	for {
 		if len(raw) == cap(raw) {
-			grown := slices.Grow(raw, bodyStep)
-			if err := reserve(c, int64(cap(grown)-cap(raw))); err != nil {
+			larger := slices.Grow(raw, bodyStep)
+			if err := reserve(c, int64(cap(larger)-cap(raw))); err != nil {
 				return nil, err
 			}
-			raw = grown
+			raw = larger
 		}
 		n, err := body.Read(raw[len(raw):cap(raw)])
 		raw = raw[:len(raw)+n]

@@ -56,7 +56,7 @@ func status(t *testing.T, answer *http.Response, err error) int {
 }
 
 // Planted: nothing reserved; nothing given back.
-func TestMemory_IsBoundedAndGivenBack(t *testing.T) {
+func TestMemory_IsBoundedAndReleased(t *testing.T) {
 	t.Parallel()
 	read, release := make(chan struct{}), make(chan struct{})
 	// A body of 60 KiB takes 64 to 80, since its buffer grows in steps: two leave too little for
@@ -95,7 +95,7 @@ func TestMemory_IsBoundedAndGivenBack(t *testing.T) {
 }
 
 // A length that is only announced must not keep others out. Planted: Content-Length reserved.
-func TestMemory_CountsWhatIsSentNotWhatIsAnnounced(t *testing.T) {
+func TestMemory_CountsReceivedNotAnnouncedBytes(t *testing.T) {
 	t.Parallel()
 	s := jsonServer(t, 128<<10, nil, nil)
 	r, w := io.Pipe()
@@ -121,7 +121,7 @@ func TestMemory_CountsWhatIsSentNotWhatIsAnnounced(t *testing.T) {
 }
 
 // Planted: waiting for the answer whatever the context says, as lib/pq does.
-func TestReady_DoesNotWaitForADatabaseThatHasStopped(t *testing.T) {
+func TestReady_TimesOutOnAHungDatabase(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		resume := make(chan struct{})

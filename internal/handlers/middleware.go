@@ -23,22 +23,22 @@ const (
 	requestIDHeader = "X-Request-ID"
 )
 
-// saneRequestID is what may go into a header and a log line as it is.
-var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9._:/+=@-]{1,128}$`)
+// validRequestID is what may go into a header and a log line as it is.
+var validRequestID = regexp.MustCompile(`^[A-Za-z0-9._:/+=@-]{1,128}$`)
 
 // Log gives every request an id and a logger that carries it, and writes one line when
 // the request is over. The id is the caller's if it is sane, else a new one.
 func Log(log *slog.Logger) gin.HandlerFunc {
-	refused := newStrangers()
+	authFailures := newAuthFailureLimit()
 	return func(c *gin.Context) {
 		id := c.GetHeader(requestIDHeader)
-		if !saneRequestID.MatchString(id) {
+		if !validRequestID.MatchString(id) {
 			id = uuid.NewString()
 		}
 		c.Header(requestIDHeader, id)
 		c.Set(requestIDKey, id)
 		c.Set(loggerKey, log.With("request_id", id))
-		c.Set(strangersKey, refused)
+		c.Set(authFailureLimitKey, authFailures)
 		start := time.Now()
 		c.Next()
 		logRequest(c, start)
@@ -101,14 +101,14 @@ const drainTimeout = 10 * time.Second
 // it: in every window of time it must bring the share that minBodyRate asks for, or
 // reading fails.
 func BoundBody(window time.Duration) gin.HandlerFunc {
-	share := int64(window.Seconds() * minBodyRate)
+	windowBytes := int64(window.Seconds() * minBodyRate)
 	return func(c *gin.Context) {
 		if body := c.Request.Body; body != nil && body != http.NoBody {
-			b := &boundBody{ReadCloser: body, conn: http.NewResponseController(c.Writer), window: window, share: max(share, 1)}
+			b := &boundBody{ReadCloser: body, conn: http.NewResponseController(c.Writer), window: window, windowBytes: max(windowBytes, 1)}
 			// Also for a body that no handler reads: net/http reads some of it before it answers.
-			b.wait(window)
+			b.setDeadline(window)
 			// In a copy of the request: by the body in its own, net/http tells how much of it is
-			// left and whether the client waits to be asked for it.
+			// bytesLeft and whether the client waits to be asked for it.
 			c.Request = c.Request.WithContext(c.Request.Context())
 			c.Request.Body = b
 			c.Set(bodyKey, b)
@@ -118,17 +118,17 @@ func BoundBody(window time.Duration) gin.HandlerFunc {
 
 type boundBody struct {
 	io.ReadCloser
-	conn     *http.ResponseController
-	window   time.Duration
-	share    int64         // bytes that each window must bring
-	left     int64         // of the present window's share
-	patience time.Duration // left of the present window
-	asked    bool          // for the body, by reading: one who sends Expect waits for that
-	err      error         // what ended the body
+	conn        *http.ResponseController
+	window      time.Duration
+	windowBytes int64         // bytes that each window must bring
+	bytesLeft   int64         // of the present window's share
+	timeLeft    time.Duration // left of the present window
+	readStarted bool          // for the body, by reading: one who sends Expect waits for that
+	err         error         // what ended the body
 }
 
-// wait bounds the next wait for the client.
-func (b *boundBody) wait(d time.Duration) {
+// setDeadline bounds the next wait for the client.
+func (b *boundBody) setDeadline(d time.Duration) {
 	// A connection without deadlines is one of a test; there is nothing to bound.
 	_ = b.conn.SetReadDeadline(time.Now().Add(d))
 }
@@ -140,15 +140,15 @@ func (b *boundBody) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
-	if b.left <= 0 {
-		b.left, b.patience = b.share, b.window
+	if b.bytesLeft <= 0 {
+		b.bytesLeft, b.timeLeft = b.windowBytes, b.window
 	}
 	start := time.Now()
-	b.asked = true
-	b.wait(b.patience)
+	b.readStarted = true
+	b.setDeadline(b.timeLeft)
 	n, err := b.ReadCloser.Read(p)
-	b.left -= int64(n)
-	b.patience -= time.Since(start)
+	b.bytesLeft -= int64(n)
+	b.timeLeft -= time.Since(start)
 	switch {
 	case errors.Is(err, io.EOF):
 		// net/http goes on reading the connection to learn whether the client is there still;
@@ -168,10 +168,10 @@ func (b *boundBody) Read(p []byte) (int, error) {
 // for a body is not asked for what nobody wants.
 func drain(c *gin.Context) {
 	b, ok := c.Value(bodyKey).(*boundBody)
-	if !ok || b.err != nil || !b.asked && strings.EqualFold(c.GetHeader("Expect"), "100-continue") {
+	if !ok || b.err != nil || !b.readStarted && strings.EqualFold(c.GetHeader("Expect"), "100-continue") {
 		return
 	}
-	b.wait(drainTimeout)
+	b.setDeadline(drainTimeout)
 	if _, b.err = io.Copy(io.Discard, b.ReadCloser); b.err == nil {
 		b.err = io.EOF
 		_ = b.conn.SetReadDeadline(time.Time{})

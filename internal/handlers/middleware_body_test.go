@@ -84,7 +84,7 @@ var slowBodies = map[string][2]string{
 
 // Planted: every byte buys a window; the deadline taken away when it has passed, after which
 // net/http waits for the rest before it answers.
-func TestBoundBody_SlowClientIsToldAndSentAway(t *testing.T) {
+func TestBoundBody_SlowClientGets408(t *testing.T) {
 	t.Parallel()
 	for name, slow := range slowBodies {
 		t.Run(name, func(t *testing.T) {
@@ -127,7 +127,7 @@ func TestBoundBody_UnreadBodyHoldsNothing(t *testing.T) {
 }
 
 // Several windows long, but each has its share: it takes its time and is served.
-func TestBoundBody_LongUploadThatIsFastEnoughPasses(t *testing.T) {
+func TestBoundBody_LongUploadAboveTheMinimumRatePasses(t *testing.T) {
 	t.Parallel()
 	const window, pieces, piece = 4 * time.Second, 15, 4 << 10
 	url, _ := boundedServer(t, window, readAll)

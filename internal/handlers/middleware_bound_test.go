@@ -48,7 +48,7 @@ func boundedContext(body io.Reader, window time.Duration) (*gin.Context, *deadli
 
 // A body comes a byte at a time, each after a wait. What the platform takes in between costs the
 // client nothing. Planted: a new window with every read; a window that is over at a fixed time.
-func TestBoundBody_OnlyAWholeShareBuysTime(t *testing.T) {
+func TestBoundBody_OnlyAFullWindowExtendsTheDeadline(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const window, share, wait = 8 * time.Second, 8 * minBodyRate, 500 * time.Microsecond
@@ -72,7 +72,7 @@ func TestBoundBody_OnlyAWholeShareBuysTime(t *testing.T) {
 
 // Planted: the deadline left in place at the end; taken away when the body was too slow, which
 // makes net/http wait for the rest.
-func TestBoundBody_DeadlineIsTakenAwayAtTheEndOnly(t *testing.T) {
+func TestBoundBody_DeadlineIsClearedOnlyAtTheEnd(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name      string
@@ -104,7 +104,7 @@ func TestBoundBody_RequestWithoutABodyHasNoDeadline(t *testing.T) {
 
 // Planted: a window for each read, so that it never ends; the deadline left in place at the end,
 // or taken away when the client goes on and on.
-func TestDrain_EndsWithTheBodyOrInTime(t *testing.T) {
+func TestDrain_EndsWithTheBodyOrTheTimeout(t *testing.T) {
 	t.Parallel()
 	for name, ends := range map[string]bool{"ends": true, "never ends": false} {
 		t.Run(name, func(t *testing.T) {
@@ -141,7 +141,7 @@ func TestDrain_EndsWithTheBodyOrInTime(t *testing.T) {
 }
 
 // Planted: the header not looked at; nobody drained who sent it.
-func TestDrain_OneWhoWaitsToBeAskedIsNotAsked(t *testing.T) {
+func TestDrain_SkipsClientsThatAwait100Continue(t *testing.T) {
 	t.Parallel()
 	for _, asked := range []bool{false, true} {
 		var read int
@@ -163,7 +163,7 @@ func TestDrain_OneWhoWaitsToBeAskedIsNotAsked(t *testing.T) {
 }
 
 // Planted: given back when the request is over.
-func TestRender_MemoryIsGivenBackBeforeTheClientHasFinished(t *testing.T) {
+func TestRender_ReleasesMemoryBeforeDraining(t *testing.T) {
 	t.Parallel()
 	const all = 100
 	m, drained := NewMemory(all), false
@@ -173,7 +173,7 @@ func TestRender_MemoryIsGivenBackBeforeTheClientHasFinished(t *testing.T) {
 		}
 		return 0, io.EOF
 	}), time.Minute)
-	c.Set(accountKey, &account{memory: m})
+	c.Set(memoryKey, &memoryReservation{memory: m})
 	if err := reserve(c, all); err != nil {
 		t.Fatal(err)
 	}

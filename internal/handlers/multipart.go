@@ -46,7 +46,7 @@ func (h *ChatFilesHandler) spool(r *http.Request, batch *pendinguploads.Batch) e
 	defer wireBuffers.Put(wire)
 	wire.Reset(r.Body)
 	defer wire.Reset(nil)
-	body := &headerGuard{Reader: io.MultiReader(wire, strings.NewReader("\r\n"), cut{})}
+	body := &headerLimit{Reader: io.MultiReader(wire, strings.NewReader("\r\n"), truncatedBody{})}
 	reader := multipart.NewReader(body, params["boundary"])
 	others := 0
 	for {
@@ -114,46 +114,46 @@ func (h *ChatFilesHandler) partError(err error) error {
 	if errors.As(err, &full) { // the reader's own: there is no room for more
 		return full
 	}
-	if errors.Is(err, errPartHeader) {
+	if errors.Is(err, errPartHeaderTooLarge) {
 		return refuse(http.StatusBadRequest, "part_header_too_large", fmt.Sprintf("a part's header is longer than %d bytes", maxPartHeader)).
 			with("max", maxPartHeader).because(err)
 	}
 	return bodyError(err, h.limits.MaxRequestBytes)
 }
 
-// cut is where a body goes on that had no last boundary.
-type cut struct{}
+// writeErr is where a body goes on that had no last boundary.
+type truncatedBody struct{}
 
 // Read implements io.Reader.
-func (cut) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+func (truncatedBody) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
-var errPartHeader = errors.New("handlers: part header too large")
+var errPartHeaderTooLarge = errors.New("handlers: part header too large")
 
-// headerGuard bounds what is read from the body while it is armed. mime/multipart reads ahead
+// headerLimit bounds what is read from the body while it is armed. mime/multipart reads ahead
 // by at most its buffer of 4 KiB, which the bound leaves room for. It keeps the error that
 // ended the body, since to net/textproto a header that could not be read on is a malformed one.
-type headerGuard struct {
+type headerLimit struct {
 	io.Reader
-	armed bool
-	left  int
-	err   error
+	armed     bool
+	bytesLeft int
+	err       error
 }
 
-func (g *headerGuard) arm()    { g.armed, g.left = true, maxPartHeader }
-func (g *headerGuard) disarm() { g.armed = false }
+func (g *headerLimit) arm()    { g.armed, g.bytesLeft = true, maxPartHeader }
+func (g *headerLimit) disarm() { g.armed = false }
 
 // Read implements io.Reader.
-func (g *headerGuard) Read(p []byte) (int, error) {
+func (g *headerLimit) Read(p []byte) (int, error) {
 	switch {
 	case !g.armed:
-	case g.left <= 0:
-		g.err = errPartHeader
+	case g.bytesLeft <= 0:
+		g.err = errPartHeaderTooLarge
 		return 0, g.err
 	default:
-		p = p[:min(len(p), g.left)]
+		p = p[:min(len(p), g.bytesLeft)]
 	}
 	n, err := g.Reader.Read(p)
-	g.left -= n
+	g.bytesLeft -= n
 	g.err = err
 	return n, err
 }

@@ -30,7 +30,7 @@ func spooled(t testing.TB, limits UploadLimits, contentType string, body io.Read
 	batch := pendinguploads.NewBatch(pendinguploads.Limits{MaxFileBytes: limits.MaxFileBytes, MaxBatchBytes: limits.MaxRequestBytes}, dir)
 	r := httptest.NewRequest(http.MethodPost, "/", body)
 	r.Header.Set("Content-Type", contentType)
-	r.Body = http.MaxBytesReader(httptest.NewRecorder(), r.Body, limits.MaxRequestBytes+bodyAllowance)
+	r.Body = http.MaxBytesReader(httptest.NewRecorder(), r.Body, limits.MaxRequestBytes+multipartOverheadBytes)
 	err := h.spool(r, batch)
 	files := batch.Files()
 	if err := batch.Close(); err != nil {
@@ -115,8 +115,8 @@ func wantCode(t testing.TB, err error, code string) {
 }
 
 // The bound on a header is for headers: content of any length passes between them, and a header
-// of nearly its length too. Planted: the guard not disarmed for the content.
-func TestSpool_HeaderGuardLetsContentPass(t *testing.T) {
+// limiter nearly its length too. Planted: the guard not disarmed for the content.
+func TestSpool_HeaderLimitDoesNotLimitContent(t *testing.T) {
 	t.Parallel()
 	var body strings.Builder
 	for i := range 60 {

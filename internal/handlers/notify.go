@@ -7,16 +7,16 @@ import (
 	"github.com/molecule-ai/platform/internal/notify"
 )
 
-const newsKey = "handlers.news"
+const hubKey = "handlers.news"
 
-// News lets handlers announce what they did to those who wait for it.
-func News(hub *notify.Hub) gin.HandlerFunc {
-	return func(c *gin.Context) { c.Set(newsKey, hub) }
+// Notify lets handlers announce what they did to those who wait for it.
+func Notify(hub *notify.Hub) gin.HandlerFunc {
+	return func(c *gin.Context) { c.Set(hubKey, hub) }
 }
 
-// announce says that there is news of these kinds in the workspace. It is called after the commit,
+// publish says that there is news of these kinds in the workspace. It is called after the commit,
 // and neither waits nor fails.
-func announce(c *gin.Context, workspace uuid.UUID, kinds notify.Kind) {
-	hub, _ := c.Value(newsKey).(*notify.Hub)
+func publish(c *gin.Context, workspace uuid.UUID, kinds notify.Kind) {
+	hub, _ := c.Value(hubKey).(*notify.Hub)
 	hub.Publish(workspace, kinds)
 }

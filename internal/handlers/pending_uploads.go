@@ -30,7 +30,7 @@ type PendingUploadsHandler struct {
 	workspaces *workspaces.Store
 	storage    pendinguploads.Storage
 	admission  *Admission
-	links      Links // nil: none
+	signer     URLSigner // nil: none
 }
 
 // NewPendingUploadsHandler returns the handler. admission bounds the files being read.
@@ -58,8 +58,8 @@ func (h *PendingUploadsHandler) Content(c *gin.Context) error {
 		return err
 	}
 	defer content.Close()
-	contentHeaders(c, file)
-	source := &watchedReader{ReadSeeker: content}
+	setContentHeaders(c, file)
+	source := &errorRecorder{ReadSeeker: content}
 	target := &rangeWriter{ResponseWriter: c.Writer}
 	// No name and no time: the type is set, and the digest says more than a date.
 	http.ServeContent(target, c.Request, "", time.Time{}, source)
@@ -99,7 +99,7 @@ func (h *PendingUploadsHandler) markFetched(c *gin.Context, file pendinguploads.
 	case !first:
 		audit(c, "read again", "file_id", file.ID, "filename", file.Name, "size", file.Size)
 	default:
-		announce(c, file.Workspace, notify.Receipts)
+		publish(c, file.Workspace, notify.Receipts)
 		meter(c).Fetched(file.Size)
 		audit(c, "fetched", "file_id", file.ID, "filename", file.Name, "size", file.Size, "duration", took)
 	}
@@ -112,16 +112,16 @@ var fileHeaders = []string{
 	"Content-Type", "Cross-Origin-Resource-Policy", "Etag", "Repr-Digest", "X-Content-Type-Options",
 }
 
-// contentHeaders are what keeps a stranger's file harmless in a browser, and lets a client
+// setContentHeaders are what keeps a stranger's file harmless in a browser, and lets a client
 // check and resume what it gets.
-func contentHeaders(c *gin.Context, f pendinguploads.File) {
+func setContentHeaders(c *gin.Context, f pendinguploads.File) {
 	c.Header("Content-Type", f.MIMEType)
 	c.Header("Content-Disposition", pendinguploads.ContentDisposition(f.Name))
 	c.Header("ETag", `"`+hex.EncodeToString(f.SHA256[:])+`"`)
 	c.Header("Repr-Digest", reprDigest(f))
 	c.Header("Cache-Control", "private, no-store")
 	c.Header("Cross-Origin-Resource-Policy", "same-origin")
-	sandbox(c)
+	setSandboxHeaders(c)
 	// One range is what a resumed download needs. Several are answered with the whole, as
 	// RFC 9110 section 14.2 allows: many small ones cost more than they bring.
 	if strings.Contains(c.GetHeader("Range"), ",") {
@@ -129,19 +129,19 @@ func contentHeaders(c *gin.Context, f pendinguploads.File) {
 	}
 }
 
-// sandbox keeps a browser from running what a stranger wrote.
-func sandbox(c *gin.Context) {
+// setSandboxHeaders keeps a browser from running what a stranger wrote.
+func setSandboxHeaders(c *gin.Context) {
 	c.Header("X-Content-Type-Options", "nosniff")
 	c.Header("Content-Security-Policy", "sandbox; default-src 'none'; frame-ancestors 'none'")
 }
 
-// watchedReader keeps the error that http.ServeContent does not pass on.
-type watchedReader struct {
+// errorRecorder keeps the error that http.ServeContent does not pass on.
+type errorRecorder struct {
 	io.ReadSeeker
 	err error
 }
 
-func (r *watchedReader) Read(p []byte) (int, error) {
+func (r *errorRecorder) Read(p []byte) (int, error) {
 	n, err := r.ReadSeeker.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
 		r.err = err
@@ -213,7 +213,7 @@ func (h *PendingUploadsHandler) Ack(c *gin.Context) error {
 		return err
 	}
 	if first {
-		announce(c, f.Workspace, notify.Receipts)
+		publish(c, f.Workspace, notify.Receipts)
 		waited := f.AckedAt.Sub(f.CreatedAt)
 		meter(c).Acked(f.Size, waited)
 		audit(c, "acked", "file_id", f.ID, "filename", f.Name, "size", f.Size, "duration", waited)
@@ -238,7 +238,7 @@ func (h *PendingUploadsHandler) List(c *gin.Context) error {
 	if p.err != nil {
 		return p.err
 	}
-	if err := known(c, h.workspaces); err != nil {
+	if err := requireExistingWorkspace(c, h.workspaces); err != nil {
 		return err
 	}
 	files, err := h.storage.List(c.Request.Context(), wsauth.WorkspaceOf(c), q)

@@ -12,7 +12,7 @@ import (
 
 const question = `{"jsonrpc":"2.0","id":1,"method":"message/send","params":{"message":{"parts":[{"kind":"text","text":"<hi> \u0000"}]}}}`
 
-// ask sends question to w, as the canvas does.
+// checkReady sends question to w, as the canvas does.
 func ask(t testing.TB, p *servertest.Platform, w servertest.Workspace) *servertest.Response {
 	t.Helper()
 	return p.Do(t, servertest.Request{
@@ -102,7 +102,7 @@ func TestPushMessage_AnswerIsRelayedAndTheCallRecorded(t *testing.T) {
 }
 
 // Planted: only calls that were answered are recorded.
-func TestPushMessage_CallThatFailsIsRecordedToo(t *testing.T) {
+func TestPushMessage_FailedCallIsRecorded(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "push", nobody)

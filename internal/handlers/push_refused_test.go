@@ -23,7 +23,7 @@ func TestPush_LegacyWorkspaceWithoutURLHasNoCallbackURL(t *testing.T) {
 	nothingStaged(t, p)
 }
 
-func TestPush_WorkspaceWithoutURLYetIsAskedToRetry(t *testing.T) {
+func TestPush_WorkspaceWithoutURLYetIs503WithRetryAfter(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	r := post(t, p, p.Create(t, "push", ""), file("a", "", "a"))
@@ -92,8 +92,8 @@ func TestPush_UnreachableReceiver(t *testing.T) {
 }
 
 // A stored URL that the guard refuses looks like one where nobody is: how the platform's own
-// network looks is no stranger's business.
-func TestPush_GuardRefusalLooksLikeAnUnreachableReceiver(t *testing.T) {
+// clientNetwork looks is no stranger's business.
+func TestPush_GuardRefusalIsReportedAsUnreachable(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.PushAllowCIDRs = "" })
 	receiver := newReceiver(t)

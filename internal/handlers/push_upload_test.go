@@ -79,7 +79,7 @@ func push(t testing.TB, p *servertest.Platform, w servertest.Workspace, contentT
 
 // Planted: the caller's Authorization forwarded; Content-Type made anew; Content-Length dropped;
 // the secret of no workspace; nosniff not sent.
-func TestPush_ReceiverGetsTheVeryRequest(t *testing.T) {
+func TestPush_ReceiverGetsTheUnchangedRequest(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	const odd = `multipart/form-data; BOUNDARY="odd (boundary)"; charset=UTF-8`
@@ -131,7 +131,7 @@ func TestPush_ReceiverGetsTheVeryRequest(t *testing.T) {
 	}
 }
 
-func TestPush_AnswerIsRelayedAndMadeHarmless(t *testing.T) {
+func TestPush_AnswerIsRelayedWithSandboxHeaders(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	cases := []struct {
@@ -205,7 +205,7 @@ func TestPush_RedirectIsRelayedNotFollowed(t *testing.T) {
 }
 
 // Planted: the request sent on with what has come when the caller is cut.
-func TestPush_CallerCutInMidBodyIsNoCompleteRequest(t *testing.T) {
+func TestPush_TruncatedUploadIsNotACompleteRequest(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	for name, start := range map[string][2]string{

@@ -20,10 +20,10 @@ const burstTime = 30 * time.Second
 // Registrations by nobody known: each may leave a workspace behind. A fleet that is set up at once
 // fits into the burst; a workspace that has its token is not among these.
 const (
-	newcomersOfAddress        = 60
-	newcomersOfAddressRefill  = 10 * time.Second // for one more
-	newcomersOfEverybody      = 600
-	newcomersOfEverybodyEvery = time.Second
+	registrationsPerAddress       = 60
+	registrationsPerAddressRefill = 10 * time.Second // for one more
+	registrationsTotal            = 600
+	registrationsTotalRefill      = time.Second
 )
 
 // RateLimits bound how often requests come, on this replica: those with a token by the token, and
@@ -35,21 +35,21 @@ const (
 // not counted: who could be refused for them is whoever shares the address of a guesser, and there
 // is nothing to guess in 256 bits.
 type RateLimits struct {
-	tokens    *buckets[uuid.UUID]
-	newcomers *buckets[netip.Prefix]
-	everybody *rate.Limiter
+	tokens           *buckets[uuid.UUID]
+	registrations    *buckets[netip.Prefix]
+	allRegistrations *rate.Limiter
 }
 
 // NewRateLimits allows each token that many requests a second, and thirty times as many at once
-// after it was idle. If it is 0 it returns nil, which limits nothing.
+// retryIn it was idle. If it is 0 it returns nil, which limits nothing.
 func NewRateLimits(perSecond float64) *RateLimits {
 	if perSecond <= 0 {
 		return nil
 	}
 	return &RateLimits{
-		tokens:    newBuckets[uuid.UUID](rate.Limit(perSecond), max(1, int(perSecond*burstTime.Seconds())), maxBuckets),
-		newcomers: newBuckets[netip.Prefix](rate.Every(newcomersOfAddressRefill), newcomersOfAddress, maxBuckets),
-		everybody: rate.NewLimiter(rate.Every(newcomersOfEverybodyEvery), newcomersOfEverybody),
+		tokens:           newBuckets[uuid.UUID](rate.Limit(perSecond), max(1, int(perSecond*burstTime.Seconds())), maxBuckets),
+		registrations:    newBuckets[netip.Prefix](rate.Every(registrationsPerAddressRefill), registrationsPerAddress, maxBuckets),
+		allRegistrations: rate.NewLimiter(rate.Every(registrationsTotalRefill), registrationsTotal),
 	}
 }
 
@@ -62,7 +62,7 @@ func (r *RateLimits) Guard(c *gin.Context) {
 	}
 }
 
-// admit counts a request of a known caller.
+// allow counts a request of a known caller.
 func (r *RateLimits) admit(caller wsauth.Caller) error {
 	if r == nil || caller.Admin {
 		return nil
@@ -73,15 +73,15 @@ func (r *RateLimits) admit(caller wsauth.Caller) error {
 	return nil
 }
 
-// admitNewcomer counts a registration of who has shown no live token of the workspace. The
+// admitRegistration counts a registration of who has shown no live token of the workspace. The
 // address's own share comes first: what one address is refused is not taken from the others.
-func (r *RateLimits) admitNewcomer(address string) error {
+func (r *RateLimits) admitRegistration(address string) error {
 	if r == nil {
 		return nil
 	}
-	wait := r.newcomers.take(network(address))
+	wait := r.registrations.take(clientNetwork(address))
 	if wait == 0 {
-		wait = take(r.everybody)
+		wait = take(r.allRegistrations)
 	}
 	if wait > 0 {
 		return tooManyRequests("too many registrations; retry later", wait)
@@ -89,8 +89,8 @@ func (r *RateLimits) admitNewcomer(address string) error {
 	return nil
 }
 
-// network is what one client has of addresses: of IPv6 it is given a /64.
-func network(address string) netip.Prefix {
+// clientNetwork is what one client has of addresses: of IPv6 it is given a /64.
+func clientNetwork(address string) netip.Prefix {
 	a, err := netip.ParseAddr(address)
 	if err != nil {
 		return netip.Prefix{} // no client has such a one; they share
@@ -105,5 +105,5 @@ func network(address string) netip.Prefix {
 
 // tooManyRequests tells when to come back, in whole seconds: never too early.
 func tooManyRequests(message string, wait time.Duration) *refusal {
-	return refuse(http.StatusTooManyRequests, "rate_limited", message).after(int((wait + time.Second - 1) / time.Second))
+	return refuse(http.StatusTooManyRequests, "rate_limited", message).retryIn(int((wait + time.Second - 1) / time.Second))
 }

@@ -56,7 +56,7 @@ func tokenRoutes(t testing.TB, w servertest.Workspace) map[string]servertest.Req
 
 // Planted: the guard not on the group of routes; a heartbeat and a registration not counted; no
 // Retry-After; no 429 in the OpenAPI file.
-func TestRateLimit_HoldsOnEveryRouteThatATokenOpens(t *testing.T) {
+func TestRateLimit_AppliesToEveryTokenRoute(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, onceInALongTime)
 	w, other := p.Create(t, "poll", ""), p.Create(t, "poll", "")
@@ -89,7 +89,7 @@ func TestRateLimit_HoldsOnEveryRouteThatATokenOpens(t *testing.T) {
 }
 
 // Planted: 0 taken as a rate.
-func TestRateLimit_OfNothingIsNone(t *testing.T) {
+func TestRateLimit_ZeroMeansUnlimited(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.RateLimit = "0" })
 	w := p.Create(t, "poll", "")
@@ -111,7 +111,7 @@ func register(t testing.TB, p *servertest.Platform, id, token, address string) *
 // An address may register 60 at once and then one every 10 seconds; how many it gets in before it
 // is told to wait depends on how long that takes. Planted: no limit; any token taken for a known
 // one; the limit asked before it is known whose the token is.
-func TestRateLimit_NewcomersOfAnAddressHaveTheirTurns(t *testing.T) {
+func TestRateLimit_LimitsRegistrationsPerAddress(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.TrustedProxies = "127.0.0.1" })
 	const address = "2001:db8::1"

@@ -115,7 +115,7 @@ func TestRecover_LetsAbortThrough(t *testing.T) {
 	}
 }
 
-func TestRender_TellsAClientThatIsGoneFromAFault(t *testing.T) {
+func TestRender_DistinguishesADisconnectedClientFromAFault(t *testing.T) {
 	t.Parallel()
 	var log safeBuffer
 	c, _ := gin.CreateTestContext(httptest.NewRecorder())

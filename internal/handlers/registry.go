@@ -68,7 +68,7 @@ func (h *RegistryHandler) Register(c *gin.Context) error {
 	return nil
 }
 
-// admit finds out who registers the workspace and counts that. A workspace that has no token yet may
+// allow finds out who registers the workspace and counts that. A workspace that has no token yet may
 // come with any: that is nobody.
 func (h *RegistryHandler) admit(c *gin.Context, id uuid.UUID) (wsauth.Caller, error) {
 	caller, err := h.tokens.Authenticate(c.Request.Context(), id, wsauth.Bearer(c.GetHeader("Authorization")))
@@ -76,7 +76,7 @@ func (h *RegistryHandler) admit(c *gin.Context, id uuid.UUID) (wsauth.Caller, er
 	case err == nil:
 		return caller, h.rates.admit(caller)
 	case errors.Is(err, wsauth.ErrUnauthorized):
-		return wsauth.Caller{}, h.rates.admitNewcomer(c.ClientIP())
+		return wsauth.Caller{}, h.rates.admitRegistration(c.ClientIP())
 	}
 	return wsauth.Caller{}, err
 }
@@ -84,11 +84,11 @@ func (h *RegistryHandler) admit(c *gin.Context, id uuid.UUID) (wsauth.Caller, er
 // auditRegistration tells who registered, which no guard has found out before, and which token
 // that gave.
 func (h *RegistryHandler) auditRegistration(c *gin.Context, caller wsauth.Caller, id uuid.UUID, w workspaces.Workspace, issued bool) {
-	about := []any{"workspace_id", id, "delivery_mode", w.DeliveryMode(), "token_issued", issued}
+	attrs := []any{"workspace_id", id, "delivery_mode", w.DeliveryMode(), "token_issued", issued}
 	if issued {
-		about = append(about, "new_token_id", newestToken(c, h.tokens, id))
+		attrs = append(attrs, "new_token_id", newestToken(c, h.tokens, id))
 	}
-	auditBy(c, caller, "registered", about...)
+	auditAs(c, caller, "registered", attrs...)
 }
 
 // newestToken returns the id of the token that was issued last, for the log. It is the zero one
@@ -214,7 +214,7 @@ func (h *WorkspacesHandler) Remove(c *gin.Context) error {
 	if err := h.workspaces.Remove(c.Request.Context(), id); err != nil {
 		return err
 	}
-	announce(c, id, notify.Access)
+	publish(c, id, notify.Access)
 	audit(c, "workspace removed", "workspace_id", id)
 	c.PureJSON(http.StatusOK, gin.H{"status": workspaces.StatusRemoved})
 	return nil
@@ -235,7 +235,7 @@ func (h *WorkspacesHandler) MintToken(c *gin.Context) error {
 
 // ListTokens shows what may be known of the live tokens.
 func (h *WorkspacesHandler) ListTokens(c *gin.Context) error {
-	if err := known(c, h.workspaces); err != nil {
+	if err := requireExistingWorkspace(c, h.workspaces); err != nil {
 		return err
 	}
 	tokens, err := h.tokens.List(c.Request.Context(), wsauth.WorkspaceOf(c))
@@ -258,7 +258,7 @@ func (h *WorkspacesHandler) RevokeToken(c *gin.Context) error {
 	if err := h.tokens.Revoke(c.Request.Context(), wsauth.WorkspaceOf(c), id); err != nil {
 		return err
 	}
-	announce(c, wsauth.WorkspaceOf(c), notify.Access)
+	publish(c, wsauth.WorkspaceOf(c), notify.Access)
 	audit(c, "token revoked", "revoked_token_id", id)
 	c.PureJSON(http.StatusOK, gin.H{"status": "revoked"})
 	return nil

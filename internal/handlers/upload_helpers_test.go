@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	// patience is how long a test waits for what must come.
-	patience = 20 * time.Second
+	// timeout is how long a test waits for what must come.
+	testTimeout = 20 * time.Second
 
 	boundary = "boundary-of-a-test"
 	formType = "multipart/form-data; boundary=" + boundary
@@ -173,12 +173,12 @@ func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	late := time.After(patience)
+	late := time.After(testTimeout)
 	for !done() {
 		select {
 		case <-tick.C:
 		case <-late:
-			t.Fatalf("not within %v: %s", patience, what)
+			t.Fatalf("not within %v: %s", testTimeout, what)
 		}
 	}
 }
@@ -218,7 +218,7 @@ func dial(t testing.TB, url string) *wire {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(testTimeout)); err != nil {
 		t.Fatal(err)
 	}
 	return &wire{conn, bufio.NewReader(conn)}

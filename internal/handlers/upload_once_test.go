@@ -13,7 +13,7 @@ import (
 var boundaries atomic.Int64
 
 // postOnce is post with an Idempotency-Key, or several. Each call has another boundary, as each
-// of a browser's has.
+// limiter a browser's has.
 func postOnce(t testing.TB, p *servertest.Platform, w servertest.Workspace, keys []string, parts ...part) *servertest.Response {
 	t.Helper()
 	other := strings.ReplaceAll(t.Name(), "/", "-") + "-" + strings.Repeat("x", int(boundaries.Add(1)%40))
@@ -27,7 +27,7 @@ func keyed(key string) []string { return []string{key} }
 
 // The first answer comes again to the byte, whatever happened since, also from another replica
 // whose sessions are in another time zone. Planted: expires_at made anew; times not in UTC.
-func TestUpload_SentAgainIsAnsweredAgain(t *testing.T) {
+func TestUpload_RetryWithTheSameKeyIsReplayed(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -62,7 +62,7 @@ func TestUpload_SentAgainIsAnsweredAgain(t *testing.T) {
 }
 
 // Planted: ErrKeyReused or ErrKeyInUse as a failure to stage; no Retry-After.
-func TestUpload_KeyThatIsTaken(t *testing.T) {
+func TestUpload_KeyInUseOrReused(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -124,7 +124,7 @@ func TestUpload_KeyIsVisibleASCII(t *testing.T) {
 
 // The platform cannot know what a push workspace made of the first: it passes on both, and
 // the workspace does not see the key.
-func TestUpload_KeyIsNothingToAPushWorkspace(t *testing.T) {
+func TestUpload_KeyIsIgnoredForPushWorkspaces(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	receiver := newReceiver(t)
@@ -140,8 +140,8 @@ func TestUpload_KeyIsNothingToAPushWorkspace(t *testing.T) {
 }
 
 // Planted: the quota's fields left out; the error of a full workspace as a failure; the quota
-// of all workspaces together.
-func TestUpload_QuotaIsRefusedWithWhatIsUsed(t *testing.T) {
+// limiter all workspaces together.
+func TestUpload_QuotaRefusalReportsUsage(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.QuotaBytes, s.QuotaFiles = "3MiB", "3" })
 	w := p.Create(t, "poll", "")

@@ -141,7 +141,7 @@ func TestUploadPoll_AsManyFilesAsAllowedPass(t *testing.T) {
 	wantAnnounced(t, p, w, accepted(t, post(t, p, w, parts...)))
 }
 
-func TestLimits_AreToldToAnyone(t *testing.T) {
+func TestLimits_ArePublic(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, smallCaps)
 	r := p.Do(t, servertest.Request{Path: "/uploads/limits"})

@@ -57,7 +57,7 @@ func TestUpload_NotMultipart(t *testing.T) {
 
 // Planted: a limit of files or parts off by one; a batch staged before its last part is
 // read; the per-file cap off by one; no check of the sum.
-func TestUpload_RefusedBodyLeavesNoTrace(t *testing.T) {
+func TestUpload_RefusedBodyLeavesNothingStaged(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, smallCaps)
 	w := p.Create(t, "poll", "")
@@ -151,7 +151,7 @@ func TestUpload_BodyThatEndsTooEarlyIsRefused(t *testing.T) {
 
 // A client that vanishes in the middle of its body leaves nothing, whichever way it told the
 // length.
-func TestUpload_ClientThatVanishesLeavesNoTrace(t *testing.T) {
+func TestUpload_DisconnectedClientLeavesNothingStaged(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -170,7 +170,7 @@ func TestUpload_ClientThatVanishesLeavesNoTrace(t *testing.T) {
 }
 
 // Planted: admission without a limit; a slot that is never given back.
-func TestUpload_SaturatedPlatformAsksToComeBack(t *testing.T) {
+func TestUpload_SaturatedIs503WithRetryAfter(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.MaxUploads = "1" })
 	w := p.Create(t, "poll", "")
@@ -193,7 +193,7 @@ func TestUpload_SaturatedPlatformAsksToComeBack(t *testing.T) {
 }
 
 // Before its migration the platform works as it did without staging.
-func TestUpload_PollWithoutStagingIsToldThereIsNoCallbackURL(t *testing.T) {
+func TestUpload_PollWithoutStagingIs422NoCallbackURL(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.New(t)
 	if _, err := pgtest.Open(t, dsn).Exec("DROP TABLE pending_upload_chunks, pending_uploads"); err != nil {

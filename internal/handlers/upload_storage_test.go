@@ -78,7 +78,7 @@ func withStorage(t testing.TB, storage pendinguploads.Storage) (*servertest.Plat
 	return p, servertest.Workspace{ID: w.ID.String(), Token: token}
 }
 
-func TestUpload_StorageThatFailsIsAFailureWithoutItsCause(t *testing.T) {
+func TestUpload_StorageFailureHidesItsCause(t *testing.T) {
 	t.Parallel()
 	for _, cause := range []error{errStorage, pendinguploads.ErrInvalidFile, pendinguploads.ErrNotFound, context.DeadlineExceeded} {
 		p, w := withStorage(t, brokenStorage{stage: func([]pendinguploads.NewFile) ([]pendinguploads.File, error) { return nil, cause }})
@@ -91,7 +91,7 @@ func TestUpload_StorageThatFailsIsAFailureWithoutItsCause(t *testing.T) {
 }
 
 // A panic is answered like every other failure, and gives its slot back: there is only one.
-func TestUpload_StorageThatPanicsIsAFailureLikeOthers(t *testing.T) {
+func TestUpload_StoragePanicIsAnInternalError(t *testing.T) {
 	t.Parallel()
 	p, w := withStorage(t, brokenStorage{stage: func([]pendinguploads.NewFile) ([]pendinguploads.File, error) { panic(errStorage) }})
 	for range 2 {
@@ -119,7 +119,7 @@ func TestUpload_NothingIsStagedBeforeTheLastPartIsRead(t *testing.T) {
 }
 
 // The last statement of the transaction fails, in the real storage.
-func TestUpload_InboxThatCannotBeWrittenLeavesNoFile(t *testing.T) {
+func TestUpload_InboxFailureLeavesNoFile(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -132,7 +132,7 @@ func TestUpload_InboxThatCannotBeWrittenLeavesNoFile(t *testing.T) {
 	wantAnnounced(t, p, w, accepted(t, post(t, p, w, file("a.txt", "", "a"), file("b.txt", "", "b"))))
 }
 
-func TestUpload_SpoolFolderThatVanishedIsThePlatformsFailure(t *testing.T) {
+func TestUpload_MissingSpoolFolderIsAnInternalError(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")

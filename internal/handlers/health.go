@@ -37,9 +37,9 @@ func (h *OperatingHandler) Health(c *gin.Context) error {
 	return nil
 }
 
-// ask asks the database, and stops waiting when ctx is over: lib/pq goes on reading from a
+// checkReady asks the database, and stops waiting when ctx is over: lib/pq goes on reading from a
 // server that has stopped, whatever its context says.
-func (h *OperatingHandler) ask(ctx context.Context) (Readiness, error) {
+func (h *OperatingHandler) checkReady(ctx context.Context) (Readiness, error) {
 	type answer struct {
 		readiness Readiness
 		err       error
@@ -61,7 +61,7 @@ func (h *OperatingHandler) ask(ctx context.Context) (Readiness, error) {
 func (h *OperatingHandler) Ready(c *gin.Context) error {
 	ctx, cancel := context.WithTimeout(c.Request.Context(), readyTimeout)
 	defer cancel()
-	r, err := h.ask(ctx)
+	r, err := h.checkReady(ctx)
 	switch {
 	case err != nil:
 		return refuse(http.StatusServiceUnavailable, "database_unavailable", "the database does not answer").because(err)

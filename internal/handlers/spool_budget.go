@@ -30,24 +30,24 @@ func newSpoolBudget(n int64) *spoolBudget {
 // it. One that does not say its length begins with nothing.
 const spoolStep = 1 << 20
 
-// spoolRoom is what one upload has of the budget. It is for one goroutine.
-type spoolRoom struct {
+// spoolReservation is what one upload has of the budget. It is for one goroutine.
+type spoolReservation struct {
 	budget *spoolBudget
 	meter  *metrics.Platform
-	most   int64 // an upload never holds more
+	limit  int64 // an upload never holds more
 	held   int64
 }
 
-// open takes room for an upload that announces so many bytes, -1 if it does not say, and of which
+// reserve takes room for an upload that announces so many bytes, -1 if it does not say, and of which
 // at most most are ever held. The caller releases it.
-func (b *spoolBudget) open(c *gin.Context, announced, most int64) (*spoolRoom, error) {
-	r := &spoolRoom{budget: b, meter: meter(c), most: most}
+func (b *spoolBudget) reserve(c *gin.Context, announced, limit int64) (*spoolReservation, error) {
+	r := &spoolReservation{budget: b, meter: meter(c), limit: limit}
 	return r, r.grow(max(announced, 0))
 }
 
 // grow takes n bytes more, or refuses with a 503.
-func (r *spoolRoom) grow(n int64) error {
-	n = min(n, r.most-r.held)
+func (r *spoolReservation) grow(n int64) error {
+	n = min(n, r.limit-r.held)
 	if !r.budget.bytes.TryAcquire(n) {
 		return saturated()
 	}
@@ -57,7 +57,7 @@ func (r *spoolRoom) grow(n int64) error {
 }
 
 // release gives all of it back. Further calls do nothing.
-func (r *spoolRoom) release() {
+func (r *spoolReservation) release() {
 	r.budget.bytes.Release(r.held)
 	r.meter.SpoolReserved(-r.held)
 	r.held = 0
@@ -65,20 +65,22 @@ func (r *spoolRoom) release() {
 
 // body returns the upload's body, which fails as soon as it has brought more than there is room
 // for. What was announced is only what is begun with: it is what comes that counts.
-func (r *spoolRoom) body(b io.ReadCloser) io.ReadCloser { return &roomBody{ReadCloser: b, room: r} }
+func (r *spoolReservation) body(b io.ReadCloser) io.ReadCloser {
+	return &reservedBody{ReadCloser: b, reservation: r}
+}
 
-type roomBody struct {
+type reservedBody struct {
 	io.ReadCloser
-	room *spoolRoom
-	read int64
+	reservation *spoolReservation
+	read        int64
 }
 
 // Read implements io.Reader.
-func (b *roomBody) Read(p []byte) (int, error) {
+func (b *reservedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.read += int64(n)
-	for b.read > b.room.held && b.room.held < b.room.most {
-		if err := b.room.grow(spoolStep); err != nil {
+	for b.read > b.reservation.held && b.reservation.held < b.reservation.limit {
+		if err := b.reservation.grow(spoolStep); err != nil {
 			return 0, err // what was read is forgotten
 		}
 	}

@@ -47,7 +47,7 @@ func begin(t testing.TB, p *servertest.Platform, w servertest.Workspace, body st
 
 // Planted: no budget; room taken only for what has come; room not given back by an upload that
 // was staged; a refused upload that takes room.
-func TestSpoolBudget_RoomIsTakenBeforeAByteIsRead(t *testing.T) {
+func TestSpoolBudget_AnnouncedBytesAreReservedBeforeReading(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, twoMiB)
 	w := p.Create(t, "poll", "")
@@ -63,26 +63,26 @@ func TestSpoolBudget_RoomIsTakenBeforeAByteIsRead(t *testing.T) {
 	}
 	accepted(t, post(t, p, w, file("small.txt", "", "there is room for this one")))
 	emptyFolder(t, p.Config.SpoolDir)
-	tells(t, p, fmt.Sprintf("molecule_spool_reserved_bytes %v", float64(len(body))))
-	tells(t, p, "molecule_spool_limit_bytes 2.097152e+06")
+	waitForMetric(t, p, fmt.Sprintf("molecule_spool_reserved_bytes %v", float64(len(body))))
+	waitForMetric(t, p, "molecule_spool_limit_bytes 2.097152e+06")
 
 	slow.send(t, body)
 	accepted(t, slow.response(t))
 	allRoom(t, p)
-	tells(t, p, "molecule_spool_reserved_bytes 0")
+	waitForMetric(t, p, "molecule_spool_reserved_bytes 0")
 }
 
-// tells waits until the metrics have that line.
-func tells(t testing.TB, p *servertest.Platform, line string) {
+// waitForMetric waits until the metrics have that line.
+func waitForMetric(t testing.TB, p *servertest.Platform, metric string) {
 	t.Helper()
-	inTime(t, line, func() bool {
-		return strings.Contains(string(p.Do(t, servertest.Request{Path: "/metrics"}).Body), "\n"+line+"\n")
+	inTime(t, metric, func() bool {
+		return strings.Contains(string(p.Do(t, servertest.Request{Path: "/metrics"}).Body), "\n"+metric+"\n")
 	})
 }
 
 // Planted: Content-Length trusted, so that a body without one is not counted; a step that is not taken; a refusal in the middle
 // told as a broken body; something of it staged.
-func TestSpoolBudget_ABodyWithoutALengthTakesRoomAsItComes(t *testing.T) {
+func TestSpoolBudget_ChunkedBodyReservesAsItArrives(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, twoMiB)
 	w := p.Create(t, "poll", "")
@@ -104,7 +104,7 @@ func TestSpoolBudget_ABodyWithoutALengthTakesRoomAsItComes(t *testing.T) {
 
 // Each of these ends in another way, and none may keep its room. Planted: room given back only by
 // who was staged; not by who was cut; not by who was refused for its form, its key or its quota.
-func TestSpoolBudget_RoomComesBackHoweverAnUploadEnds(t *testing.T) {
+func TestSpoolBudget_IsReleasedHoweverAnUploadEnds(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, twoMiB, func(s *config.Settings) { s.QuotaFiles = "1"; s.MaxFiles = "1" })
 	w := p.Create(t, "poll", "")
@@ -158,7 +158,7 @@ func TestSpoolBudget_RoomComesBackHoweverAnUploadEnds(t *testing.T) {
 }
 
 // Planted: room taken for a body that is passed on as it comes.
-func TestSpoolBudget_WhatIsPushedTakesNone(t *testing.T) {
+func TestSpoolBudget_PushUploadsReserveNothing(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, twoMiB)
 	begin(t, p, p.Create(t, "poll", ""), form(file("slow.bin", "", pattern(2*mib))))
