@@ -87,9 +87,9 @@ type Client struct {
 	transport *http.Transport
 	maxAnswer int64
 
-	// admitted, set by tests only, sees each address after the guard has let it
+	// onAllowed, set by tests only, sees each address after the guard has let it
 	// through and before anything is sent to it; an error stops the dial.
-	admitted func(netip.AddrPort) error
+	onAllowed func(netip.AddrPort) error
 }
 
 // New returns a Client.
@@ -181,13 +181,13 @@ func (c *Client) Post(ctx context.Context, r Request) (*Answer, error) {
 	if err != nil {
 		return nil, unreachable(err)
 	}
-	b := &body{r: r.Body, known: r.ContentLength >= 0, left: r.ContentLength}
+	b := &requestBody{r: r.Body, lengthKnown: r.ContentLength >= 0, remaining: r.ContentLength}
 
-	own, cancel := context.WithCancelCause(ctx)
+	reqCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	clock := answerClock{timeout: r.Timeout, expire: func() { cancel(errAnswerTimeout) }}
+	clock := answerTimer{timeout: r.Timeout, expire: func() { cancel(errAnswerTimeout) }}
 	defer clock.stop()
-	own = httptrace.WithClientTrace(own, &httptrace.ClientTrace{
+	reqCtx = httptrace.WithClientTrace(reqCtx, &httptrace.ClientTrace{
 		WroteRequest: func(httptrace.WroteRequestInfo) { clock.start() },
 	})
 
@@ -201,7 +201,7 @@ func (c *Client) Post(ctx context.Context, r Request) (*Answer, error) {
 		// Said here as well as on the transport, which after an early answer
 		// would wait 50 ms for the body to end before it gives the connection up.
 		Close: true,
-	}).WithContext(own)
+	}).WithContext(reqCtx)
 	if r.Body == nil || r.ContentLength == 0 {
 		// To the transport, 0 with any other Body means unknown.
 		req.Body, req.ContentLength = http.NoBody, 0
@@ -223,7 +223,7 @@ func (c *Client) Post(ctx context.Context, r Request) (*Answer, error) {
 
 // exchange sends the request and reads the answer. It uses the transport itself:
 // an http.Client on top of it would only add redirects and cookies.
-func (c *Client) exchange(req *http.Request, clock *answerClock) (*Answer, error) {
+func (c *Client) exchange(req *http.Request, clock *answerTimer) (*Answer, error) {
 	res, err := c.transport.RoundTrip(req)
 	if err != nil {
 		return nil, err
@@ -256,8 +256,8 @@ func (c *Client) control(_ context.Context, _, address string, _ syscall.RawConn
 	if err := c.guard.check(ap.Addr()); err != nil {
 		return err
 	}
-	if c.admitted != nil {
-		return c.admitted(ap)
+	if c.onAllowed != nil {
+		return c.onAllowed(ap)
 	}
 	return nil
 }
@@ -288,9 +288,9 @@ func unreachable(cause error) error {
 	return fmt.Errorf("forward: post: %w: %v", ErrUnreachable, cause)
 }
 
-// answerClock gives the receiver its time to answer, counted from the first
+// answerTimer gives the receiver its time to answer, counted from the first
 // start. It is started from the transport's goroutine and from Post's.
-type answerClock struct {
+type answerTimer struct {
 	timeout time.Duration
 	expire  func()
 
@@ -299,7 +299,7 @@ type answerClock struct {
 	stopped bool
 }
 
-func (k *answerClock) start() {
+func (k *answerTimer) start() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.timer != nil || k.stopped {
@@ -312,7 +312,7 @@ func (k *answerClock) start() {
 	k.timer = time.AfterFunc(d, k.expire)
 }
 
-func (k *answerClock) stop() {
+func (k *answerTimer) stop() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.stopped = true

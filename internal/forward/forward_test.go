@@ -187,7 +187,7 @@ func TestPost_SendsBodyTypeAndLengthUnchangedAndNoOtherHeader(t *testing.T) {
 	}
 }
 
-func TestPost_LeavesOutWhatIsEmpty(t *testing.T) {
+func TestPost_OmitsEmptyHeaders(t *testing.T) {
 	t.Parallel()
 	got := make(chan http.Header, 1)
 	srv := newCounted(t, func(_ http.ResponseWriter, r *http.Request) { got <- r.Header })

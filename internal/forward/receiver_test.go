@@ -25,13 +25,13 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // startRaw serves each connection with script, which gets the connection and a
 // channel that closes when the test is over. It returns the receiver's URL.
-func startRaw(t *testing.T, script func(nc net.Conn, over <-chan struct{})) string {
+func startRaw(t *testing.T, script func(nc net.Conn, done <-chan struct{})) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	over := make(chan struct{})
+	done := make(chan struct{})
 	var running sync.WaitGroup
 	running.Go(func() {
 		for {
@@ -40,12 +40,12 @@ func startRaw(t *testing.T, script func(nc net.Conn, over <-chan struct{})) stri
 				return
 			}
 			running.Go(func() {
-				script(nc, over)
+				script(nc, done)
 				_ = nc.Close()
 			})
 		}
 	})
-	t.Cleanup(func() { close(over); _ = l.Close(); running.Wait() })
+	t.Cleanup(func() { close(done); _ = l.Close(); running.Wait() })
 	return "http://" + l.Addr().String()
 }
 
@@ -87,17 +87,17 @@ func drip(nc net.Conn, s string, repeat bool) {
 	}
 }
 
-func TestPost_ReceiverThatMisbehavesCostsATimeoutAtMost(t *testing.T) {
+func TestPost_MisbehavingReceiverIsBoundedByATimeout(t *testing.T) {
 	t.Parallel()
 	const head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
 	tests := []struct {
 		name   string
-		script func(nc net.Conn, over <-chan struct{})
+		script func(nc net.Conn, done <-chan struct{})
 		want   []error
 	}{
 		{"hangs up at once", func(net.Conn, <-chan struct{}) {}, []error{ErrUnreachable}},
 		{"hangs up after the request", func(nc net.Conn, _ <-chan struct{}) { readHeader(nc) }, []error{ErrUnreachable}},
-		{"never answers", func(nc net.Conn, over <-chan struct{}) { readHeader(nc); <-over }, []error{ErrUnreachable}},
+		{"never answers", func(nc net.Conn, done <-chan struct{}) { readHeader(nc); <-done }, []error{ErrUnreachable}},
 		{"drips the header", func(nc net.Conn, _ <-chan struct{}) {
 			readHeader(nc)
 			drip(nc, head+"X-Long: "+strings.Repeat("x", 1<<20), false)
@@ -112,10 +112,10 @@ func TestPost_ReceiverThatMisbehavesCostsATimeoutAtMost(t *testing.T) {
 			_, _ = io.WriteString(nc, head+"Transfer-Encoding: chunked\r\n\r\n")
 			drip(nc, "1\r\nx\r\n", true)
 		}, []error{ErrUnreachable}},
-		{"stops amid the body", func(nc net.Conn, over <-chan struct{}) {
+		{"stops amid the body", func(nc net.Conn, done <-chan struct{}) {
 			readHeader(nc)
 			_, _ = io.WriteString(nc, head+"Content-Length: 10\r\n\r\nhalf")
-			<-over
+			<-done
 		}, []error{ErrUnreachable}},
 		{"cuts the header", func(nc net.Conn, _ <-chan struct{}) {
 			readHeader(nc)
@@ -134,10 +134,10 @@ func TestPost_ReceiverThatMisbehavesCostsATimeoutAtMost(t *testing.T) {
 			_, _ = io.WriteString(nc, head+"\r\n")
 			_, _ = io.Copy(nc, zeros{})
 		}, []error{ErrUnreachable, ErrAnswerTooLarge}},
-		{"announces too large a body", func(nc net.Conn, over <-chan struct{}) {
+		{"announces too large a body", func(nc net.Conn, done <-chan struct{}) {
 			readHeader(nc)
 			_, _ = io.WriteString(nc, head+"Content-Length: 1025\r\n\r\n")
-			<-over
+			<-done
 		}, []error{ErrUnreachable, ErrAnswerTooLarge}},
 		{"sends too large a header", func(nc net.Conn, _ <-chan struct{}) {
 			readHeader(nc)
@@ -170,19 +170,19 @@ func TestPost_ReceiverThatMisbehavesCostsATimeoutAtMost(t *testing.T) {
 	}
 }
 
-func TestPost_ReceiverThatStopsReadingCostsTheStallTimeout(t *testing.T) {
+func TestPost_StalledReceiverEndsWithTheStallTimeout(t *testing.T) {
 	t.Parallel()
 	for _, length := range []int64{-1, 1 << 40} {
-		url := startRaw(t, func(nc net.Conn, over <-chan struct{}) { readHeader(nc); <-over })
+		url := startRaw(t, func(nc net.Conn, done <-chan struct{}) { readHeader(nc); <-done })
 		c := New(Options{AllowCIDRs: loopback, StallTimeout: 150 * time.Millisecond})
 		_, err := c.Post(impatient(t), Request{URL: url, Body: zeros{}, ContentLength: length})
 		wantErr(t, err, ErrUnreachable)
 	}
 }
 
-func TestPost_TLSHandshakeThatStallsCostsTheDialTimeout(t *testing.T) {
+func TestPost_StalledTLSHandshakeEndsWithTheDialTimeout(t *testing.T) {
 	t.Parallel()
-	url := startRaw(t, func(_ net.Conn, over <-chan struct{}) { <-over })
+	url := startRaw(t, func(_ net.Conn, done <-chan struct{}) { <-done })
 	c := New(Options{AllowCIDRs: loopback, DialTimeout: 100 * time.Millisecond})
 	_, err := c.Post(impatient(t), Request{URL: strings.Replace(url, "http", "https", 1)})
 	wantErr(t, err, ErrUnreachable)
@@ -219,7 +219,7 @@ func TestPost_AnswerOfExactlyTheLimitPasses(t *testing.T) {
 	}
 }
 
-func TestPost_TimeoutDoesNotCountTheTimeOfTheBody(t *testing.T) {
+func TestPost_TimeoutStartsAfterTheBody(t *testing.T) {
 	t.Parallel()
 	const timeout = 2 * time.Second
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -251,10 +251,10 @@ func TestPost_EarlyAnswerIsReturned(t *testing.T) {
 			readHeader(nc)
 			_, _ = io.WriteString(nc, answer413)
 		},
-		"and stops reading": func(nc net.Conn, over <-chan struct{}) {
+		"and stops reading": func(nc net.Conn, done <-chan struct{}) {
 			readHeader(nc)
 			_, _ = io.WriteString(nc, answer413)
-			<-over
+			<-done
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -274,7 +274,7 @@ func TestPost_EarlyAnswerIsReturned(t *testing.T) {
 	}
 }
 
-func TestPost_EarlyAnswerThatNeverEndsCostsATimeout(t *testing.T) {
+func TestPost_EarlyAnswerThatNeverEndsTimesOut(t *testing.T) {
 	t.Parallel()
 	url := startRaw(t, func(nc net.Conn, _ <-chan struct{}) {
 		readHeader(nc)
@@ -286,7 +286,7 @@ func TestPost_EarlyAnswerThatNeverEndsCostsATimeout(t *testing.T) {
 	wantErr(t, err, ErrUnreachable)
 }
 
-func TestPost_FailingBodyIsNotTheReceiversFault(t *testing.T) {
+func TestPost_BodyErrorIsNotUnreachable(t *testing.T) {
 	t.Parallel()
 	const size = 100_000
 	part := func(end error) io.Reader {
@@ -353,9 +353,9 @@ func TestPost_CancelledContextIsReturned(t *testing.T) {
 	wantErr(t, err, context.DeadlineExceeded)
 }
 
-func TestBody_IsLeftAloneOnceDetached(t *testing.T) {
+func TestRequestBody_IsNotReadOnceDetached(t *testing.T) {
 	t.Parallel()
-	b := &body{r: readerFunc(func([]byte) (int, error) { t.Error("read after detach"); return 0, errBody })}
+	b := &requestBody{r: readerFunc(func([]byte) (int, error) { t.Error("read after detach"); return 0, errBody })}
 	if err := b.detach(); err != nil {
 		t.Fatal(err)
 	}

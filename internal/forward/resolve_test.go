@@ -87,7 +87,7 @@ func (s *dnsServer) reply(query []byte) []byte {
 func stopAll(t *testing.T, c *Client) (passed chan netip.Addr) {
 	t.Helper()
 	passed = make(chan netip.Addr, 10)
-	c.admitted = func(ap netip.AddrPort) error {
+	c.onAllowed = func(ap netip.AddrPort) error {
 		passed <- ap.Addr()
 		return errors.New("stopped by the test")
 	}
@@ -97,7 +97,7 @@ func stopAll(t *testing.T, c *Client) (passed chan netip.Addr) {
 	return passed
 }
 
-func TestPost_NameThatIsPublicFirstAndLoopbackNextIsDenied(t *testing.T) {
+func TestPost_DNSRebindingToLoopbackIsDenied(t *testing.T) {
 	t.Parallel()
 	srv := newCounted(t, ok)
 	dns := newDNS(t, func(n int) []string {
@@ -153,7 +153,7 @@ func TestPost_NameWithoutAddressIsUnreachable(t *testing.T) {
 	wantErr(t, err, ErrUnreachable)
 }
 
-func TestPost_LookupThatNeverAnswersIsUnreachable(t *testing.T) {
+func TestPost_LookupTimeoutIsUnreachable(t *testing.T) {
 	t.Parallel()
 	silent := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		<-ctx.Done()

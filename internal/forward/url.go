@@ -37,7 +37,7 @@ func (c *Client) CheckURL(raw string) error {
 	if err != nil {
 		return err
 	}
-	for _, a := range literals(u.Hostname()) {
+	for _, a := range literalAddresses(u.Hostname()) {
 		if err = c.guard.check(a); err == nil {
 			return nil
 		}
@@ -145,8 +145,8 @@ func isNumber(label string) bool {
 	return strings.Trim(digits, base) == ""
 }
 
-// literals returns the addresses that a host names without a lookup.
-func literals(host string) []netip.Addr {
+// literalAddresses returns the addresses that a host names without a lookup.
+func literalAddresses(host string) []netip.Addr {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{a}
 	}

@@ -102,7 +102,7 @@ func TestCheckURL_AcceptsAndRefuses(t *testing.T) {
 	}
 }
 
-func TestCheckURL_ErrorIsASentenceForTheOneWhoRegisters(t *testing.T) {
+func TestCheckURL_ErrorTextIsFitForClients(t *testing.T) {
 	t.Parallel()
 	c := New(Options{})
 	for _, tt := range urlCases {
@@ -118,7 +118,7 @@ func TestCheckURL_ErrorIsASentenceForTheOneWhoRegisters(t *testing.T) {
 	}
 }
 
-func TestCheckURL_OperatorsNetworksOpenLiteralsAndLocalhost(t *testing.T) {
+func TestCheckURL_AllowedNetworksAcceptLiteralsAndLocalhost(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		allow, raw string

@@ -8,7 +8,7 @@ import (
 )
 
 // A list of tokens is held in memory, so it has an end. Planted: no limit; revoked ones counted.
-func TestMint_HasALimitOfLiveTokens(t *testing.T) {
+func TestMint_LimitsLiveTokens(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	w, _ := f.create(t, "poll", "")

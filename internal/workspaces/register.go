@@ -95,11 +95,11 @@ func (s *Store) admit(ctx context.Context, tx *sql.Tx, r Registration) (Workspac
 	if admin {
 		return w, nil
 	}
-	_, ever, err := s.tokens.History(ctx, tx, r.ID)
+	_, total, err := s.tokens.History(ctx, tx, r.ID)
 	if err != nil {
 		return Workspace{}, err
 	}
-	if ever > 0 {
+	if total > 0 {
 		_, err = s.tokens.AuthenticateIn(ctx, tx, r.ID, r.Bearer)
 		return w, err
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-func TestCreate_MakesAWorkspaceWithTokenAndSecret(t *testing.T) {
+func TestCreate_CreatesTokenAndSecret(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for name, test := range map[string]struct {
@@ -101,7 +101,7 @@ func TestRemove_LeavesATombstone(t *testing.T) {
 }
 
 // What there is not cannot be used, and does not come back by it.
-func TestRemovedAndUnknown_LookMissing(t *testing.T) {
+func TestRemovedAndUnknown_AreNotFound(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	removed, _ := f.create(t, workspaces.Poll, "")
@@ -128,7 +128,7 @@ func TestRemovedAndUnknown_LookMissing(t *testing.T) {
 	}
 }
 
-func TestMint_MakesAFurtherToken(t *testing.T) {
+func TestMint_CreatesAnotherToken(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	w, first := f.create(t, workspaces.Poll, "")
@@ -141,7 +141,7 @@ func TestMint_MakesAFurtherToken(t *testing.T) {
 	}
 }
 
-func TestHeartbeat_NotesLifeAndReport(t *testing.T) {
+func TestHeartbeat_RecordsTimeAndReport(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	w, _ := f.create(t, workspaces.Poll, "")
@@ -212,7 +212,7 @@ func TestDeliveryMode_OfALegacyRowIsPush(t *testing.T) {
 }
 
 // A database that fails is neither a missing workspace nor an unauthorized caller.
-func TestFailure_IsNoAnswer(t *testing.T) {
+func TestFailure_IsNotReportedAsNotFound(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	w, bearer := f.create(t, workspaces.Poll, "")

@@ -17,8 +17,8 @@ import (
 
 const adminToken = "the-operator's-token"
 
-// patience is how long anything here may take.
-const patience = 20 * time.Second
+// testTimeout is how long anything here may take.
+const testTimeout = 20 * time.Second
 
 func TestMain(m *testing.M) {
 	gin.SetMode(gin.TestMode)
@@ -78,7 +78,7 @@ func (f fixture) exec(t *testing.T, query string, args ...any) {
 
 func (f fixture) mustAuthenticate(t *testing.T, workspace uuid.UUID, bearer string) wsauth.Caller {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	caller, err := f.Authenticate(ctx, workspace, bearer)
 	if err != nil {
@@ -109,7 +109,7 @@ func (f fixture) run(t *testing.T) {
 		cancel()
 		select {
 		case <-ended:
-		case <-time.After(patience):
+		case <-time.After(testTimeout):
 			t.Error("Run did not end with its context")
 		}
 	})

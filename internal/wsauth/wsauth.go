@@ -51,13 +51,13 @@ const (
 
 	tokenBytes = 32
 
-	// shownChars is how much of a token a list shows: enough to tell tokens apart, with 220
+	// shownPrefixChars is how much of a token a list shows: enough to tell tokens apart, with 220
 	// bits still secret.
-	shownChars = len(tokenPrefix) + 6
+	shownPrefixChars = len(tokenPrefix) + 6
 
-	// touchQueue is how many uses may wait to be noted; more are dropped, since a note is
+	// touchQueueSize is how many uses may wait to be noted; more are dropped, since a note is
 	// worth less than a request.
-	touchQueue = 256
+	touchQueueSize = 256
 
 	touchTimeout = 5 * time.Second
 
@@ -107,15 +107,15 @@ type Token struct {
 
 // Tokens issues and checks tokens. It is safe for concurrent use.
 type Tokens struct {
-	db    *sql.DB
-	admin [sha256.Size]byte
-	used  chan uuid.UUID
-	log   *slog.Logger
+	db      *sql.DB
+	admin   [sha256.Size]byte
+	touches chan uuid.UUID
+	log     *slog.Logger
 }
 
 // New returns the tokens in db. If adminToken is empty, nobody is the operator.
 func New(db *sql.DB, adminToken string, log *slog.Logger) *Tokens {
-	return &Tokens{db: db, admin: sha256.Sum256([]byte(adminToken)), used: make(chan uuid.UUID, touchQueue), log: log}
+	return &Tokens{db: db, admin: sha256.Sum256([]byte(adminToken)), touches: make(chan uuid.UUID, touchQueueSize), log: log}
 }
 
 // IsAdmin reports whether the bearer token is the operator's. It takes the same time for
@@ -163,7 +163,7 @@ func (t *Tokens) authenticate(ctx context.Context, q querier, workspace uuid.UUI
 	}
 	if stale {
 		select {
-		case t.used <- caller.TokenID:
+		case t.touches <- caller.TokenID:
 		default:
 		}
 	}
@@ -177,7 +177,7 @@ func (t *Tokens) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case id := <-t.used:
+		case id := <-t.touches:
 			touch, cancel := context.WithTimeout(ctx, touchTimeout)
 			if _, err := t.db.ExecContext(touch, sqlTouch, id); err != nil && ctx.Err() == nil {
 				t.log.WarnContext(ctx, "token use not noted", "token_id", id, "error", err)
@@ -194,7 +194,7 @@ func (t *Tokens) Issue(ctx context.Context, tx *sql.Tx, workspace uuid.UUID) (st
 	rand.Read(secret) // never fails
 	bearer := tokenPrefix + base64.RawURLEncoding.EncodeToString(secret)
 	hash := sha256.Sum256([]byte(bearer))
-	token := Token{Prefix: bearer[:shownChars]}
+	token := Token{Prefix: bearer[:shownPrefixChars]}
 	if err := tx.QueryRowContext(ctx, sqlInsert, workspace, hash[:], token.Prefix).Scan(&token.ID, &token.CreatedAt); err != nil {
 		return "", Token{}, fmt.Errorf("wsauth: issue token for workspace %s: %w", workspace, err)
 	}
@@ -203,11 +203,11 @@ func (t *Tokens) Issue(ctx context.Context, tx *sql.Tx, workspace uuid.UUID) (st
 
 // History returns how many tokens of the workspace are live, and how many there ever were.
 // ErrUnavailable if that cannot be found out.
-func (t *Tokens) History(ctx context.Context, tx *sql.Tx, workspace uuid.UUID) (live, ever int, err error) {
-	if err := tx.QueryRowContext(ctx, sqlHistory, workspace).Scan(&live, &ever); err != nil {
+func (t *Tokens) History(ctx context.Context, tx *sql.Tx, workspace uuid.UUID) (live, total int, err error) {
+	if err := tx.QueryRowContext(ctx, sqlHistory, workspace).Scan(&live, &total); err != nil {
 		return 0, 0, fmt.Errorf("%w: count tokens of workspace %s: %w", ErrUnavailable, workspace, err)
 	}
-	return live, ever, nil
+	return live, total, nil
 }
 
 // List returns the live tokens of the workspace, oldest first, never nil.

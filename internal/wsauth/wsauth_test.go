@@ -56,7 +56,7 @@ func TestIssue_StoresOnlyTheHash(t *testing.T) {
 	}
 }
 
-func TestAuthenticate_LetsInTheOwnTokenAndTheOperator(t *testing.T) {
+func TestAuthenticate_AcceptsOwnTokenAndOperator(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace := f.workspace(t)
@@ -71,7 +71,7 @@ func TestAuthenticate_LetsInTheOwnTokenAndTheOperator(t *testing.T) {
 	}
 }
 
-func TestAuthenticate_RefusesEveryOther(t *testing.T) {
+func TestAuthenticate_RefusesOthers(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace, other, removed := f.workspace(t), f.workspace(t), f.workspace(t)
@@ -113,7 +113,7 @@ func TestAuthenticate_RefusesEveryOther(t *testing.T) {
 	}
 }
 
-func TestAuthenticate_EndsWithTheRevocation(t *testing.T) {
+func TestAuthenticate_RefusesRevokedTokensAtOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace := f.workspace(t)
@@ -133,7 +133,7 @@ func TestAuthenticate_EndsWithTheRevocation(t *testing.T) {
 	}
 }
 
-func TestAuthenticate_NeverLetsInWhenTheLookupFails(t *testing.T) {
+func TestAuthenticate_FailsClosedWhenTheLookupFails(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace := f.workspace(t)
@@ -157,7 +157,7 @@ func TestAuthenticate_NeverLetsInWhenTheLookupFails(t *testing.T) {
 }
 
 // An operator without a token must not make everybody without a token the operator.
-func TestIsAdmin_EmptyIsNobody(t *testing.T) {
+func TestIsAdmin_RefusesTheEmptyToken(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for _, configured := range []string{"", adminToken} {
@@ -198,7 +198,7 @@ func TestList_ShowsLiveTokensOldestFirst(t *testing.T) {
 	}
 }
 
-func TestRevoke_OnlyTheOwnLiveToken(t *testing.T) {
+func TestRevoke_OnlyOwnLiveTokens(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace, other := f.workspace(t), f.workspace(t)
@@ -223,7 +223,7 @@ func TestRevoke_OnlyTheOwnLiveToken(t *testing.T) {
 	}
 }
 
-func TestHistory_CountsLiveAndEver(t *testing.T) {
+func TestHistory_CountsLiveAndTotal(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace := f.workspace(t)
@@ -255,7 +255,7 @@ func TestAuthenticateIn_UsesTheTransaction(t *testing.T) {
 	f := newFixture(t)
 	f.db.SetMaxOpenConns(1)
 	workspace := f.workspace(t)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	tx, err := f.db.BeginTx(ctx, nil)
 	if err != nil {
@@ -272,7 +272,7 @@ func TestAuthenticateIn_UsesTheTransaction(t *testing.T) {
 	}
 }
 
-func TestRun_NotesUseAtMostOnceAMinute(t *testing.T) {
+func TestRun_RecordsUseAtMostOnceAMinute(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace := f.workspace(t)
@@ -285,7 +285,7 @@ func TestRun_NotesUseAtMostOnceAMinute(t *testing.T) {
 		f.mustAuthenticate(t, workspace, bearer)
 		f.exec(t, "UPDATE workspace_tokens SET last_used_at = NULL WHERE id = $1", markerToken.ID)
 		f.mustAuthenticate(t, workspace, marker)
-		deadline := time.Now().Add(patience)
+		deadline := time.Now().Add(testTimeout)
 		for {
 			if _, ok := f.lastUsed(t, markerToken.ID); ok {
 				return f.lastUsed(t, token.ID)
@@ -314,7 +314,7 @@ func TestRun_NotesUseAtMostOnceAMinute(t *testing.T) {
 }
 
 // Nobody takes uses from the queue; requests go on when it is full.
-func TestAuthenticate_DoesNotWaitForUsesToBeNoted(t *testing.T) {
+func TestAuthenticate_DoesNotWaitForUseToBeRecorded(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace := f.workspace(t)
@@ -333,12 +333,12 @@ func TestAuthenticate_DoesNotWaitForUsesToBeNoted(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(patience):
+	case <-time.After(testTimeout):
 		t.Error("requests wait for uses to be noted")
 	}
 }
 
-func TestRun_GoesOnAfterAFailureAndLogsNoToken(t *testing.T) {
+func TestRun_ContinuesAfterAFailureAndLogsNoToken(t *testing.T) {
 	t.Parallel()
 	lines := make(lineChannel, 10)
 	f := newFixtureLogging(t, lines)
@@ -355,7 +355,7 @@ func TestRun_GoesOnAfterAFailureAndLogsNoToken(t *testing.T) {
 			if !strings.Contains(line, token.ID.String()) || strings.Contains(line, bearer) {
 				t.Errorf("log line %s: want the token's id, not the token", line)
 			}
-		case <-time.After(patience):
+		case <-time.After(testTimeout):
 			t.Fatal("a use that could not be noted was not logged")
 		}
 	}

@@ -9,20 +9,20 @@ import (
 // errDetached answers a Read of the transport's after Post has returned.
 var errDetached = errors.New("forward: request is over")
 
-// body stands between the transport and the caller's body. It remembers the
-// body's own failure, which the transport would report as one of the connection,
+// requestBody stands between the transport and the caller's body. It remembers the
+// requestBody's own failure, which the transport would report as one of the connection,
 // and it can be cut off: the transport's writer may outlive the exchange, and
 // the caller's body must not be read once its handler has returned.
-type body struct {
-	mu       sync.Mutex // held while reading, so that detach waits
-	r        io.Reader
-	known    bool  // the length is: left counts
-	left     int64 // bytes still to come
-	err      error // the first failure of r
-	detached bool
+type requestBody struct {
+	mu          sync.Mutex // held while reading, so that detach waits
+	r           io.Reader
+	lengthKnown bool  // the length is: left counts
+	remaining   int64 // bytes still to come
+	err         error // the first failure of r
+	detached    bool
 }
 
-func (b *body) Read(p []byte) (int, error) {
+func (b *requestBody) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
@@ -30,16 +30,16 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, errDetached
 	case b.err != nil:
 		return 0, b.err
-	case b.known && b.left == 0:
+	case b.lengthKnown && b.remaining == 0:
 		return 0, io.EOF // the length is a promise: what comes after it is not sent
-	case b.known && int64(len(p)) > b.left:
-		p = p[:b.left]
+	case b.lengthKnown && int64(len(p)) > b.remaining:
+		p = p[:b.remaining]
 	}
 	n, err := b.r.Read(p)
-	if b.known {
-		b.left -= int64(n)
+	if b.lengthKnown {
+		b.remaining -= int64(n)
 	}
-	if err == io.EOF && b.known && b.left > 0 {
+	if err == io.EOF && b.lengthKnown && b.remaining > 0 {
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil && err != io.EOF {
@@ -49,11 +49,11 @@ func (b *body) Read(p []byte) (int, error) {
 }
 
 // Close does nothing: the body is the caller's to close.
-func (b *body) Close() error { return nil }
+func (b *requestBody) Close() error { return nil }
 
 // detach waits for a Read under way, prevents any other, and returns the
-// body's failure, if it had one.
-func (b *body) detach() error {
+// requestBody's failure, if it had one.
+func (b *requestBody) detach() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.detached = true
