@@ -56,7 +56,7 @@ func (in *Inbox) Prunable(ctx context.Context, retention, limit time.Duration) (
 	var n int
 	row := in.db.QueryRowContext(ctx, sqlPrunable, retention.Microseconds(), limit.Microseconds(), int64(1)<<40)
 	if err := row.Scan(&n); err != nil {
-		return 0, fmt.Errorf("activity: look what can be pruned: %w", err)
+		return 0, fmt.Errorf("activity: count prunable rows: %w", err)
 	}
 	return n, nil
 }

@@ -35,10 +35,10 @@ import (
 
 // ErrGone means that the events after a position cannot be told any more, or that there never was
 // such a position.
-var ErrGone = errors.New("receipts: no such position to continue after")
+var ErrGone = errors.New("events: no such position to continue after")
 
 // ErrInvalidPosition means that what should be a position is not written as one.
-var ErrInvalidPosition = errors.New("receipts: not a position")
+var ErrInvalidPosition = errors.New("events: not a position")
 
 // Retention is how long a receipt is kept.
 const Retention = 24 * time.Hour
@@ -150,7 +150,7 @@ func (l *Log) After(ctx context.Context, workspace uuid.UUID, p Position, limit 
 	rows := make([]Event, len(headers))
 	for i, h := range headers {
 		if rows[i], err = fromRow(h); err != nil {
-			return nil, false, fmt.Errorf("receipts: row %s: %w", h.ID, err)
+			return nil, false, fmt.Errorf("events: row %s: %w", h.ID, err)
 		}
 	}
 	moreRows, moreReceipts := len(rows) == limit, len(receipts) == limit

@@ -61,14 +61,14 @@ const (
 func (l *Log) readReceipts(ctx context.Context, workspace uuid.UUID, after int64, limit int) (page []Event, unnumbered bool, err error) {
 	rows, err := l.db.QueryContext(ctx, sqlReadReceipts, workspace, after, limit)
 	if err != nil {
-		return nil, false, fmt.Errorf("receipts: read workspace %s: %w", workspace, err)
+		return nil, false, fmt.Errorf("events: read workspace %s: %w", workspace, err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var e Event
 		var seq sql.NullInt64
 		if err := rows.Scan(&seq, &e.Kind, &e.State, &e.FileID, &e.Name, &e.Size, &e.At); err != nil {
-			return nil, false, fmt.Errorf("receipts: scan for workspace %s: %w", workspace, err)
+			return nil, false, fmt.Errorf("events: scan for workspace %s: %w", workspace, err)
 		}
 		if !seq.Valid {
 			unnumbered = true
@@ -78,7 +78,7 @@ func (l *Log) readReceipts(ctx context.Context, workspace uuid.UUID, after int64
 		page = append(page, e)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, false, fmt.Errorf("receipts: read workspace %s: %w", workspace, err)
+		return nil, false, fmt.Errorf("events: read workspace %s: %w", workspace, err)
 	}
 	return page, unnumbered, nil
 }
@@ -86,7 +86,7 @@ func (l *Log) readReceipts(ctx context.Context, workspace uuid.UUID, after int64
 // assignNumbers numbers a round of receipts.
 func (l *Log) assignNumbers(ctx context.Context, workspace uuid.UUID) error {
 	if _, err := l.db.ExecContext(ctx, sqlAssignNumbers, workspace, assignBatchRows); err != nil {
-		return fmt.Errorf("receipts: number for workspace %s: %w", workspace, err)
+		return fmt.Errorf("events: number for workspace %s: %w", workspace, err)
 	}
 	return nil
 }
@@ -110,7 +110,7 @@ func (l *Log) lastReceipt(ctx context.Context, workspace uuid.UUID, after int64)
 	var nextExists bool
 	err := l.db.QueryRowContext(ctx, sqlLastReceipt, workspace, after).Scan(&last, &nextExists)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return 0, fmt.Errorf("receipts: find the end of workspace %s: %w", workspace, err)
+		return 0, fmt.Errorf("events: find the end of workspace %s: %w", workspace, err)
 	}
 	// Numbers have no gaps but where receipts were pruned.
 	if after > last || after < last && !nextExists {
@@ -124,7 +124,7 @@ func (l *Log) lastReceipt(ctx context.Context, workspace uuid.UUID, after int64)
 func (l *Log) Prune(ctx context.Context, retention time.Duration) (more bool, err error) {
 	var n int
 	if err := l.db.QueryRowContext(ctx, sqlPrune, retention.Microseconds(), pruneBatchRows).Scan(&n); err != nil {
-		return false, fmt.Errorf("receipts: prune: %w", err)
+		return false, fmt.Errorf("events: prune: %w", err)
 	}
 	return n == pruneBatchRows, nil
 }

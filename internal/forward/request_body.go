@@ -7,7 +7,7 @@ import (
 )
 
 // errDetached answers a Read of the transport's after Post has returned.
-var errDetached = errors.New("forward: request is over")
+var errDetached = errors.New("forward: request has ended")
 
 // requestBody stands between the transport and the caller's body. It remembers the
 // requestBody's own failure, which the transport would report as one of the connection,

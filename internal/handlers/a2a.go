@@ -102,7 +102,7 @@ func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, raw []byte
 	if err != nil {
 		entry.Status, entry.ErrorDetail = activity.StatusError, "workspace unreachable"
 		if c.Request.Context().Err() != nil {
-			entry.ErrorDetail = "caller gave up before the answer"
+			entry.ErrorDetail = "caller disconnected before the answer"
 		}
 		h.record(c, w.ID, entry)
 		return err
@@ -123,7 +123,7 @@ func (h *A2AHandler) record(c *gin.Context, workspace uuid.UUID, entry activity.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), recordTimeout)
 	defer cancel()
 	if err := h.inbox.Record(ctx, workspace, entry); err != nil {
-		logger(c).ErrorContext(c, "call not recorded", "method", entry.Method, "error", err)
+		logger(c).ErrorContext(c, "recording the call failed", "method", entry.Method, "error", err)
 		return
 	}
 	publish(c, workspace, notify.Rows)
@@ -146,7 +146,7 @@ func parseMessage(raw []byte) (json.RawMessage, string, error) {
 		return nil, "", refuse(http.StatusBadRequest, "invalid_method", "method must be a string of 1 to 200 bytes without control characters").because(err)
 	}
 	if method == activity.MethodChatUpload {
-		return nil, "", refuse(http.StatusBadRequest, "reserved_method", "method "+method+" is the platform's own; upload the file instead")
+		return nil, "", refuse(http.StatusBadRequest, "reserved_method", "method "+method+" is reserved for the platform; upload the file instead")
 	}
 	message, err := renameTypeKeys(raw, "params", "message", "parts")
 	if err != nil {

@@ -38,7 +38,7 @@ func auditFields(c *gin.Context) []any {
 	return fields
 }
 
-const authFailureLimitKey = "handlers.strangers"
+const authFailureLimitKey = "handlers.auth_failure_limit"
 
 // How many refused authentications are logged: a few at once, then one every other second. Who
 // guesses tokens must not fill the disk, nor hide what else happens.

@@ -93,7 +93,7 @@ func (h *ChatFilesHandler) Upload(c *gin.Context) error {
 		return err
 	}
 	if w.Mode == workspaces.Poll && h.storage == nil {
-		return errNoCallbackURL("This platform does not stage files yet. The operator can turn that on with 'platform migrate up' and a restart; " +
+		return errNoCallbackURL("Staging is off. The operator can turn it on with 'platform migrate up' and a restart; " +
 			"or register the workspace with delivery_mode push and a url.")
 	}
 	if w.Mode != workspaces.Poll {
@@ -229,7 +229,7 @@ func relay(c *gin.Context, answer *forward.Answer) {
 func checkCallable(w workspaces.Workspace) error {
 	switch {
 	case w.URL == "" && w.Mode == "":
-		return errNoCallbackURL("The workspace never said how it is reached. Register it with delivery_mode poll, or with push and a url.")
+		return errNoCallbackURL("The workspace has no delivery mode and no url. Register it with delivery_mode poll, or with push and a url.")
 	case w.URL == "":
 		return refuse(http.StatusServiceUnavailable, "url_not_registered", "workspace url not registered yet").retryIn(saturatedRetrySeconds)
 	}

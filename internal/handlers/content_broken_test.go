@@ -97,7 +97,7 @@ func TestContent_FailureAfterTheFirstByteCutsTheAnswer(t *testing.T) {
 		if logLine(t, p, "failed", "cut") == nil {
 			t.Error("nothing in the log")
 		}
-		if logLine(t, p, "fetch not noted", "cut") != nil {
+		if logLine(t, p, "marking the file fetched failed", "cut") != nil {
 			t.Error("half a read was to be noted as a fetch")
 		}
 	}

@@ -151,7 +151,7 @@ func TestContent_IsDeliveredWhenMarkingFetchedFails(t *testing.T) {
 	if r.Status != http.StatusOK || string(r.Body) != "delivered" {
 		t.Errorf("%d %s", r.Status, r.Body)
 	}
-	if logLine(t, p, "fetch not noted", "not-noted") == nil {
+	if logLine(t, p, "marking the file fetched failed", "not-noted") == nil {
 		t.Error("nothing in the log")
 	}
 }

@@ -113,7 +113,7 @@ func TestContent_ConditionalRequests(t *testing.T) {
 	}
 	r := fetch(t, p, w, f, "If-Match", `"x"`)
 	answered(t, r, http.StatusPreconditionFailed, map[string]any{
-		"error": "the file is not the one that If-Match names", "code": "precondition_failed",
+		"error": "If-Match does not match the file's ETag", "code": "precondition_failed",
 	})
 }
 

@@ -49,7 +49,7 @@ var errorResponses = []struct {
 		"since_id is unknown or was pruned; omit since_id to start again, with order=asc from the oldest row"},
 
 	{events.ErrGone, http.StatusGone, "events_gone",
-		"the events after Last-Event-ID cannot be told any more; connect without it and read the lists again"},
+		"the events after Last-Event-ID are no longer available; connect without it and read the lists again"},
 	{events.ErrInvalidPosition, http.StatusBadRequest, "invalid_last_event_id", "Last-Event-ID must be the id of an event of this stream"},
 
 	{pendinguploads.ErrNotFound, http.StatusNotFound, "pending_upload_not_found", "pending upload not found, expired, or already acked"},
@@ -149,7 +149,7 @@ func Render(c *gin.Context, err error) {
 	}
 	switch {
 	case cancelledByClient(c, err):
-		log.InfoContext(c, "request cut by the client")
+		log.InfoContext(c, "request cancelled by the client")
 	case r.status >= http.StatusInternalServerError && r.status != http.StatusInsufficientStorage: // a quota is a will
 		log.ErrorContext(c, "failed")
 	case r.status == http.StatusUnauthorized:

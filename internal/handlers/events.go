@@ -79,7 +79,7 @@ func (h *EventsHandler) Stream(c *gin.Context) error {
 	s := &stream{EventsHandler: h, c: c, ctx: c.Request.Context(), workspace: workspace, position: position, subscription: subscription}
 	err = s.run()
 	if s.writeErr != nil || errors.Is(err, context.Canceled) {
-		logger(c).DebugContext(c, "stream cut", "error", errors.Join(s.writeErr, err))
+		logger(c).DebugContext(c, "stream closed by the client", "error", errors.Join(s.writeErr, err))
 		return nil
 	}
 	return err

@@ -21,7 +21,7 @@ type Memory struct {
 // take a few times as much.
 func NewMemory(n int64) *Memory { return &Memory{bytes: semaphore.NewWeighted(n)} }
 
-const memoryKey = "handlers.account"
+const memoryKey = "handlers.memory"
 
 type memoryReservation struct {
 	memory *Memory

@@ -84,7 +84,7 @@ func MethodNotAllowed(*gin.Context) error {
 
 // OriginNotAllowed is the error for a browser's request from an origin that is not configured.
 func OriginNotAllowed() error {
-	return refuse(http.StatusForbidden, "origin_not_allowed", "this platform does not serve pages of this origin")
+	return refuse(http.StatusForbidden, "origin_not_allowed", "this origin is not in CORS_ORIGINS of this platform")
 }
 
 // errSlowBody: a request's body comes too slowly to go on waiting for it.

@@ -7,7 +7,7 @@ import (
 	"github.com/molecule-ai/platform/internal/notify"
 )
 
-const hubKey = "handlers.news"
+const hubKey = "handlers.hub"
 
 // Notify lets handlers announce what they did to those who wait for it.
 func Notify(hub *notify.Hub) gin.HandlerFunc {

@@ -95,7 +95,7 @@ func (h *PendingUploadsHandler) markFetched(c *gin.Context, file pendinguploads.
 	first, err := h.storage.MarkFetched(ctx, file.Workspace, file.ID)
 	switch {
 	case err != nil:
-		logger(c).WarnContext(c, "fetch not noted", append(auditFields(c), "file_id", file.ID, "error", err)...)
+		logger(c).WarnContext(c, "marking the file fetched failed", append(auditFields(c), "file_id", file.ID, "error", err)...)
 	case !first:
 		audit(c, "read again", "file_id", file.ID, "filename", file.Name, "size", file.Size)
 	default:
@@ -165,7 +165,7 @@ func (w *rangeWriter) WriteHeader(status int) {
 	case http.StatusRequestedRangeNotSatisfiable:
 		w.refused, sentence = "range_not_satisfiable", "range is outside the file"
 	case http.StatusPreconditionFailed:
-		w.refused, sentence = "precondition_failed", "the file is not the one that If-Match names"
+		w.refused, sentence = "precondition_failed", "If-Match does not match the file's ETag"
 	default:
 		w.ResponseWriter.WriteHeader(status)
 		return

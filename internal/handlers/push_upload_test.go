@@ -218,7 +218,7 @@ func TestPush_TruncatedUploadIsNotACompleteRequest(t *testing.T) {
 		c.send(t, uploadHeader(p.Create(t, "push", receiver.URL), start[0], "X-Request-ID: "+name)+start[1]+pattern(1000))
 		_ = c.Close()
 		finished(t, p, name)
-		if line := logLine(t, p, "request cut by the client", name); line == nil {
+		if line := logLine(t, p, "request cancelled by the client", name); line == nil {
 			t.Errorf("%s: no line says that the client cut it", name)
 		}
 		select {

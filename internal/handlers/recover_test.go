@@ -124,7 +124,7 @@ func TestRender_DistinguishesADisconnectedClientFromAFault(t *testing.T) {
 	c.Request = httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
 	c.Set(loggerKey, slog.New(slog.NewJSONHandler(&log, nil)))
 	Render(c, ctx.Err())
-	if !strings.Contains(log.String(), `"level":"INFO","msg":"request cut by the client"`) {
+	if !strings.Contains(log.String(), `"level":"INFO","msg":"request cancelled by the client"`) {
 		t.Errorf("logged %s", log.String())
 	}
 }

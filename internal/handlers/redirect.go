@@ -40,7 +40,7 @@ func (h *PendingUploadsHandler) redirect(c *gin.Context, id uuid.UUID) (bool, er
 	}
 	file, signedURL, err := h.signer.Link(c.Request.Context(), wsauth.WorkspaceOf(c), id)
 	if err != nil && !errors.Is(err, pendinguploads.ErrNotFound) {
-		logger(c).WarnContext(c, "no link to a file; its bytes are served here", "file_id", id, "error", err)
+		logger(c).WarnContext(c, "no signed URL for the file; the platform serves its bytes", "file_id", id, "error", err)
 	}
 	if err != nil || signedURL == "" {
 		return false, nil

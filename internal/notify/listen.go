@@ -99,7 +99,7 @@ func (h *Hub) sendLoop(ctx context.Context) {
 		h.mu.Unlock()
 		err := h.send(ctx, changes)
 		if err != nil && !failing && ctx.Err() == nil {
-			h.options.Log.WarnContext(ctx, "other replicas cannot be told the news; they look every few seconds", "error", err)
+			h.options.Log.WarnContext(ctx, "NOTIFY failed; other replicas poll every 5 s", "error", err)
 		}
 		failing = err != nil
 	}
@@ -117,7 +117,7 @@ func (h *Hub) send(ctx context.Context, changes map[uuid.UUID]Kind) error {
 	return nil
 }
 
-var errNotDelivered = errors.New("news: what was sent did not come back; a pooler in transaction mode passes no notifications")
+var errNotDelivered = errors.New("notify: no notification arrived on the LISTEN connection; a pooler in transaction mode delivers none")
 
 // listenLoop hears what other replicas tell, and connects again when the connection is lost.
 func (h *Hub) listenLoop(ctx context.Context) {
@@ -132,7 +132,7 @@ func (h *Hub) listenLoop(ctx context.Context) {
 		}
 		if !warned {
 			warned = true
-			h.options.Log.WarnContext(ctx, "not listening to other replicas; their news comes within seconds", "error", err)
+			h.options.Log.WarnContext(ctx, "LISTEN connection lost; changes on other replicas are polled every 5 s", "error", err)
 		}
 		if !sleep(ctx, jitter(pause)) {
 			return

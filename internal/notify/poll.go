@@ -33,7 +33,7 @@ func (h *Hub) poll(ctx context.Context) {
 			}
 			err := h.pollBatch(ctx, batch)
 			if err != nil && !failing && ctx.Err() == nil {
-				h.options.Log.WarnContext(ctx, "held polls cannot look for rows; they are told of what comes through this platform", "error", err)
+				h.options.Log.WarnContext(ctx, "polling the database for new inbox rows failed; held polls depend on notifications until it succeeds", "error", err)
 			}
 			failing = err != nil
 		}

@@ -157,7 +157,7 @@ func TestListen_ReportsAConnectionWithoutNotificationsOnce(t *testing.T) {
 	var log logBuffer
 	r := &fakeInbox{newest: map[uuid.UUID]int64{}}
 	h := start(t, pgtest.Empty(t), pool(t, pgtest.Empty(t)), r, &log)
-	const line = "not listening to other replicas"
+	const line = "LISTEN connection lost"
 	for begun := time.Now(); !strings.Contains(log.String(), line); time.Sleep(50 * time.Millisecond) {
 		if time.Since(begun) > testTimeout {
 			t.Fatal("nobody was told")

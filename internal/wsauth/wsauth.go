@@ -180,7 +180,7 @@ func (t *Tokens) Run(ctx context.Context) {
 		case id := <-t.touches:
 			touch, cancel := context.WithTimeout(ctx, touchTimeout)
 			if _, err := t.db.ExecContext(touch, sqlTouch, id); err != nil && ctx.Err() == nil {
-				t.log.WarnContext(ctx, "token use not noted", "token_id", id, "error", err)
+				t.log.WarnContext(ctx, "recording token use failed", "token_id", id, "error", err)
 			}
 			cancel()
 		}
