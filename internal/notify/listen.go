@@ -11,28 +11,27 @@ import (
 	"github.com/lib/pq"
 )
 
-// channel is the name under which the replicas of one database exchange news.
+// channel is the NOTIFY channel that the replicas of one database share.
 const channel = "molecule_news"
 
 const (
-	// sendDelay is how long news waits for more to be told together.
+	// sendDelay is how long a change waits for others to share its NOTIFY.
 	sendDelay = 2 * time.Millisecond
 
 	sendTimeout = 5 * time.Second
 
-	// The listening connection is tried again after reconnectMin at first, and then after twice
-	// as long each time.
+	// The LISTEN connection is reopened with exponential backoff between these bounds.
 	reconnectMin, reconnectMax = 250 * time.Millisecond, 30 * time.Second
 
-	// Every probeInterval the platform tells itself something. If it does not hear it within
-	// probeTimeout, the connection is dead, or it is one on which nothing is heard.
+	// Every probeInterval the hub notifies itself. If that does not arrive within probeTimeout, the
+	// connection is dead, or a pooler delivers no notifications on it.
 	probeInterval, probeTimeout = 30 * time.Second, 5 * time.Second
 
 	sqlNotify = `SELECT pg_notify($1, $2)`
 )
 
-// A payload is a version, who sends it, and for each workspace its id and the kinds of news.
-// PostgreSQL takes less than 8,000 bytes.
+// A payload is a version, the id of the hub that sends it, and an entry for each workspace: its id
+// and the kinds. PostgreSQL limits a payload to less than 8,000 bytes.
 const (
 	payloadVersion = '1'
 	idBytes        = 6
@@ -50,7 +49,7 @@ func newID() string {
 	return encoding.EncodeToString(b)
 }
 
-// formatPayloads puts news into as few payloads as it fits into; at least one.
+// formatPayloads formats changes as few payloads as possible, at least one.
 func formatPayloads(id string, changes map[uuid.UUID]Kind) []string {
 	var all []string
 	b, entries := append([]byte{payloadVersion}, id...), 0
@@ -64,8 +63,8 @@ func formatPayloads(id string, changes map[uuid.UUID]Kind) []string {
 	return append(all, string(b))
 }
 
-// parsePayload calls f for each workspace of a payload and returns who sent it; "" if it is not one
-// that this version understands.
+// parsePayload calls f for each workspace of a payload and returns the id of its sender, "" if the
+// format is not this version's.
 func parsePayload(payload string, f func(uuid.UUID, Kind)) string {
 	if len(payload) < headerChars || payload[0] != payloadVersion || (len(payload)-headerChars)%entryChars != 0 {
 		return ""
@@ -81,7 +80,7 @@ func parsePayload(payload string, f func(uuid.UUID, Kind)) string {
 	return payload[1:headerChars]
 }
 
-// sendLoop tells other replicas what was announced here.
+// sendLoop sends to other replicas what was published on this one.
 func (h *Hub) sendLoop(ctx context.Context) {
 	failing := false
 	for {
@@ -105,7 +104,7 @@ func (h *Hub) sendLoop(ctx context.Context) {
 	}
 }
 
-// send sends news; without any it sends a payload that only says who it is from.
+// send sends changes; without any it sends a payload that has the sender's id only.
 func (h *Hub) send(ctx context.Context, changes map[uuid.UUID]Kind) error {
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
@@ -119,7 +118,8 @@ func (h *Hub) send(ctx context.Context, changes map[uuid.UUID]Kind) error {
 
 var errNotDelivered = errors.New("notify: no notification arrived on the LISTEN connection; a pooler in transaction mode delivers none")
 
-// listenLoop hears what other replicas tell, and connects again when the connection is lost.
+// listenLoop keeps a LISTEN connection open, and reconnects when it is lost. It logs the first
+// failure of a series only.
 func (h *Hub) listenLoop(ctx context.Context) {
 	pause, warned := reconnectMin, false
 	for {
@@ -141,10 +141,11 @@ func (h *Hub) listenLoop(ctx context.Context) {
 	}
 }
 
-// listen listens on one connection until it is lost, and reports whether anything was heard on it.
+// listen listens on one connection until it is lost, and reports whether it delivered a
+// notification.
 //
-// pq.Listener would connect again by itself; but nothing can stop it while it connects or sleeps,
-// and it cannot tell a connection on which nothing comes from one on which nothing happens.
+// pq.Listener reconnects by itself, but cannot be stopped while it connects or sleeps, and does not
+// detect a connection that delivers no notifications.
 func (h *Hub) listen(ctx context.Context) (delivered bool, err error) {
 	notifications := make(chan *pq.Notification, 32)
 	conn, err := pq.NewListenerConn(h.options.DSN, notifications)
@@ -158,7 +159,7 @@ func (h *Hub) listen(ctx context.Context) (delivered bool, err error) {
 	}()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	// A server that says nothing more must not keep it either.
+	// A server that does not answer LISTEN must not block Run.
 	listenDeadline := time.AfterFunc(probeTimeout, func() { _ = conn.Close() })
 	_, err = conn.Listen(channel)
 	listenDeadline.Stop()
@@ -181,7 +182,7 @@ func (h *Hub) listen(ctx context.Context) (delivered bool, err error) {
 			}
 		case <-probe.C:
 			probe.Reset(jitter(probeInterval))
-			if h.send(ctx, nil) == nil { // else it proves nothing
+			if h.send(ctx, nil) == nil { // a probe that was not sent proves nothing
 				probeDeadline.Reset(probeTimeout)
 			}
 		case <-probeDeadline.C:
@@ -190,8 +191,8 @@ func (h *Hub) listen(ctx context.Context) (delivered bool, err error) {
 	}
 }
 
-// receive wakes whom a notification concerns, and reports whether it is one that this platform
-// sent: those it has acted upon already.
+// receive wakes the subscriptions that a notification names, and reports whether this hub sent it:
+// Publish has woken its subscriptions already.
 func (h *Hub) receive(notification *pq.Notification) (own bool) {
 	if notification == nil || notification.Channel != channel {
 		return false

@@ -1,16 +1,16 @@
-// Package notify wakes those who wait for something to happen in a workspace: polls that are held
-// until there is a row, and streams of events.
+// Package notify wakes held polls and event streams when something changes in their workspace.
 //
-// Wake says only that it is worth looking. It carries nothing, so nothing is lost with it: who is
-// woken reads the database, and so does, every few seconds, who is not. Within the platform news
-// arrives at once. Other replicas are told through PostgreSQL's NOTIFY, from a connection of its
-// own and after the commit: within the writing transaction it would take a lock that all of the
-// database waits for (measured: 9,700 transactions a second become 3,000). If that connection is
-// down, or a pooler stands in between that passes no notifications, everything works, a few
-// seconds later.
+// A notification is a hint without contents: it names a workspace and the kinds of change. A
+// subscriber that is woken reads the database, and the hub polls the database every few seconds
+// besides, so a lost notification delays a subscriber and loses nothing.
 //
-// A waiter costs a few hundred bytes, and neither a goroutine nor a connection. Close ends all
-// waits at once.
+// Within one replica a subscriber is woken at once. Other replicas are notified through
+// PostgreSQL's LISTEN and NOTIFY. NOTIFY is sent on a connection of its own after the commit: in
+// the writing transaction it would take a lock that serializes all commits of the database
+// (measured: 9,700 transactions a second become 3,000). If the LISTEN connection is down, or a
+// pooler in transaction mode delivers no notifications, changes are seen by polling.
+//
+// A subscription costs a few hundred bytes, no goroutine and no connection. Close ends all of them.
 package notify
 
 import (
@@ -25,56 +25,55 @@ import (
 	"github.com/google/uuid"
 )
 
-// Kind says what it is worth looking at. Kinds can be combined.
+// Kind is a set of kinds of change.
 type Kind uint8
 
-// The kinds of news.
+// The kinds of change.
 const (
 	Rows     Kind = 1 << iota // the inbox has new rows
-	Receipts                  // files were fetched, acknowledged, or have expired
+	Receipts                  // files were fetched or acknowledged, or have expired
 	Access                    // a token was revoked, or the workspace removed
 
 	allKinds = Rows | Receipts | Access
 )
 
-// Interval is the longest that a waiter goes without looking, whatever becomes of the news.
+// Interval is the longest time until a change is seen if its notification is lost.
 const Interval = 5 * time.Second
 
-// Options are what a Hub needs to reach other replicas and to notice what they did. Without DB
-// it knows of this platform only.
+// Options configure a Hub. Without DB it serves this replica only.
 type Options struct {
-	// Newest returns for each workspace a number that grows with each row of its inbox; a
-	// workspace without any may be left out.
+	// Newest returns the number of the newest inbox row of each workspace; numbers grow with each
+	// row. A workspace without rows may be missing. The hub polls it.
 	Newest func(ctx context.Context, workspaces []uuid.UUID) (map[uuid.UUID]int64, error)
 
-	DB  *sql.DB // to send from; one connection is enough
-	DSN string  // to listen with
+	DB  *sql.DB // for NOTIFY; one connection is enough
+	DSN string  // for LISTEN
 	Log *slog.Logger
 }
 
-// Hub knows who waits. It is safe for concurrent use. A nil *Hub takes announcements and does
-// nothing with them.
+// Hub holds the subscriptions of one replica. It is safe for concurrent use. Publish on a nil *Hub
+// does nothing.
 type Hub struct {
 	options   Options
-	id        string // by which it knows its own notifications
+	id        string // identifies this hub's own notifications
 	closed    chan struct{}
-	sendReady chan struct{} // untold is not empty
+	sendReady chan struct{} // signals that unsent is not empty
 
 	mu            sync.Mutex
 	watches       map[uuid.UUID]*watch
 	subscriptions int
-	unsent        map[uuid.UUID]Kind // what other replicas have not been told yet
+	unsent        map[uuid.UUID]Kind // published here, not sent to other replicas yet
 }
 
-// A watch is a workspace that is waited for.
+// A watch is a workspace that has subscriptions, or had some lately.
 type watch struct {
 	subscriptions []*Subscription
-	newest        int64 // of its rows, when the hub last looked
-	polled        bool  // the hub has looked
-	idle          bool  // nobody waited when the hub last looked
+	newest        int64 // the number of its newest row at the last poll
+	polled        bool  // newest is set
+	idle          bool  // there was no subscription at the last poll
 }
 
-// New returns a hub. It does nothing by itself until Run.
+// New returns a hub. Polling and the exchange with other replicas start with Run.
 func New(o Options) *Hub {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -85,8 +84,8 @@ func New(o Options) *Hub {
 	}
 }
 
-// Run looks for what the news missed, and exchanges news with other replicas, until ctx is done.
-// It does not end when the database is away.
+// Run polls for changes without a notification, and exchanges notifications with other replicas,
+// until ctx is done. It keeps retrying while the database is unavailable.
 func (h *Hub) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	if h.options.Newest != nil {
@@ -99,7 +98,7 @@ func (h *Hub) Run(ctx context.Context) {
 	wg.Wait()
 }
 
-// Close ends all waits, those to come too.
+// Close ends all subscriptions, present and future: it closes Done.
 func (h *Hub) Close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -113,18 +112,19 @@ func (h *Hub) Close() {
 // Done is closed by Close.
 func (h *Hub) Done() <-chan struct{} { return h.closed }
 
-// Subscriptions returns how many wait.
+// Subscriptions returns how many subscriptions are open.
 func (h *Hub) Subscriptions() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.subscriptions
 }
 
-// maxUnsent bounds what waits to be told to other replicas. Beyond, they have to look.
+// maxUnsent bounds the workspaces that wait to be sent. Changes beyond it reach other replicas by
+// polling.
 const maxUnsent = 20_000
 
-// Publish says that there is news of these kinds in the workspace. Call it after the commit. It
-// never waits.
+// Publish wakes the subscriptions to these kinds of the workspace, here and on other replicas. Call
+// it after the commit. It does not block.
 func (h *Hub) Publish(workspace uuid.UUID, kinds Kind) {
 	if h == nil {
 		return
@@ -144,82 +144,83 @@ func (h *Hub) Publish(workspace uuid.UUID, kinds Kind) {
 	}
 }
 
-// wake wakes the waiters of this platform. h.mu is held.
+// wake wakes the subscriptions of this replica. The caller holds h.mu.
 func (h *Hub) wake(workspace uuid.UUID, kinds Kind) {
-	if p := h.watches[workspace]; p != nil {
-		for _, w := range p.subscriptions {
-			w.wake(kinds)
+	if w := h.watches[workspace]; w != nil {
+		for _, s := range w.subscriptions {
+			s.wake(kinds)
 		}
 	}
 }
 
-// Subscription waits for news of a workspace.
+// Subscription is woken by changes in a workspace.
 type Subscription struct {
 	hub       *Hub
 	workspace uuid.UUID
 	kinds     Kind
-	pending   atomic.Uint32 // the kinds that came and were not taken
-	wakeups   chan struct{} // of one element, so that news that nobody has taken is one piece of news
+	pending   atomic.Uint32 // kinds published since the last Take
+	wakeups   chan struct{} // capacity 1: several changes before a Take are one wake-up
 }
 
-// Subscribe returns a waiter for news of these kinds. Wait first and look then, so that nothing falls
-// between; and Close it when done.
+// Subscribe returns a subscription to these kinds of change. Subscribe before reading the database:
+// a change between the read and Subscribe would be missed until the next poll. The caller closes
+// the subscription.
 func (h *Hub) Subscribe(workspace uuid.UUID, kinds Kind) *Subscription {
-	w := &Subscription{hub: h, workspace: workspace, kinds: kinds, wakeups: make(chan struct{}, 1)}
+	s := &Subscription{hub: h, workspace: workspace, kinds: kinds, wakeups: make(chan struct{}, 1)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	p := h.watches[workspace]
-	if p == nil {
-		p = &watch{}
-		h.watches[workspace] = p
+	w := h.watches[workspace]
+	if w == nil {
+		w = &watch{}
+		h.watches[workspace] = w
 	}
-	p.subscriptions, p.idle = append(p.subscriptions, w), false
+	w.subscriptions, w.idle = append(w.subscriptions, s), false
 	h.subscriptions++
-	return w
+	return s
 }
 
-// Wake receives when there is news; Take tells of which kinds.
-func (w *Subscription) Wake() <-chan struct{} { return w.wakeups }
+// Wake returns the channel that receives when there was a change; Take returns its kinds.
+func (s *Subscription) Wake() <-chan struct{} { return s.wakeups }
 
-// Take returns the kinds of the news that came since the last call.
-func (w *Subscription) Take() Kind { return Kind(w.pending.Swap(0)) }
+// Take returns the kinds of the changes since the last call.
+func (s *Subscription) Take() Kind { return Kind(s.pending.Swap(0)) }
 
-// wake never waits.
-func (w *Subscription) wake(kinds Kind) {
-	if kinds &= w.kinds; kinds == 0 {
+// wake does not block.
+func (s *Subscription) wake(kinds Kind) {
+	if kinds &= s.kinds; kinds == 0 {
 		return
 	}
-	w.pending.Or(uint32(kinds))
+	s.pending.Or(uint32(kinds))
 	select {
-	case w.wakeups <- struct{}{}:
+	case s.wakeups <- struct{}{}:
 	default:
 	}
 }
 
-// Close ends the waiting.
-func (w *Subscription) Close() {
-	h := w.hub
+// Close removes the subscription from its hub.
+func (s *Subscription) Close() {
+	h := s.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	p := h.watches[w.workspace]
-	for i, other := range p.subscriptions {
-		if other != w {
+	w := h.watches[s.workspace]
+	for i, other := range w.subscriptions {
+		if other != s {
 			continue
 		}
-		last := len(p.subscriptions) - 1
-		p.subscriptions[i], p.subscriptions[last] = p.subscriptions[last], nil
-		p.subscriptions = p.subscriptions[:last]
+		last := len(w.subscriptions) - 1
+		w.subscriptions[i], w.subscriptions[last] = w.subscriptions[last], nil
+		w.subscriptions = w.subscriptions[:last]
 		h.subscriptions--
 		break
 	}
-	// What the hub knows of the workspace stays for a while: the next poll comes soon.
-	if len(p.subscriptions) == 0 && !p.polled {
-		delete(h.watches, w.workspace)
+	// A watch that was polled stays for a while: a client's next poll follows soon, and a new watch
+	// would wake it once without a change.
+	if len(w.subscriptions) == 0 && !w.polled {
+		delete(h.watches, s.workspace)
 	}
 }
 
-// jitter keeps those who began together from looking together for ever: between four fifths of d
-// and d.
+// jitter returns a duration between 0.8 d and d, so that loops that started together drift apart.
 func jitter(d time.Duration) time.Duration {
 	return d - time.Duration(rand.Float64()*0.2*float64(d))
 }

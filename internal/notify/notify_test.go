@@ -11,24 +11,24 @@ import (
 	"github.com/google/uuid"
 )
 
-// pending reports whether there is news, and takes it.
-func takeKinds(w *Subscription) Kind {
+// takeKinds returns the kinds of the changes since the last call, 0 without a wake-up.
+func takeKinds(s *Subscription) Kind {
 	select {
-	case <-w.Wake():
-		return w.Take()
+	case <-s.Wake():
+		return s.Take()
 	default:
 		return 0
 	}
 }
 
-// watches returns of how many workspaces the hub knows something.
+// watchCount returns how many workspaces the hub watches.
 func watchCount(h *Hub) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.watches)
 }
 
-// Planted: wake without looking at the kinds; all waiters of all workspaces woken.
+// Planted: wake ignores the kinds; wakes the subscriptions of all workspaces.
 func TestHub_WakesMatchingSubscriptions(t *testing.T) {
 	t.Parallel()
 	h := New(Options{})
@@ -36,24 +36,24 @@ func TestHub_WakesMatchingSubscriptions(t *testing.T) {
 	rows, both, elsewhere := h.Subscribe(here, Rows), h.Subscribe(here, Rows|Receipts), h.Subscribe(there, allKinds)
 	h.Publish(here, Receipts)
 	if takeKinds(rows) != 0 || takeKinds(both) != Receipts || takeKinds(elsewhere) != 0 {
-		t.Error("receipts: the wrong ones were woken")
+		t.Error("receipts: the wrong subscriptions were woken")
 	}
 	h.Publish(here, Rows)
 	h.Publish(here, Receipts)
 	h.Publish(here, Rows)
 	if takeKinds(rows) != Rows || takeKinds(both) != Rows|Receipts || takeKinds(elsewhere) != 0 {
-		t.Error("rows and receipts: the wrong ones were woken")
+		t.Error("rows and receipts: the wrong subscriptions were woken")
 	}
 	if takeKinds(rows) != 0 || takeKinds(both) != 0 {
-		t.Error("the same news came twice")
+		t.Error("a change woke a subscription twice")
 	}
-	h.Publish(uuid.New(), allKinds) // nobody is there
+	h.Publish(uuid.New(), allKinds) // no subscriptions
 	for _, w := range []*Subscription{rows, both, elsewhere} {
 		w.Close()
 	}
 	h.Publish(here, Rows)
 	if takeKinds(rows) != 0 || h.Subscriptions() != 0 || watchCount(h) != 0 {
-		t.Errorf("%d wait at %d places after all have left", h.Subscriptions(), watchCount(h))
+		t.Errorf("%d subscriptions and %d watches after all were closed", h.Subscriptions(), watchCount(h))
 	}
 }
 
@@ -72,19 +72,19 @@ func TestHub_CloseEndsAllSubscriptions(t *testing.T) {
 		})
 	}
 	h.Close()
-	h.Close() // again is nothing
+	h.Close() // a second Close does nothing
 	wg.Wait()
 	if h.Subscriptions() != 0 {
-		t.Errorf("%d still wait", h.Subscriptions())
+		t.Errorf("%d subscriptions are left", h.Subscriptions())
 	}
 	select {
 	case <-h.Done():
 	default:
-		t.Error("a wait to come would not end")
+		t.Error("Done is not closed for later subscriptions")
 	}
 }
 
-// A handler without a hub, as in tests, announces to nobody.
+// Handlers in tests have no hub.
 func TestHub_NilIgnoresPublish(t *testing.T) {
 	t.Parallel()
 	(*Hub)(nil).Publish(uuid.New(), Rows)
@@ -117,7 +117,7 @@ func TestFormatPayloads_CarryAllEntriesWithinTheLimit(t *testing.T) {
 	}
 }
 
-// Whoever may connect to the database may write to the channel.
+// Any client of the database may write to the channel.
 func TestParsePayload_IgnoresUnknownFormats(t *testing.T) {
 	t.Parallel()
 	good := formatPayloads("AAAAAAAA", map[uuid.UUID]Kind{uuid.New(): Rows})[0]
@@ -129,7 +129,7 @@ func TestParsePayload_IgnoresUnknownFormats(t *testing.T) {
 	}
 }
 
-// fakeInbox is an inbox for the hub: a number for each workspace, and a count of the questions.
+// fakeInbox has a newest row number for each workspace, and counts the queries.
 type fakeInbox struct {
 	mu      sync.Mutex
 	newest  map[uuid.UUID]int64
@@ -155,7 +155,7 @@ func (r *fakeInbox) add(id uuid.UUID) {
 	r.newest[id]++
 }
 
-// count returns the number of questions since it was last called.
+// count returns the number of queries since the last call.
 func (r *fakeInbox) count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -164,9 +164,9 @@ func (r *fakeInbox) count() int {
 	return n
 }
 
-// A row that nobody announced is noticed within Interval, whenever it comes; and 10,000 who wait
-// cost a few queries, and are not woken for nothing. Planted: no look at all; a place forgotten as
-// soon as it is empty, so that each poll is woken once for nothing.
+// A row without a notification wakes its subscriber within Interval. 10,000 subscriptions cost a few
+// queries, and are not woken without a change. Planted: no polling; a watch dropped as soon as it is
+// empty, so that each new subscription is woken once without a change.
 func TestHub_PollFindsUnpublishedRows(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -190,9 +190,9 @@ func TestHub_PollFindsUnpublishedRows(t *testing.T) {
 			return n
 		}
 		if n := woken(); n != waiting {
-			t.Errorf("%d of %d were looked after in the beginning", n, waiting)
+			t.Errorf("%d of %d were woken by the first poll", n, waiting)
 		}
-		// As polls do: they come back as soon as they were answered.
+		// Clients poll again as soon as they are answered.
 		for i, w := range waiters {
 			w.Close()
 			waiters[i] = h.Subscribe(w.workspace, Rows)
@@ -200,7 +200,7 @@ func TestHub_PollFindsUnpublishedRows(t *testing.T) {
 		r.count()
 		time.Sleep(time.Minute)
 		if n, queries := woken(), r.count(); n != 0 || queries > 2*(waiting/pollBatchSize)*int(time.Minute/Interval)*5/4 {
-			t.Errorf("%d were woken for nothing, %d queries in a minute", n, queries)
+			t.Errorf("%d were woken without a change, %d queries in a minute", n, queries)
 		}
 		for i := range 100 {
 			w := waiters[i*97]
@@ -208,7 +208,7 @@ func TestHub_PollFindsUnpublishedRows(t *testing.T) {
 			start := time.Now()
 			<-w.Wake()
 			if took := time.Since(start); took > Interval {
-				t.Errorf("noticed after %v", took)
+				t.Errorf("woken after %v", took)
 			}
 			time.Sleep(time.Duration(i) * 37 * time.Millisecond)
 		}
@@ -217,7 +217,7 @@ func TestHub_PollFindsUnpublishedRows(t *testing.T) {
 		}
 		time.Sleep(4 * Interval)
 		if watchCount(h) != 0 {
-			t.Errorf("%d places are remembered though nobody waits", watchCount(h))
+			t.Errorf("%d watches are left without a subscription", watchCount(h))
 		}
 		stop()
 		<-ended

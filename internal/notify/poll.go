@@ -8,21 +8,21 @@ import (
 )
 
 const (
-	// pollBatchSize is how many workspaces one query is about. Between two there is a pause, so that
-	// those who are woken do not all read at once.
+	// pollBatchSize is how many workspaces one query covers. Queries are spread over the interval,
+	// so that the subscribers they wake do not all read at once.
 	pollBatchSize = 500
 
 	pollTimeout = 4 * time.Second
 )
 
-// poll wakes those whose workspace has rows that they were not told of. One query is about many
-// workspaces: if 10,000 polls each looked by themselves, that would be 2,000 queries a second for
-// nothing.
+// poll wakes the subscribers of workspaces with new rows that no notification reported. One query
+// covers many workspaces: 10,000 held polls that each queried every 5 s would be 2,000 queries a
+// second.
 func (h *Hub) poll(ctx context.Context) {
 	failing := false
 	for {
 		batches := h.pollBatches()
-		// Half the interval: who comes right after a round began is in the next one.
+		// Half the interval: a subscription that misses one round is in the next.
 		pause := jitter(Interval/2) / time.Duration(max(len(batches), 1))
 		if len(batches) == 0 && !sleep(ctx, pause) {
 			return
@@ -40,18 +40,18 @@ func (h *Hub) poll(ctx context.Context) {
 	}
 }
 
-// pollBatches returns the workspaces whose rows are waited for, and forgets those that nobody has
-// waited for since it was last called.
+// pollBatches returns the workspaces that have subscriptions, in batches, and drops the watches that
+// had none at two calls in a row.
 func (h *Hub) pollBatches() [][]uuid.UUID {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var batches [][]uuid.UUID
-	for id, p := range h.watches {
-		if len(p.subscriptions) == 0 {
-			if p.idle {
+	for id, w := range h.watches {
+		if len(w.subscriptions) == 0 {
+			if w.idle {
 				delete(h.watches, id)
 			}
-			p.idle = true
+			w.idle = true
 			continue
 		}
 		if n := len(batches); n == 0 || len(batches[n-1]) == pollBatchSize {
@@ -62,9 +62,10 @@ func (h *Hub) pollBatches() [][]uuid.UUID {
 	return batches
 }
 
-// pollBatch wakes the waiters of those workspaces whose number has changed. Also of those it sees
-// for the first time, for it cannot know what they have seen. A number that is older than a
-// waiter does no harm: what came before the waiter looked costs it one look for nothing.
+// pollBatch wakes the subscribers of the workspaces whose newest row has changed since the last
+// poll, and of those that are polled for the first time, because the hub does not know which rows
+// their subscribers have read. A subscriber may be woken for a row that it has read already; it then
+// reads once without a result.
 func (h *Hub) pollBatch(ctx context.Context, workspaces []uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
@@ -75,14 +76,14 @@ func (h *Hub) pollBatch(ctx context.Context, workspaces []uuid.UUID) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, id := range workspaces {
-		p := h.watches[id]
-		if p == nil {
+		w := h.watches[id]
+		if w == nil {
 			continue
 		}
-		if !p.polled || p.newest != newest[id] {
+		if !w.polled || w.newest != newest[id] {
 			h.wake(id, Rows)
 		}
-		p.polled, p.newest = true, newest[id]
+		w.polled, w.newest = true, newest[id]
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 )
 
-// testTimeout is how long a test waits for what must come.
+// testTimeout bounds every wait of a test.
 const testTimeout = 20 * time.Second
 
 // start runs a hub that sends to db and listens with dsn, until the test ends.
@@ -43,7 +43,7 @@ func pool(t *testing.T, dsn string) *sql.DB {
 	return db
 }
 
-// replicas are two hubs on one database; they hear each other.
+// replicas are two hubs on one database that receive each other's notifications.
 func replicas(t *testing.T) (a, b *Hub, db *sql.DB) {
 	dsn := pgtest.New(t)
 	db = pgtest.Open(t, dsn)
@@ -54,26 +54,27 @@ func replicas(t *testing.T) (a, b *Hub, db *sql.DB) {
 	return a, b, db
 }
 
-// waitDelivered waits until b hears what a tells. Receipts, for the hubs notice rows by looking.
+// waitDelivered waits until b receives what a publishes. It uses Receipts, because rows are found by
+// polling too.
 func waitDelivered(t *testing.T, a, b *Hub) {
 	t.Helper()
 	workspace := uuid.New()
 	w := b.Subscribe(workspace, Receipts)
 	defer w.Close()
-	over := time.After(testTimeout)
+	deadline := time.After(testTimeout)
 	for {
 		a.Publish(workspace, Receipts)
 		select {
 		case <-w.Wake():
 			return
 		case <-time.After(20 * time.Millisecond):
-		case <-over:
-			t.Fatal("the replicas do not hear each other")
+		case <-deadline:
+			t.Fatal("no notification arrived from the other replica")
 		}
 	}
 }
 
-// Planted: nothing sent; own notifications acted upon.
+// Planted: nothing sent; a hub wakes subscriptions for its own notifications.
 func TestReplicas_WakeEachOther(t *testing.T) {
 	t.Parallel()
 	a, b, _ := replicas(t)
@@ -86,32 +87,32 @@ func TestReplicas_WakeEachOther(t *testing.T) {
 		case <-there.Wake():
 			took = append(took, time.Since(begun))
 		case <-time.After(testTimeout):
-			t.Fatal("not told")
+			t.Fatal("not woken")
 		}
 		b.Publish(here.workspace, Receipts)
 		select {
 		case <-here.Wake():
 		case <-time.After(testTimeout):
-			t.Fatal("not told")
+			t.Fatal("not woken")
 		}
 	}
 	slices.Sort(took)
 	t.Logf("from replica to replica: p50 %v, max %v", took[len(took)/2], took[len(took)-1])
 	if median := took[len(took)/2]; median > time.Second {
-		t.Errorf("the news took %v", median)
+		t.Errorf("notifications took %v", median)
 	}
-	// What a replica announces it acts upon once, not again when it hears itself.
+	// A change wakes its own replica once, not again when the notification comes back.
 	own := a.Subscribe(uuid.New(), Receipts)
 	a.Publish(own.workspace, Receipts)
 	<-own.Wake()
 	waitDelivered(t, a, b)
-	waitDelivered(t, b, a) // notifications come in order, so by now it has heard itself
+	waitDelivered(t, b, a) // notifications arrive in order: the replica has received its own
 	if takeKinds(own) != 0 {
-		t.Error("a replica was woken by what it announced itself")
+		t.Error("a replica was woken by its own notification")
 	}
 }
 
-// More workspaces than go into one notification.
+// There are more workspaces than fit into one payload.
 func TestReplicas_SplitManyWorkspacesOverPayloads(t *testing.T) {
 	t.Parallel()
 	a, b, _ := replicas(t)
@@ -122,15 +123,15 @@ func TestReplicas_SplitManyWorkspacesOverPayloads(t *testing.T) {
 	for _, w := range waiters {
 		a.Publish(w.workspace, Access)
 	}
-	over := time.After(testTimeout)
+	deadline := time.After(testTimeout)
 	for i, w := range waiters {
 		select {
 		case <-w.Wake():
 			if kinds := w.Take(); kinds != Access {
 				t.Fatalf("workspace %d: kinds %d", i, kinds)
 			}
-		case <-over:
-			t.Fatalf("workspace %d was not told of", i)
+		case <-deadline:
+			t.Fatalf("workspace %d was not woken", i)
 		}
 	}
 }
@@ -150,8 +151,9 @@ func TestReplicas_ReconnectAfterConnectionLoss(t *testing.T) {
 	}
 }
 
-// Notifications go to listeners of the same database; so a hub that listens at another is like
-// one behind a pooler in transaction mode. Planted: a line at every attempt; no probe.
+// Notifications reach listeners of the same database only, so a hub that listens on another database
+// behaves like one behind a pooler in transaction mode. Planted: a log line at every attempt; no
+// probe.
 func TestListen_ReportsAConnectionWithoutNotificationsOnce(t *testing.T) {
 	t.Parallel()
 	var log logBuffer
@@ -160,7 +162,7 @@ func TestListen_ReportsAConnectionWithoutNotificationsOnce(t *testing.T) {
 	const line = "LISTEN connection lost"
 	for begun := time.Now(); !strings.Contains(log.String(), line); time.Sleep(50 * time.Millisecond) {
 		if time.Since(begun) > testTimeout {
-			t.Fatal("nobody was told")
+			t.Fatal("nothing was logged")
 		}
 	}
 	w := h.Subscribe(uuid.New(), Rows)
@@ -170,7 +172,7 @@ func TestListen_ReportsAConnectionWithoutNotificationsOnce(t *testing.T) {
 		begun := time.Now()
 		<-w.Wake()
 		if took := time.Since(begun); took > Interval+time.Second {
-			t.Errorf("a row was noticed after %v", took)
+			t.Errorf("a row was polled after %v", took)
 		}
 	}
 	h.Publish(w.workspace, Rows)
@@ -202,7 +204,7 @@ func TestRun_LeavesNoGoroutine(t *testing.T) {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	for range 200 { // on their way when it stops
+	for range 200 { // in flight when the hub stops
 		_ = other.send(ctx, nil)
 	}
 	stop()
