@@ -13,13 +13,15 @@ import (
 
 const (
 	// sqlReadHeaders leaves the bodies where they are, but for the small ones that tell of a file.
-	sqlReadHeaders = `SELECT seq, id, activity_type, source_id, method, created_at, ` +
-		`CASE WHEN activity_type = '` + TypeA2AReceive + `' AND method = '` + MethodChatUpload + `' THEN request_body END ` +
-		`FROM activity_logs WHERE workspace_id = $1 AND seq > $2 ORDER BY seq LIMIT $3`
+	sqlReadHeaders = `
+SELECT seq, id, activity_type, source_id, method, created_at,
+    CASE WHEN activity_type = 'a2a_receive' AND method = 'chat_upload_receive' THEN request_body END
+FROM activity_logs WHERE workspace_id = $1 AND seq > $2 ORDER BY seq LIMIT $3`
 
 	// sqlLastSeq tells how many rows a workspace has ever had, and whether the one after $2 is there.
-	sqlLastSeq = `SELECT last_seq, EXISTS (SELECT FROM activity_logs WHERE workspace_id = $1 AND seq = $2 + 1) ` +
-		`FROM activity_counters WHERE workspace_id = $1`
+	sqlLastSeq = `
+SELECT last_seq, EXISTS (SELECT FROM activity_logs WHERE workspace_id = $1 AND seq = $2 + 1)
+FROM activity_counters WHERE workspace_id = $1`
 
 	sqlNewestSeqs = `SELECT workspace_id, last_seq FROM activity_counters WHERE workspace_id = ANY($1)`
 )

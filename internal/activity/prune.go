@@ -12,22 +12,36 @@ const (
 	// pruneBatchRows bounds one batch.
 	pruneBatchRows = 1000
 
-	sqlNoteRead = `INSERT INTO activity_readers AS r (workspace_id, read_seq, noted_at) VALUES ($1, $2, now()) ` +
-		`ON CONFLICT (workspace_id) DO UPDATE SET read_seq = excluded.read_seq, noted_at = excluded.noted_at ` +
-		`WHERE r.read_seq < excluded.read_seq AND r.noted_at < now() - interval '1 minute'`
+	sqlNoteRead = `
+INSERT INTO activity_readers AS r (workspace_id, read_seq, noted_at) VALUES ($1, $2, now())
+ON CONFLICT (workspace_id) DO UPDATE SET read_seq = excluded.read_seq, noted_at = excluded.noted_at
+WHERE r.read_seq < excluded.read_seq AND r.noted_at < now() - interval '1 minute'`
 
-	// prunable are the rows that are old enough and read past, or so old that they go unread. The
-	// row up to which a workspace has read is its cursor, and stays. Each workspace has its own
-	// index range to look at.
-	prunable = `SELECT l.id FROM activity_counters c LEFT JOIN activity_readers r USING (workspace_id) CROSS JOIN LATERAL (
-    SELECT id FROM activity_logs WHERE workspace_id = c.workspace_id AND created_at < now() - $1 * interval '1 microsecond'
-    AND (seq < r.read_seq OR created_at < now() - $2 * interval '1 microsecond') ORDER BY created_at LIMIT $3
-) l LIMIT $3`
+	// sqlPrune deletes rows that are older than $1 and that their workspace has read past, and rows
+	// that are older than $2 too. The row that a workspace has read last is its cursor and stays. The
+	// lateral join reads one index range for each workspace.
+	sqlPrune = `
+DELETE FROM activity_logs WHERE id = ANY(ARRAY(
+    SELECT id FROM activity_logs WHERE id = ANY(ARRAY(
+        SELECT l.id FROM activity_counters c LEFT JOIN activity_readers r USING (workspace_id) CROSS JOIN LATERAL (
+            SELECT id FROM activity_logs
+            WHERE workspace_id = c.workspace_id AND created_at < now() - $1 * interval '1 microsecond'
+            AND (seq < r.read_seq OR created_at < now() - $2 * interval '1 microsecond')
+            ORDER BY created_at LIMIT $3
+        ) l LIMIT $3
+    )) FOR UPDATE SKIP LOCKED
+))`
 
-	sqlPrune = `DELETE FROM activity_logs WHERE id = ANY(ARRAY(` +
-		`SELECT id FROM activity_logs WHERE id = ANY(ARRAY(` + prunable + `)) FOR UPDATE SKIP LOCKED))`
-
-	sqlPrunable = `SELECT count(*) FROM (` + prunable + `) old`
+	// sqlPrunable counts the rows that sqlPrune would delete.
+	sqlPrunable = `
+SELECT count(*) FROM (
+    SELECT l.id FROM activity_counters c LEFT JOIN activity_readers r USING (workspace_id) CROSS JOIN LATERAL (
+        SELECT id FROM activity_logs
+        WHERE workspace_id = c.workspace_id AND created_at < now() - $1 * interval '1 microsecond'
+        AND (seq < r.read_seq OR created_at < now() - $2 * interval '1 microsecond')
+        ORDER BY created_at LIMIT $3
+    ) l LIMIT $3
+) old`
 )
 
 // noteRead notes that the workspace itself has read its inbox up to a row. Read asks for it

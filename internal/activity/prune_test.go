@@ -24,19 +24,32 @@ const (
 		`FROM activity_logs l LEFT JOIN activity_counters c USING (workspace_id) LEFT JOIN activity_readers r USING (workspace_id) ` +
 		`WHERE l.id = $1 AND l.workspace_id = $2`
 
-	noteRead = `INSERT INTO activity_readers AS r (workspace_id, read_seq, noted_at) VALUES ($1, $2, now()) ` +
-		`ON CONFLICT (workspace_id) DO UPDATE SET read_seq = excluded.read_seq, noted_at = excluded.noted_at ` +
-		`WHERE r.read_seq < excluded.read_seq AND r.noted_at < now() - interval '1 minute'`
+	noteRead = `
+INSERT INTO activity_readers AS r (workspace_id, read_seq, noted_at) VALUES ($1, $2, now())
+ON CONFLICT (workspace_id) DO UPDATE SET read_seq = excluded.read_seq, noted_at = excluded.noted_at
+WHERE r.read_seq < excluded.read_seq AND r.noted_at < now() - interval '1 minute'`
 
-	prunable = `SELECT l.id FROM activity_counters c LEFT JOIN activity_readers r USING (workspace_id) CROSS JOIN LATERAL (
-    SELECT id FROM activity_logs WHERE workspace_id = c.workspace_id AND created_at < now() - $1 * interval '1 microsecond'
-    AND (seq < r.read_seq OR created_at < now() - $2 * interval '1 microsecond') ORDER BY created_at LIMIT $3
-) l LIMIT $3`
+	prune = `
+DELETE FROM activity_logs WHERE id = ANY(ARRAY(
+    SELECT id FROM activity_logs WHERE id = ANY(ARRAY(
+        SELECT l.id FROM activity_counters c LEFT JOIN activity_readers r USING (workspace_id) CROSS JOIN LATERAL (
+            SELECT id FROM activity_logs
+            WHERE workspace_id = c.workspace_id AND created_at < now() - $1 * interval '1 microsecond'
+            AND (seq < r.read_seq OR created_at < now() - $2 * interval '1 microsecond')
+            ORDER BY created_at LIMIT $3
+        ) l LIMIT $3
+    )) FOR UPDATE SKIP LOCKED
+))`
 
-	prune = `DELETE FROM activity_logs WHERE id = ANY(ARRAY(` +
-		`SELECT id FROM activity_logs WHERE id = ANY(ARRAY(` + prunable + `)) FOR UPDATE SKIP LOCKED))`
-
-	countPrunable = `SELECT count(*) FROM (` + prunable + `) old`
+	countPrunable = `
+SELECT count(*) FROM (
+    SELECT l.id FROM activity_counters c LEFT JOIN activity_readers r USING (workspace_id) CROSS JOIN LATERAL (
+        SELECT id FROM activity_logs
+        WHERE workspace_id = c.workspace_id AND created_at < now() - $1 * interval '1 microsecond'
+        AND (seq < r.read_seq OR created_at < now() - $2 * interval '1 microsecond')
+        ORDER BY created_at LIMIT $3
+    ) l LIMIT $3
+) old`
 )
 
 const (

@@ -53,12 +53,12 @@ const (
 	sqlDue       = `coalesce(r.read_seq < l.seq AND r.noted_at < now() - interval '1 minute', true)`
 	sqlDueReader = `LEFT JOIN activity_readers r USING (workspace_id) `
 
-	rowColumns = `id, seq, workspace_id, activity_type, source_id, target_id, method, summary, ` +
-		`request_body, response_body, duration_ms, status, error_detail, created_at`
-
-	// sqlPage has two holes: the conditions, and the direction (twice). The inner query picks the
-	// rows, the window adds up the bytes of those before each, without reading a body.
-	sqlPage = `SELECT ` + rowColumns + ` FROM (
+	// sqlPage is a format of the conditions (%[1]s) and the direction (%[2]s). The inner query selects
+	// the rows, and the window function sums the bytes of the rows before each without reading a body.
+	sqlPage = `
+SELECT id, seq, workspace_id, activity_type, source_id, target_id, method, summary, request_body, response_body,
+    duration_ms, status, error_detail, created_at
+FROM (
     SELECT *, sum(body_bytes) OVER (ORDER BY seq %[2]s) - body_bytes AS bytes_before FROM (
         SELECT * FROM activity_logs WHERE %[1]s ORDER BY seq %[2]s LIMIT $2
     ) picked

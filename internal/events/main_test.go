@@ -30,8 +30,9 @@ func newFixture(t testing.TB) fixture {
 }
 
 const (
-	sqlStage = `INSERT INTO pending_uploads (workspace_id, content, size_bytes, filename, mimetype, sha256) ` +
-		`VALUES ($1, 'abc', 3, $2, 'text/plain', sha256('abc')) RETURNING file_id`
+	sqlStage = `
+INSERT INTO pending_uploads (workspace_id, content, size_bytes, filename, mimetype, sha256)
+VALUES ($1, 'abc', 3, $2, 'text/plain', sha256('abc')) RETURNING file_id`
 	sqlFetch  = `UPDATE pending_uploads SET fetched_at = now() WHERE file_id = $1 AND fetched_at IS NULL`
 	sqlAck    = `UPDATE pending_uploads SET acked_at = now() WHERE file_id = $1 AND acked_at IS NULL`
 	sqlDelete = `DELETE FROM pending_uploads WHERE file_id = $1`

@@ -12,14 +12,22 @@ import (
 
 const (
 	// sqlReadReceipts returns receipts after a number and, last and without a number, one that has none yet.
-	sqlReadReceipts = `(SELECT seq, kind, state, file_id, filename, size_bytes, at FROM receipts WHERE workspace_id = $1 AND seq > $2 ORDER BY seq LIMIT $3)
+	sqlReadReceipts = `
+(
+    SELECT seq, kind, state, file_id, filename, size_bytes, at FROM receipts
+    WHERE workspace_id = $1 AND seq > $2 ORDER BY seq LIMIT $3
+)
 UNION ALL
-(SELECT seq, kind, state, file_id, filename, size_bytes, at FROM receipts WHERE workspace_id = $1 AND seq IS NULL LIMIT 1)`
+(
+    SELECT seq, kind, state, file_id, filename, size_bytes, at FROM receipts
+    WHERE workspace_id = $1 AND seq IS NULL LIMIT 1
+)`
 
 	// sqlAssignNumbers numbers receipts in the order in which they were written. It locks them before the
 	// counter, and takes from the counter as many numbers as it has found without one when it has the
 	// locks: somebody else may be numbering the same. From the counter on commits are in order.
-	sqlAssignNumbers = `WITH unnumbered AS MATERIALIZED (
+	sqlAssignNumbers = `
+WITH unnumbered AS MATERIALIZED (
     SELECT id FROM receipts WHERE workspace_id = $1 AND seq IS NULL ORDER BY id LIMIT $2 FOR UPDATE
 ), numbered AS (
     SELECT id, row_number() OVER (ORDER BY id) AS n, count(*) OVER () AS total FROM unnumbered
@@ -32,12 +40,14 @@ UPDATE receipts r SET seq = counter.last_seq - numbered.total + numbered.n FROM 
 WHERE r.workspace_id = $1 AND r.seq IS NULL AND r.id = numbered.id`
 
 	// sqlLastReceipt tells how many receipts were numbered, and whether the one after $2 is there.
-	sqlLastReceipt = `SELECT last_seq, EXISTS (SELECT FROM receipts WHERE workspace_id = $1 AND seq = $2 + 1) ` +
-		`FROM receipt_counters WHERE workspace_id = $1`
+	sqlLastReceipt = `
+SELECT last_seq, EXISTS (SELECT FROM receipts WHERE workspace_id = $1 AND seq = $2 + 1)
+FROM receipt_counters WHERE workspace_id = $1`
 
 	// sqlPrune deletes old receipts. Those that were never numbered count as numbered, so that a
 	// reader who comes for them learns that they are gone.
-	sqlPrune = `WITH old AS MATERIALIZED (
+	sqlPrune = `
+WITH old AS MATERIALIZED (
     SELECT ctid FROM receipts WHERE at < now() - $1 * interval '1 microsecond' ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM receipts WHERE ctid = ANY (ARRAY(SELECT ctid FROM old)) RETURNING workspace_id, seq

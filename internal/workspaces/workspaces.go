@@ -76,30 +76,43 @@ func (w Workspace) DeliveryMode() Mode {
 }
 
 const (
-	columns = `id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), ` +
-		`coalesce(platform_inbound_secret, ''), last_heartbeat_at, created_at`
+	sqlGet = `
+SELECT id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesce(platform_inbound_secret, ''),
+    last_heartbeat_at, created_at
+FROM workspaces WHERE id = $1 AND status <> 'removed'`
 
-	sqlGet = `SELECT ` + columns + ` FROM workspaces WHERE id = $1 AND status <> 'removed'`
+	sqlLock = `
+SELECT id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesce(platform_inbound_secret, ''),
+    last_heartbeat_at, created_at
+FROM workspaces WHERE id = $1 FOR UPDATE`
 
-	sqlLock = `SELECT ` + columns + ` FROM workspaces WHERE id = $1 FOR UPDATE`
+	sqlList = `
+SELECT id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesce(platform_inbound_secret, ''),
+    last_heartbeat_at, created_at
+FROM workspaces WHERE status <> 'removed' ORDER BY created_at DESC, id DESC`
 
-	sqlList = `SELECT ` + columns + ` FROM workspaces WHERE status <> 'removed' ORDER BY created_at DESC, id DESC`
-
-	sqlCreate = `INSERT INTO workspaces (name, delivery_mode, url, platform_inbound_secret) ` +
-		`VALUES ($1, $2, nullif($3, ''), $4) RETURNING ` + columns
+	sqlCreate = `
+INSERT INTO workspaces (name, delivery_mode, url, platform_inbound_secret) VALUES ($1, $2, nullif($3, ''), $4)
+RETURNING id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesce(platform_inbound_secret, ''),
+    last_heartbeat_at, created_at`
 
 	sqlCreateWithID = `INSERT INTO workspaces (id, delivery_mode) VALUES ($1, 'push') ON CONFLICT (id) DO NOTHING`
 
-	sqlRegister = `UPDATE workspaces SET status = 'online', agent_card = $2, ` +
-		`delivery_mode = coalesce(nullif($3, ''), delivery_mode), url = coalesce(nullif($4, ''), url), ` +
-		`platform_inbound_secret = coalesce(platform_inbound_secret, $5) WHERE id = $1 RETURNING ` + columns
+	sqlRegister = `
+UPDATE workspaces SET status = 'online', agent_card = $2, delivery_mode = coalesce(nullif($3, ''), delivery_mode),
+    url = coalesce(nullif($4, ''), url), platform_inbound_secret = coalesce(platform_inbound_secret, $5)
+WHERE id = $1
+RETURNING id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesce(platform_inbound_secret, ''),
+    last_heartbeat_at, created_at`
 
-	sqlHeartbeat = `UPDATE workspaces SET status = 'online', last_heartbeat_at = now(), last_heartbeat = $2, ` +
-		`platform_inbound_secret = coalesce(platform_inbound_secret, $3) ` +
-		`WHERE id = $1 AND status <> 'removed' RETURNING platform_inbound_secret`
+	sqlHeartbeat = `
+UPDATE workspaces SET status = 'online', last_heartbeat_at = now(), last_heartbeat = $2,
+    platform_inbound_secret = coalesce(platform_inbound_secret, $3)
+WHERE id = $1 AND status <> 'removed' RETURNING platform_inbound_secret`
 
-	sqlEnsureSecret = `UPDATE workspaces SET platform_inbound_secret = coalesce(platform_inbound_secret, $2) ` +
-		`WHERE id = $1 AND status <> 'removed'`
+	sqlEnsureSecret = `
+UPDATE workspaces SET platform_inbound_secret = coalesce(platform_inbound_secret, $2)
+WHERE id = $1 AND status <> 'removed'`
 
 	sqlRemove = `UPDATE workspaces SET status = 'removed', removed_at = coalesce(removed_at, now()) WHERE id = $1`
 )

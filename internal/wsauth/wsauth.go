@@ -67,24 +67,30 @@ const (
 )
 
 const (
-	sqlInsert = `INSERT INTO workspace_tokens (workspace_id, token_hash, prefix) VALUES ($1, $2, $3) ` +
-		`RETURNING id, created_at`
+	sqlInsert = `
+INSERT INTO workspace_tokens (workspace_id, token_hash, prefix) VALUES ($1, $2, $3)
+RETURNING id, created_at`
 
-	sqlAuthenticate = `SELECT t.id, t.last_used_at IS NULL OR t.last_used_at < now() - interval '1 minute' ` +
-		`FROM workspace_tokens t JOIN workspaces w ON w.id = t.workspace_id ` +
-		`WHERE t.token_hash = $1 AND t.workspace_id = $2 AND t.revoked_at IS NULL AND w.status <> 'removed'`
+	sqlAuthenticate = `
+SELECT t.id, t.last_used_at IS NULL OR t.last_used_at < now() - interval '1 minute'
+FROM workspace_tokens t JOIN workspaces w ON w.id = t.workspace_id
+WHERE t.token_hash = $1 AND t.workspace_id = $2 AND t.revoked_at IS NULL AND w.status <> 'removed'`
 
-	sqlTouch = `UPDATE workspace_tokens SET last_used_at = now() ` +
-		`WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')`
+	sqlTouch = `
+UPDATE workspace_tokens SET last_used_at = now()
+WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')`
 
-	sqlHistory = `SELECT count(*) FILTER (WHERE revoked_at IS NULL), count(*) ` +
-		`FROM workspace_tokens WHERE workspace_id = $1`
+	sqlHistory = `
+SELECT count(*) FILTER (WHERE revoked_at IS NULL), count(*)
+FROM workspace_tokens WHERE workspace_id = $1`
 
-	sqlList = `SELECT id, prefix, created_at, last_used_at FROM workspace_tokens ` +
-		`WHERE workspace_id = $1 AND revoked_at IS NULL ORDER BY created_at, id`
+	sqlList = `
+SELECT id, prefix, created_at, last_used_at FROM workspace_tokens
+WHERE workspace_id = $1 AND revoked_at IS NULL ORDER BY created_at, id`
 
-	sqlRevoke = `UPDATE workspace_tokens SET revoked_at = now() ` +
-		`WHERE id = $1 AND workspace_id = $2 AND revoked_at IS NULL`
+	sqlRevoke = `
+UPDATE workspace_tokens SET revoked_at = now()
+WHERE id = $1 AND workspace_id = $2 AND revoked_at IS NULL`
 )
 
 // MaxTokens is how many live tokens a workspace may have.
