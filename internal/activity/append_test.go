@@ -80,7 +80,8 @@ func TestAppend_NumbersEachWorkspaceSeparately(t *testing.T) {
 	}
 }
 
-// The transaction that starts first commits last: its row is the later one by both measures.
+// The transaction that starts first commits last. Its row must be the later one by seq and by
+// created_at.
 func TestAppend_CreatedAtDoesNotRunAgainstSeq(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
@@ -132,7 +133,7 @@ func TestRecord_KeepsBodiesAsSent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			if !json.Valid([]byte(test.sent)) {
-				t.Fatal("the case is not JSON that the platform would accept")
+				t.Fatal("the case is not JSON that the platform accepts")
 			}
 			if test.kept == "" {
 				test.kept = test.sent
@@ -145,7 +146,7 @@ func TestRecord_KeepsBodiesAsSent(t *testing.T) {
 			if string(r.RequestBody) != test.kept || string(r.ResponseBody) != test.kept {
 				t.Errorf("kept %.80q and %.80q, want %.80q", r.RequestBody, r.ResponseBody, test.kept)
 			}
-			render(t, r) // what is kept must be renderable
+			render(t, r) // stored bodies must be marshallable
 		})
 	}
 }

@@ -13,9 +13,9 @@ import (
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 )
 
-// TestCursor_MissesNoRowUnderConcurrentWriters is the promise of the package: rows of
-// files and of messages, some commits delayed and some rolled back, and pollers that start
-// before the first row.
+// TestCursor_MissesNoRowUnderConcurrentWriters tests the promise of the package: concurrent rows of
+// files and messages, some commits delayed and some rolled back, and pollers that start before the
+// first row.
 func TestCursor_MissesNoRowUnderConcurrentWriters(t *testing.T) {
 	t.Parallel()
 	const rowsEach = 469
@@ -28,8 +28,8 @@ func TestCursor_MissesNoRowUnderConcurrentWriters(t *testing.T) {
 	}
 }
 
-// TestHarness_DetectsMissesOfANaiveCursor proves that the test above can fail: the same load
-// on the columns that one would rather use as a cursor.
+// TestHarness_DetectsMissesOfANaiveCursor proves that the test above can fail: the same load on a
+// cursor without a counter.
 func TestHarness_DetectsMissesOfANaiveCursor(t *testing.T) {
 	t.Parallel()
 	for _, cursor := range []string{"id", "created_at, id"} {
@@ -50,7 +50,7 @@ func TestHarness_DetectsMissesOfANaiveCursor(t *testing.T) {
 				missed += got.missed
 			}
 			if missed == 0 {
-				t.Error("the harness saw no row missed")
+				t.Error("the harness detected no missed row")
 			}
 		})
 	}
@@ -70,10 +70,10 @@ func (f inboxFeed) after(ctx context.Context, workspace uuid.UUID, last seen, li
 	return page, err
 }
 
-// naiveFeed has no counter: its cursor gets a value at some time before the commit.
+// naiveFeed has no counter: its cursor columns get their values some time before the commit.
 type naiveFeed struct {
 	db     *sql.DB
-	cursor string // columns, by which it is ordered too
+	cursor string // the columns of the cursor and of ORDER BY
 }
 
 func (f naiveFeed) Append(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, entries ...activity.Entry) error {
@@ -107,7 +107,7 @@ func (f naiveFeed) after(ctx context.Context, workspace uuid.UUID, last seen, li
 	return page, rows.Err()
 }
 
-// A tally is how what pollers saw compares with what writers wrote.
+// A tally compares what pollers saw with what writers wrote.
 type tally struct{ rows, polls, missed, twice, unwritten, disordered int }
 
 func (t *tally) add(o tally) {
@@ -124,9 +124,9 @@ func (t tally) String() string {
 		t.rows, t.polls, t.missed, t.twice, t.unwritten, t.disordered)
 }
 
-// compare counts. Out of order is a row whose seq is not above that of the row before it, or
-// whose time is below; a row that does not directly follow the one that its transaction
-// wrote before it; and a transaction that comes after one that began when it was visible.
+// compare counts. A row is out of order if its seq is not greater than that of the row before it, if
+// its time is earlier, or if it does not directly follow the row that its transaction wrote before it.
+// A transaction is out of order if it follows one that began after it was visible.
 func compare(commits []commit, rows []seen, polls int) tally {
 	t := tally{polls: polls}
 	position := map[string]int{}

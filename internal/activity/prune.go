@@ -44,28 +44,29 @@ SELECT count(*) FROM (
 ) old`
 )
 
-// noteRead notes that the workspace itself has read its inbox up to a row. Read asks for it
-// at most once a minute: retention counts in days, and a write for every poll would be for
-// nothing. So the note may be behind, and never ahead.
+// noteRead records that the workspace itself has read its inbox up to a row. Read calls it at most
+// once a minute, because retention counts in days and a write for every poll would cost more than it
+// brings. The record may be behind the workspace, and is never ahead of it.
 func (in *Inbox) noteRead(ctx context.Context, workspace uuid.UUID, seq int64) error {
 	if _, err := in.db.ExecContext(ctx, sqlNoteRead, workspace, seq); err != nil {
-		return fmt.Errorf("activity: note how far workspace %s has read: %w", workspace, err)
+		return fmt.Errorf("activity: record the read position of workspace %s: %w", workspace, err)
 	}
 	return nil
 }
 
-// Prune deletes one batch of rows that are older than retention and that their workspace has
-// read past, or that are older than limit too. It returns how many, and whether there may be more.
+// Prune deletes one batch of rows that are older than retention and that their workspace has read
+// past, or that are older than limit too. It returns the number of rows, and whether there may be
+// more.
 func (in *Inbox) Prune(ctx context.Context, retention, limit time.Duration) (int, bool, error) {
 	result, err := in.db.ExecContext(ctx, sqlPrune, retention.Microseconds(), limit.Microseconds(), pruneBatchRows)
 	if err != nil {
 		return 0, false, fmt.Errorf("activity: prune: %w", err)
 	}
-	n, _ := result.RowsAffected() // lib/pq always knows it
+	n, _ := result.RowsAffected() // lib/pq always returns it
 	return int(n), n == pruneBatchRows, nil
 }
 
-// Prunable tells how many rows Prune would delete now, all batches together.
+// Prunable returns how many rows Prune would delete now in all batches together.
 func (in *Inbox) Prunable(ctx context.Context, retention, limit time.Duration) (int, error) {
 	var n int
 	row := in.db.QueryRowContext(ctx, sqlPrunable, retention.Microseconds(), limit.Microseconds(), int64(1)<<40)

@@ -27,14 +27,14 @@ func TestRead_SelectsByEveryField(t *testing.T) {
 		activity.Entry{Summary: "sent file", Type: "a2a_send", Method: activity.MethodChatUpload, SourceID: validUUID(workspace), TargetID: validUUID(alice)},
 	)
 	record(t, in, uuid.New(), message("another workspace's"))
-	// The upload is five hours old, the next row four, and so on: long enough that it does not
-	// matter when a parallel test gets its turn.
+	// The upload is five hours old, the next row four, and so on, so that a slow parallel run does not
+	// change the result.
 	if _, err := db.ExecContext(t.Context(), "UPDATE activity_logs SET created_at = now() - (6 - seq) * interval '1 hour'"); err != nil {
 		t.Fatal(err)
 	}
 	rows := read(t, in, workspace, activity.Query{Oldest: true})
 	wantSummaries(t, rows, "upload", "canvas", "alice", "to bob", "sent file")
-	far := time.FixedZone("beyond what PostgreSQL takes for an offset", 23*60*60)
+	far := time.FixedZone("an offset that PostgreSQL refuses", 23*60*60)
 
 	for name, test := range map[string]struct {
 		query activity.Query
@@ -111,7 +111,7 @@ func TestRead_CursorGone(t *testing.T) {
 	}
 }
 
-// Rows that are pruned in between do not stop a reader whose own row is still there.
+// Pruned rows between the cursor and the next row do not stop a reader.
 func TestRead_ContinuesPastPrunedRows(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
@@ -141,7 +141,7 @@ func TestRead_BoundsTheBytesOfAPage(t *testing.T) {
 		record(t, in, workspace, e)
 		want = append(want, e.Summary)
 	}
-	// A row that begins within PageBytes is the page's last.
+	// The last row of a page is the one that exceeds PageBytes.
 	var got []string
 	var pages []int
 	q := activity.Query{Oldest: true}
@@ -184,8 +184,7 @@ func TestRead_ReturnsTimesInUTC(t *testing.T) {
 	}
 }
 
-// A reader is told that the database failed, not that its cursor is gone: it would throw the
-// cursor away.
+// A database failure must not look like a gone cursor: the reader would drop its cursor.
 func TestRead_FailureIsNotAGoneCursor(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
