@@ -16,25 +16,25 @@ import (
 	"github.com/molecule-ai/platform/internal/events"
 )
 
-// The load that a position must stand.
+// The load on a position.
 const (
 	writers     = 12
 	filesEach   = 60
-	readersEach = 3 // of each limit, numbering at the same time
+	readersEach = 3 // of each limit, which number receipts concurrently
 )
 
 var limits = []int{1, 7, 100}
 
-// step is what a reader must see of a file: its number is its place in the file's life.
+// step is an event of a file that every reader must see.
 type step struct {
 	file uuid.UUID
 	kind events.Kind
 }
 
-// TestPosition_MissesNothingUnderConcurrentWriters: files and messages, some changes committed late
-// and some rolled back, read by many who go on from every single position, written out and read
-// in again. Planted: numbers given out by a sequence when the change is made (see below); rows
-// read before receipts; the counter taken before the receipts are locked.
+// TestPosition_MissesNothingUnderConcurrentWriters writes files and messages concurrently, with some
+// changes committed late and some rolled back, while readers continue from every position after
+// formatting and parsing it. Planted: numbers from a sequence at the time of the change (see below);
+// rows read before receipts; the counter locked before the receipts.
 func TestPosition_MissesNothingUnderConcurrentWriters(t *testing.T) {
 	t.Parallel()
 	d := newFixture(t)
@@ -48,7 +48,7 @@ func TestPosition_MissesNothingUnderConcurrentWriters(t *testing.T) {
 }
 
 // TestHarness_DetectsMissesOfASequence proves that the test above can fail: the same load, but a
-// receipt has its number from a sequence when it is written.
+// receipt gets its number from a sequence when it is inserted.
 func TestHarness_DetectsMissesOfASequence(t *testing.T) {
 	t.Parallel()
 	d := newFixture(t)
@@ -61,11 +61,11 @@ func TestHarness_DetectsMissesOfASequence(t *testing.T) {
 		missed += s.missed
 	}
 	if missed == 0 {
-		t.Error("the harness saw no event missed")
+		t.Error("the harness detected no missed event")
 	}
 }
 
-// drive writes and reads at the same time, and returns what was written and what each saw.
+// drive writes and reads concurrently, and returns what was written and what each reader saw.
 func drive(t *testing.T, d fixture) (written map[step]bool, seen []*observation) {
 	workspace := uuid.New()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -102,7 +102,7 @@ func drive(t *testing.T, d fixture) (written map[step]bool, seen []*observation)
 	return written, seen
 }
 
-// write lives the lives of some files.
+// write takes filesEach files from staging to their end, one after the other.
 func write(ctx context.Context, t *testing.T, d fixture, workspace uuid.UUID, random *rand.Rand) (steps []step, err error) {
 	for range filesEach {
 		file := d.stage(t, workspace, "f")
@@ -131,8 +131,7 @@ func write(ctx context.Context, t *testing.T, d fixture, workspace uuid.UUID, ra
 	return steps, nil
 }
 
-// change changes a file; sometimes it takes long to commit, sometimes it does only at the second
-// try.
+// change changes a file. Some commits are delayed, and some follow a rolled-back attempt.
 func change(ctx context.Context, d fixture, random *rand.Rand, statement string, file uuid.UUID) error {
 	for again := true; again; {
 		again = random.IntN(10) == 0
@@ -168,8 +167,8 @@ type observation struct {
 	at map[step]int // when it was seen
 }
 
-// read reads until all is written and nothing more comes. Every event's position is one that it
-// goes on from: those in the middle of a page too.
+// read reads until the writers are done and there is nothing more. It continues from random positions
+// of a page, not only from the last.
 func (s *observation) read(ctx context.Context, d fixture, workspace uuid.UUID, limit int, done <-chan struct{}) error {
 	var p events.Position
 	for {
@@ -180,7 +179,7 @@ func (s *observation) read(ctx context.Context, d fixture, workspace uuid.UUID, 
 		default:
 		}
 		page, more, err := d.log.After(ctx, workspace, p, limit)
-		if errors.Is(err, events.ErrGone) { // with a fault planted: what it skipped is missed
+		if errors.Is(err, events.ErrGone) { // only with a planted fault; the rest counts as missed
 			return nil
 		}
 		if err != nil {
@@ -212,7 +211,7 @@ func (s *observation) read(ctx context.Context, d fixture, workspace uuid.UUID, 
 	}
 }
 
-// compare counts. Out of order is a step of a file's life that was seen before an earlier one.
+// compare counts. A step is out of order if it was seen before an earlier step of its file.
 func (s *observation) compare(written map[step]bool, who string) string {
 	for w := range written {
 		if _, ok := s.at[w]; !ok {

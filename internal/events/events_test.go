@@ -12,7 +12,7 @@ import (
 	"github.com/molecule-ai/platform/internal/events"
 )
 
-// describe says which events there are, in their order.
+// describe formats events in their order.
 func describe(list []events.Event) string {
 	var all []string
 	for _, e := range list {
@@ -21,8 +21,8 @@ func describe(list []events.Event) string {
 	return strings.ReplaceAll(strings.Join(all, ", "), "chat_upload_receive", "")
 }
 
-// Planted: rows told before receipts, whenever they were; files swept after their ack told as
-// expired; a late fetch told as what it is.
+// Planted: rows returned before receipts whatever their time; files swept after their ack returned as
+// expired; a late fetch with the state fetched.
 func TestAfter_ReturnsTheHistoryOfFiles(t *testing.T) {
 	t.Parallel()
 	d := newFixture(t)
@@ -32,13 +32,13 @@ func TestAfter_ReturnsTheHistoryOfFiles(t *testing.T) {
 	d.exec(t, sqlFetch, a)
 	d.message(t, workspace, "message/send")
 	d.exec(t, sqlAck, a)
-	d.exec(t, sqlAck, a)    // again is nothing
+	d.exec(t, sqlAck, a)    // a second ack makes no event
 	d.exec(t, sqlDelete, a) // swept
 	d.exec(t, `UPDATE pending_uploads SET expires_at = now() - interval '1 minute' WHERE file_id = $1`, b)
 	d.exec(t, sqlDelete, b)
 	c := d.stage(t, workspace, "c")
 	d.exec(t, sqlAck, c)
-	d.exec(t, sqlFetch, c) // noted late
+	d.exec(t, sqlFetch, c) // recorded late
 	d.exec(t, sqlDelete, c)
 	seen := d.all(t, workspace, events.Position{}, 100)
 	const want = "staged a, staged b, fetched a, message message/send, acked a, expired b, staged c, acked c, fetched c"
@@ -70,7 +70,7 @@ func TestAfter_ReturnsTheHistoryOfFiles(t *testing.T) {
 	}
 }
 
-// Whatever the clock says, a file is staged first. Planted: the order of time alone.
+// The staging of a file comes first, whatever the clock says. Planted: sorted by time only.
 func TestAfter_FileStartsWithItsStaging(t *testing.T) {
 	t.Parallel()
 	d := newFixture(t)
@@ -86,7 +86,7 @@ func TestAfter_FileStartsWithItsStaging(t *testing.T) {
 	}
 }
 
-// A rolled-back change has not happened.
+// A rolled-back change is no event.
 func TestAfter_OmitsRolledBackChanges(t *testing.T) {
 	t.Parallel()
 	d := newFixture(t)
@@ -111,13 +111,13 @@ func TestAfter_OmitsRolledBackChanges(t *testing.T) {
 	}
 }
 
-// Planted: Now without numbering what has none, so that it is told as new.
+// Planted: Now without numbering the receipts, which then come as new.
 func TestNow_IsAfterAllEvents(t *testing.T) {
 	t.Parallel()
 	d := newFixture(t)
 	workspace := uuid.New()
 	if p, err := d.log.Now(t.Context(), workspace); err != nil || p != (events.Position{}) {
-		t.Errorf("where nothing ever happened: %s, %v", p, err)
+		t.Errorf("without events: %s, %v", p, err)
 	}
 	a := d.stage(t, workspace, "a")
 	d.exec(t, sqlFetch, a)
@@ -126,7 +126,7 @@ func TestNow_IsAfterAllEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := d.all(t, workspace, p, 9); len(got) != 0 {
-		t.Errorf("old events are new: %s", describe(got))
+		t.Errorf("old events after Now: %s", describe(got))
 	}
 	d.exec(t, sqlAck, a)
 	if got := describe(d.all(t, workspace, p, 9)); got != "acked a" {
@@ -134,8 +134,8 @@ func TestNow_IsAfterAllEvents(t *testing.T) {
 	}
 }
 
-// Who cannot go on without missing something is told so, and nobody else. Planted: receipts
-// that were never numbered pruned without counting them; no check of the next number.
+// Check returns ErrGone exactly for the positions that would miss events. Planted: unnumbered receipts
+// pruned without counting them; no check of the next number.
 func TestCheck_ReportsPrunedEvents(t *testing.T) {
 	t.Parallel()
 	d := newFixture(t)
@@ -157,7 +157,7 @@ func TestCheck_ReportsPrunedEvents(t *testing.T) {
 	for _, f := range files[:2] {
 		d.exec(t, sqlAck, f)
 	}
-	for i := range 3 { // by the way it numbers them
+	for i := range 3 { // Check numbers the receipts too
 		check("two acks", events.Position{Row: 4, Receipt: int64(i)}, i > 2)
 		check("four rows", events.Position{Row: int64(i)}, false)
 	}

@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// fixture is where a test does what happens to files and messages, without a platform.
+// fixture changes files and messages in the database, without a platform.
 type fixture struct {
 	db    *sql.DB
 	inbox *activity.Inbox

@@ -9,8 +9,8 @@ import (
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 )
 
-// What runs for every stream every few seconds, and at every change, reads by index, also in a
-// large table. Planted: no unique (workspace_id, seq).
+// The statements that run for every stream every few seconds and at every change must read a large
+// table by index. Planted: no unique (workspace_id, seq).
 func TestStatements_ReadByIndex(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Open(t, pgtest.New(t))

@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	// sqlReadReceipts returns receipts after a number and, last and without a number, one that has none yet.
+	// sqlReadReceipts returns the receipts after a number and, as the last row, one unnumbered receipt if
+	// there is any.
 	sqlReadReceipts = `
 (
     SELECT seq, kind, state, file_id, filename, size_bytes, at FROM receipts
@@ -23,9 +24,9 @@ UNION ALL
     WHERE workspace_id = $1 AND seq IS NULL LIMIT 1
 )`
 
-	// sqlAssignNumbers numbers receipts in the order in which they were written. It locks them before the
-	// counter, and takes from the counter as many numbers as it has found without one when it has the
-	// locks: somebody else may be numbering the same. From the counter on commits are in order.
+	// sqlAssignNumbers numbers receipts in the order in which they were inserted. It locks the receipts
+	// before the counter, and counts the unnumbered ones only under those locks, because another
+	// reader may number the same receipts concurrently. The counter's lock orders the commits.
 	sqlAssignNumbers = `
 WITH unnumbered AS MATERIALIZED (
     SELECT id FROM receipts WHERE workspace_id = $1 AND seq IS NULL ORDER BY id LIMIT $2 FOR UPDATE
@@ -39,13 +40,13 @@ WITH unnumbered AS MATERIALIZED (
 UPDATE receipts r SET seq = counter.last_seq - numbered.total + numbered.n FROM numbered, counter
 WHERE r.workspace_id = $1 AND r.seq IS NULL AND r.id = numbered.id`
 
-	// sqlLastReceipt tells how many receipts were numbered, and whether the one after $2 is there.
+	// sqlLastReceipt returns the last number given, and whether the receipt after number $2 exists.
 	sqlLastReceipt = `
 SELECT last_seq, EXISTS (SELECT FROM receipts WHERE workspace_id = $1 AND seq = $2 + 1)
 FROM receipt_counters WHERE workspace_id = $1`
 
-	// sqlPrune deletes old receipts. Those that were never numbered count as numbered, so that a
-	// reader who comes for them learns that they are gone.
+	// sqlPrune deletes old receipts. It advances the counter for those without a number, so that a
+	// reader that has not seen them gets ErrGone.
 	sqlPrune = `
 WITH old AS MATERIALIZED (
     SELECT ctid FROM receipts WHERE at < now() - $1 * interval '1 microsecond' ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
@@ -60,14 +61,14 @@ SELECT count(*) FROM gone`
 )
 
 const (
-	// assignBatchRows bounds one round of numbering, and with it how long others wait for the lock.
+	// assignBatchRows bounds one batch of numbering, and so how long other readers wait for its lock.
 	assignBatchRows = 10_000
 
 	// pruneBatchRows bounds one batch.
 	pruneBatchRows = 2000
 )
 
-// readReceipts returns receipts after a number, oldest first, and whether some have no number yet.
+// readReceipts returns the receipts after a number, oldest first, and whether some are unnumbered.
 func (l *Log) readReceipts(ctx context.Context, workspace uuid.UUID, after int64, limit int) (page []Event, unnumbered bool, err error) {
 	rows, err := l.db.QueryContext(ctx, sqlReadReceipts, workspace, after, limit)
 	if err != nil {
@@ -93,7 +94,7 @@ func (l *Log) readReceipts(ctx context.Context, workspace uuid.UUID, after int64
 	return page, unnumbered, nil
 }
 
-// assignNumbers numbers a round of receipts.
+// assignNumbers numbers one batch of receipts.
 func (l *Log) assignNumbers(ctx context.Context, workspace uuid.UUID) error {
 	if _, err := l.db.ExecContext(ctx, sqlAssignNumbers, workspace, assignBatchRows); err != nil {
 		return fmt.Errorf("events: number for workspace %s: %w", workspace, err)
@@ -101,8 +102,8 @@ func (l *Log) assignNumbers(ctx context.Context, workspace uuid.UUID) error {
 	return nil
 }
 
-// lastReceipt numbers all that there is and returns the last number. ErrGone if a reader cannot go on
-// after the number after.
+// lastReceipt numbers all receipts and returns the last number. It returns ErrGone if a reader cannot
+// continue after the number after without missing receipts.
 func (l *Log) lastReceipt(ctx context.Context, workspace uuid.UUID, after int64) (int64, error) {
 	for {
 		_, unnumbered, err := l.readReceipts(ctx, workspace, after, 1)
@@ -120,9 +121,9 @@ func (l *Log) lastReceipt(ctx context.Context, workspace uuid.UUID, after int64)
 	var nextExists bool
 	err := l.db.QueryRowContext(ctx, sqlLastReceipt, workspace, after).Scan(&last, &nextExists)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return 0, fmt.Errorf("events: find the end of workspace %s: %w", workspace, err)
+		return 0, fmt.Errorf("events: find the last receipt of workspace %s: %w", workspace, err)
 	}
-	// Numbers have no gaps but where receipts were pruned.
+	// Numbers have no gaps, except for pruned receipts.
 	if after > last || after < last && !nextExists {
 		return last, ErrGone
 	}
