@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// errBody is what a failing body fails with.
+// errBody is the error of a failing body.
 var errBody = errors.New("the client went away")
 
 // zeros is a body without end.
@@ -23,8 +23,8 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// startRaw serves each connection with script, which gets the connection and a
-// channel that closes when the test is over. It returns the receiver's URL.
+// startRaw serves each connection with script, which gets the connection and a channel that is closed
+// when the test ends. It returns the receiver's URL.
 func startRaw(t *testing.T, script func(nc net.Conn, done <-chan struct{})) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -49,7 +49,7 @@ func startRaw(t *testing.T, script func(nc net.Conn, done <-chan struct{})) stri
 	return "http://" + l.Addr().String()
 }
 
-// readHeader takes the request's header and nothing after it that is not yet there.
+// readHeader reads the request's header. It does not wait for bytes after it.
 func readHeader(nc net.Conn) {
 	r := bufio.NewReaderSize(nc, 16)
 	for {
@@ -60,9 +60,9 @@ func readHeader(nc net.Conn) {
 	}
 }
 
-// impatient returns a context that ends well before the defaults of Options and
-// after every timeout that a test sets: a timeout that does not work then shows
-// as context.DeadlineExceeded, which no test here takes for ErrUnreachable.
+// impatient returns a context that ends long before the defaults of Options, and after every timeout
+// that a test sets. A timeout that does not work then fails the test with context.DeadlineExceeded,
+// which is not ErrUnreachable.
 func impatient(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
@@ -161,7 +161,7 @@ func TestPost_MisbehavingReceiverIsBoundedByATimeout(t *testing.T) {
 			t.Parallel()
 			c := New(Options{AllowCIDRs: loopback, MaxAnswerBytes: 1024})
 			timeout := 150 * time.Millisecond
-			if len(tt.want) > 1 { // what is told apart from a timeout is to come first
+			if len(tt.want) > 1 { // a specific error must come before any timeout
 				timeout = 3 * time.Second
 			}
 			_, err := c.Post(impatient(t), Request{URL: startRaw(t, tt.script), Timeout: timeout})
@@ -240,9 +240,9 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// A receiver that refuses early closes with the body unread, which resets the
-// connection: the answer must survive that. The plain counter is the promise
-// that Body is left alone afterwards; the race detector holds Post to it.
+// A receiver that refuses early closes with the body unread, which resets the connection. The answer
+// must not be lost. The counter is not atomic, so that the race detector reports a read of Body after
+// Post has returned.
 func TestPost_EarlyAnswerIsReturned(t *testing.T) {
 	t.Parallel()
 	const answer413 = "HTTP/1.1 413 Request Entity Too Large\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
@@ -321,7 +321,7 @@ func TestPost_BodyErrorIsNotUnreachable(t *testing.T) {
 			_, err := New(Options{AllowCIDRs: loopback}).Post(impatient(t), Request{URL: srv.URL, Body: tt.body, ContentLength: tt.length})
 			wantErr(t, err, tt.want)
 			if receive(t, seen) == nil {
-				t.Error("the receiver took the cut request for a complete one")
+				t.Error("the receiver accepted a truncated request as complete")
 			}
 		})
 	}

@@ -6,19 +6,18 @@ import (
 	"sync"
 )
 
-// errDetached answers a Read of the transport's after Post has returned.
+// errDetached is returned to the transport if it reads after Post has returned.
 var errDetached = errors.New("forward: request has ended")
 
-// requestBody stands between the transport and the caller's body. It remembers the
-// requestBody's own failure, which the transport would report as one of the connection,
-// and it can be cut off: the transport's writer may outlive the exchange, and
-// the caller's body must not be read once its handler has returned.
+// requestBody wraps the caller's body for the transport. It keeps the body's own error, which the
+// transport would report as a connection error. It can be detached: the transport's writer may outlive
+// the exchange, and the caller's body must not be read after its handler has returned.
 type requestBody struct {
 	mu          sync.Mutex // held while reading, so that detach waits
 	r           io.Reader
-	lengthKnown bool  // the length is: left counts
-	remaining   int64 // bytes still to come
-	err         error // the first failure of r
+	lengthKnown bool  // remaining is valid
+	remaining   int64 // bytes not read yet
+	err         error // the first error of r
 	detached    bool
 }
 
@@ -31,7 +30,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	case b.err != nil:
 		return 0, b.err
 	case b.lengthKnown && b.remaining == 0:
-		return 0, io.EOF // the length is a promise: what comes after it is not sent
+		return 0, io.EOF // bytes beyond the announced length are not sent
 	case b.lengthKnown && int64(len(p)) > b.remaining:
 		p = p[:b.remaining]
 	}
@@ -48,11 +47,10 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close does nothing: the body is the caller's to close.
+// Close does nothing: the caller closes its body.
 func (b *requestBody) Close() error { return nil }
 
-// detach waits for a Read under way, prevents any other, and returns the
-// requestBody's failure, if it had one.
+// detach waits for a running Read, prevents further ones, and returns the body's error if it had one.
 func (b *requestBody) detach() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -167,8 +167,8 @@ func TestIngestURL_AppendsToTheBasePath(t *testing.T) {
 	}
 }
 
-// FuzzCheckURL: what is accepted is http(s), names nobody, has a host, and is no
-// literal address of a kind that the standard library knows not to be global.
+// FuzzCheckURL checks that an accepted URL is http(s), has a host and no user, and is no literal address
+// that the standard library classifies as not global.
 func FuzzCheckURL(f *testing.F) {
 	for _, tt := range urlCases {
 		f.Add(tt.raw)

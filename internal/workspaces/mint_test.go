@@ -7,7 +7,8 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// A list of tokens is held in memory, so it has an end. Planted: no limit; revoked ones counted.
+// A list of tokens is held in memory, so their number is limited. Planted: no limit; revoked tokens
+// counted.
 func TestMint_LimitsLiveTokens(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

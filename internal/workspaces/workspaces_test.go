@@ -80,10 +80,10 @@ func TestRemove_LeavesATombstone(t *testing.T) {
 	other, others := f.create(t, workspaces.Poll, "")
 	f.remove(t, w.ID)
 	if f.works(t, w.ID, bearer) {
-		t.Error("a token outlived its workspace")
+		t.Error("a token of a removed workspace works")
 	}
 	if !f.works(t, other.ID, others) {
-		t.Error("another workspace's token died too")
+		t.Error("a token of another workspace stopped working")
 	}
 	var removedAt string
 	const query = "SELECT removed_at::text FROM workspaces WHERE id = $1 AND status = 'removed'"
@@ -100,7 +100,7 @@ func TestRemove_LeavesATombstone(t *testing.T) {
 	}
 }
 
-// What there is not cannot be used, and does not come back by it.
+// Operations on removed and unknown workspaces fail with ErrNotFound, and do not restore them.
 func TestRemovedAndUnknown_AreNotFound(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -166,7 +166,7 @@ func TestHeartbeat_RecordsTimeAndReport(t *testing.T) {
 	}
 }
 
-// A row from before there were secrets gets one, by whichever comes first, and keeps it.
+// A row without a secret gets one from the first operation that needs it, and keeps it.
 func TestSecret_MintedOnceAndKept(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -207,11 +207,11 @@ func TestDeliveryMode_OfALegacyRowIsPush(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	if w := f.get(t, f.legacy(t)); w.Mode != "" || w.DeliveryMode() != workspaces.Push {
-		t.Errorf("mode %q counts as %q", w.Mode, w.DeliveryMode())
+		t.Errorf("effective mode of %q is %q", w.Mode, w.DeliveryMode())
 	}
 }
 
-// A database that fails is neither a missing workspace nor an unauthorized caller.
+// A database failure must not be reported as a missing workspace or an unauthorized caller.
 func TestFailure_IsNotReportedAsNotFound(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -14,7 +14,7 @@ var bearerCases = map[string]string{
 	"BEARER abc":           "abc",
 	"Bearer   abc  ":       "abc",
 	"Bearer mol_ws_-_0":    "mol_ws_-_0",
-	"Bearer a b":           "a b", // no token has a space, so this is nobody's
+	"Bearer a b":           "a b", // no token has a space, so the lookup refuses it
 	"":                     "",
 	"Bearer":               "",
 	"Bearer ":              "",

@@ -12,7 +12,7 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// A passage is what one request met at a guard.
+// A passage is the result of one request at a guard.
 type passage struct {
 	passed    bool
 	refusal   error
@@ -20,7 +20,7 @@ type passage struct {
 	workspace uuid.UUID
 }
 
-// pass sends a request for path through the guard that guard makes.
+// pass sends a request for path through a guard.
 func pass(guard func(fail func(*gin.Context, error)) gin.HandlerFunc, path, authorization string) (p passage) {
 	engine := gin.New()
 	engine.GET("/workspaces/:id", guard(func(_ *gin.Context, err error) { p.refusal = err }), func(c *gin.Context) {
