@@ -21,22 +21,21 @@ import (
 )
 
 const (
-	// messageTimeout bounds the wait for a push workspace to answer a message. Agents think.
+	// messageTimeout bounds the wait for a push workspace to answer a message: agents take minutes.
 	messageTimeout = 5 * time.Minute
 
-	// recordTimeout bounds the inbox row of a message that was delivered already.
+	// recordTimeout bounds the insert of the inbox row of a message that was delivered already.
 	recordTimeout = 5 * time.Second
 
 	maxMethodBytes = 200
 
-	// maxDepth is how deep a message may be nested. Parsers give up at some depth, Python's at
-	// about 1,000 levels, and a page of the inbox that a poller cannot parse is one that it never
-	// gets past.
+	// maxDepth is the maximum nesting of a message. Parsers have a limit, Python's about 1,000 levels,
+	// and a poller that cannot parse a page of the inbox would never get past it.
 	maxDepth = 500
 )
 
-// A2AHandler takes messages for agents: a push workspace is called, a poll workspace finds
-// the message in its inbox.
+// A2AHandler receives messages for agents. It forwards them to push workspaces, and appends them to the
+// inbox of poll workspaces.
 type A2AHandler struct {
 	workspaces *workspaces.Store
 	inbox      *activity.Inbox
@@ -49,7 +48,7 @@ func NewA2AHandler(store *workspaces.Store, inbox *activity.Inbox, push *forward
 	return &A2AHandler{workspaces: store, inbox: inbox, push: push, admission: admission}
 }
 
-// Send takes one JSON-RPC message.
+// Send handles one JSON-RPC message.
 func (h *A2AHandler) Send(c *gin.Context) error {
 	raw, err := readBody(c)
 	if err != nil {
@@ -82,7 +81,7 @@ func (h *A2AHandler) Send(c *gin.Context) error {
 	return h.sendPush(c, w, raw, entry)
 }
 
-// sendPush calls the workspace and notes how that went.
+// sendPush calls the workspace and records the call and its answer in the inbox.
 func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, raw []byte, entry activity.Entry) error {
 	if err := checkCallable(w); err != nil {
 		return err
@@ -117,8 +116,8 @@ func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, raw []byte
 	return nil
 }
 
-// record notes a call that has been made. It has been made whether or not that succeeds, and
-// whether or not the caller still waits.
+// record appends a call to the inbox. The call has been made, so neither a failure nor a disconnected
+// caller changes the answer.
 func (h *A2AHandler) record(c *gin.Context, workspace uuid.UUID, entry activity.Entry) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), recordTimeout)
 	defer cancel()
@@ -129,8 +128,7 @@ func (h *A2AHandler) record(c *gin.Context, workspace uuid.UUID, entry activity.
 	publish(c, workspace, notify.Rows)
 }
 
-// parseMessage checks that raw is a JSON-RPC request, and returns it as it is stored and its
-// method.
+// parseMessage checks that raw is a JSON-RPC request, and returns its stored form and its method.
 func parseMessage(raw []byte) (json.RawMessage, string, error) {
 	invalid := refuse(http.StatusBadRequest, "invalid_json", "request body must be a JSON-RPC object")
 	if depth(raw) > maxDepth {
@@ -155,7 +153,7 @@ func parseMessage(raw []byte) (json.RawMessage, string, error) {
 	return storable(message), method, nil
 }
 
-// depth returns how deep the JSON raw is nested. If raw is not JSON, it is some number.
+// depth returns the nesting of the JSON raw. The result is meaningless if raw is not JSON.
 func depth(raw []byte) int {
 	deepest, level, quoted := 0, 0, false
 	for i := 0; i < len(raw); i++ {
@@ -175,9 +173,8 @@ func depth(raw []byte) int {
 	return deepest
 }
 
-// renameTypeKeys returns the JSON object raw with the elements of the array at path brought to
-// today's form: the key that says of what kind a part is was once "type". What is not on
-// the path, or has another shape, stays byte for byte as it is.
+// renameTypeKeys returns the JSON object raw with the legacy key "type" of the parts at path renamed to
+// "kind". Everything that is not on the path, or has another shape, is returned unchanged.
 func renameTypeKeys(raw json.RawMessage, path ...string) (json.RawMessage, error) {
 	if len(path) == 0 {
 		return renamePartTypeKeys(raw)
@@ -219,7 +216,7 @@ func renamePartTypeKeys(raw json.RawMessage) (json.RawMessage, error) {
 	return marshal(parts)
 }
 
-// marshal is json.Marshal without the escapes for HTML, which this is not.
+// marshal is json.Marshal without the escapes for HTML.
 func marshal(v any) (json.RawMessage, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -228,11 +225,11 @@ func marshal(v any) (json.RawMessage, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
-// maxRecordedAnswer bounds how much of an answer is kept with the call.
+// maxRecordedAnswer bounds the answer that is recorded with a call.
 const maxRecordedAnswer = 1 << 20
 
-// asJSON returns a workspace's answer as something a JSON column takes: as it is, or as a
-// string if it is not JSON. A very long one is not kept.
+// asJSON returns a workspace's answer as JSON: unchanged if it is JSON, as a string otherwise, nil if it
+// is longer than maxRecordedAnswer.
 func asJSON(answer []byte) json.RawMessage {
 	switch {
 	case len(answer) == 0 || len(answer) > maxRecordedAnswer:

@@ -18,13 +18,13 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// maxSinceSpan is the longest that since_secs may look back.
+// maxSinceSpan is the maximum of since_secs.
 const maxSinceSpan = 30 * 24 * time.Hour
 
-// rowOverheadBytes is about what a row takes beside its bodies.
+// rowOverheadBytes is the approximate memory of a row besides its bodies.
 const rowOverheadBytes = 1 << 10
 
-// ActivityHandler is the inbox that pollers read.
+// ActivityHandler serves the inbox to pollers.
 type ActivityHandler struct {
 	workspaces *workspaces.Store
 	tokens     *wsauth.Tokens
@@ -33,11 +33,11 @@ type ActivityHandler struct {
 	heldPolls  *Admission
 }
 
-// NewActivityHandler returns the handler. waiting bounds the polls that are held.
+// NewActivityHandler returns the handler. heldPolls bounds the polls that wait for rows.
 func NewActivityHandler(
-	store *workspaces.Store, tokens *wsauth.Tokens, inbox *activity.Inbox, hub *notify.Hub, waiting *Admission,
+	store *workspaces.Store, tokens *wsauth.Tokens, inbox *activity.Inbox, hub *notify.Hub, heldPolls *Admission,
 ) *ActivityHandler {
-	return &ActivityHandler{workspaces: store, tokens: tokens, inbox: inbox, hub: hub, heldPolls: waiting}
+	return &ActivityHandler{workspaces: store, tokens: tokens, inbox: inbox, hub: hub, heldPolls: heldPolls}
 }
 
 // List answers with a page of the workspace's rows.
@@ -57,7 +57,7 @@ func (h *ActivityHandler) List(c *gin.Context) error {
 	return renderRows(c, p.rows)
 }
 
-// parse reads what is asked for, and by whom.
+// parse reads the query, and checks that the workspace exists.
 func (h *ActivityHandler) parse(c *gin.Context) (*poll, error) {
 	q, err := parseActivityQuery(c.Query)
 	if err != nil {
@@ -74,7 +74,7 @@ func (h *ActivityHandler) parse(c *gin.Context) (*poll, error) {
 	return &poll{query: q, timeout: timeout, rows: []activity.Row{}}, nil
 }
 
-// renderRows answers with rows, if there is memory for them.
+// renderRows answers with rows, or with a 503 if the memory budget has no room for them.
 func renderRows(c *gin.Context, rows []activity.Row) error {
 	var held int64
 	for _, r := range rows {
@@ -89,8 +89,7 @@ func renderRows(c *gin.Context, rows []activity.Row) error {
 
 var activityType = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,100}$`)
 
-// parseActivityQuery reads the parameters of the feed; get returns "" for one that is
-// absent.
+// parseActivityQuery reads the query parameters; get returns "" for one that is absent.
 func parseActivityQuery(get func(string) string) (activity.Query, error) {
 	p := params{get: get}
 	q := activity.Query{
@@ -111,7 +110,7 @@ func parseActivityQuery(get func(string) string) (activity.Query, error) {
 		p.bad("order", "asc, or nothing, together with since_id")
 	}
 	if s := get("before_ts"); s != "" {
-		// A plus that was not escaped arrives as a space.
+		// A plus sign that was not escaped arrives as a space.
 		t, err := time.Parse(time.RFC3339Nano, strings.ReplaceAll(s, " ", "+"))
 		if err != nil {
 			p.bad("before_ts", "a time as in RFC 3339, such as 2026-01-31T12:00:00Z")
@@ -125,7 +124,7 @@ func parseActivityQuery(get func(string) string) (activity.Query, error) {
 	return q, p.err
 }
 
-// params reads query parameters and keeps the first that is wrong.
+// params parses query parameters and keeps the error of the first invalid one.
 type params struct {
 	get func(string) string
 	err error
@@ -157,8 +156,7 @@ func (p *params) uuid(name string) uuid.NullUUID {
 	return uuid.NullUUID{UUID: id, Valid: true}
 }
 
-// positive returns 0 for an absent parameter. A number that is too large for an int is as
-// good as the largest.
+// positive returns 0 for an absent parameter, and the maximum for a number that is too large.
 func (p *params) positive(name, want string) int {
 	s := p.get(name)
 	if s == "" {

@@ -16,8 +16,8 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// errorResponses is what each domain error is to a client. The first that matches counts; what
-// is not in it is a 500 with a text that says nothing.
+// errorResponses maps domain errors to answers. The first match applies; an error without a row is a 500
+// with a generic sentence.
 var errorResponses = []struct {
 	err     error
 	status  int
@@ -39,8 +39,8 @@ var errorResponses = []struct {
 
 	{forward.ErrAnswerTooLarge, http.StatusBadGateway, "workspace_unreachable", "workspace unreachable"},
 	{forward.ErrUnreachable, http.StatusBadGateway, "workspace_unreachable", "workspace unreachable"},
-	// What was wrong with an address that could not be called is nothing to the caller; these
-	// two are for who registers it.
+	// These two are for registration. When a call fails they are wrapped in ErrUnreachable, which matches
+	// first: the caller must not learn why the platform does not call an address.
 	{forward.ErrBadURL, http.StatusBadRequest, "invalid_url", "url must be absolute, http or https, without user name or password"},
 	{forward.ErrDenied, http.StatusBadRequest, "url_not_allowed",
 		"url points to a private or reserved address, which this platform does not call"},
@@ -65,8 +65,8 @@ var errorResponses = []struct {
 	{errSlowBody, http.StatusRequestTimeout, "body_too_slow", "request body arrived too slowly; try again on a better connection"},
 }
 
-// A refusal is an error that is made for the client: its status, code, sentence and
-// further fields, and the cause for the log.
+// A refusal is an error with the answer for the client (status, code, sentence and further fields) and
+// the cause for the log.
 type refusal struct {
 	status     int
 	code       string
@@ -123,13 +123,13 @@ func refusalFor(err error) *refusal {
 	return refuse(http.StatusInternalServerError, "internal", "internal error; it has been logged").because(err)
 }
 
-// cancelledByClient reports whether there is an error because nobody waits for the answer any more.
+// cancelledByClient reports whether err is the result of a client that has disconnected.
 func cancelledByClient(c *gin.Context, err error) bool {
-	// To net/http a read that fails for slowness is a client who has gone.
+	// net/http cancels the context also when a read fails with the deadline for slow bodies.
 	return errors.Is(c.Request.Context().Err(), context.Canceled) && !errors.Is(err, errSlowBody)
 }
 
-// codeFor is what an error is counted as.
+// codeFor returns the code under which an error is counted.
 func codeFor(c *gin.Context, err error) string {
 	if cancelledByClient(c, err) {
 		return "cut_by_client"
@@ -137,9 +137,8 @@ func codeFor(c *gin.Context, err error) string {
 	return refusalFor(err).code
 }
 
-// Render answers with err, unless the answer has begun already, once the client has finished
-// sending, and logs it: what the
-// platform could not do as an error, what it would not do as a refusal.
+// Render logs err, a failure of the platform at level error and a refusal at level info, and answers with
+// it unless the answer has begun. It lets the client finish sending before it answers.
 func Render(c *gin.Context, err error) {
 	r := refusalFor(err)
 	meter(c).Refused(c.FullPath(), codeFor(c, err))
@@ -150,7 +149,7 @@ func Render(c *gin.Context, err error) {
 	switch {
 	case cancelledByClient(c, err):
 		log.InfoContext(c, "request cancelled by the client")
-	case r.status >= http.StatusInternalServerError && r.status != http.StatusInsufficientStorage: // a quota is a will
+	case r.status >= http.StatusInternalServerError && r.status != http.StatusInsufficientStorage: // a full quota is no failure of the platform
 		log.ErrorContext(c, "failed")
 	case r.status == http.StatusUnauthorized:
 		logAuthFailure(c, log)
@@ -160,7 +159,7 @@ func Render(c *gin.Context, err error) {
 	if c.Writer.Written() {
 		return
 	}
-	releaseMemory(c) // nobody else has to wait until this client has finished sending
+	releaseMemory(c) // before drain: a slow client must not hold memory that others need
 	drain(c)
 	body := gin.H{"error": r.message, "code": r.code}
 	for field, value := range r.fields {

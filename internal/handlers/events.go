@@ -18,26 +18,26 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// eventsPageSize is how many events a stream reads at once, and with that what it holds in memory:
-// some hundred bytes each.
+// eventsPageSize is how many events a stream reads at once. It bounds the memory of a stream: an event has
+// a few hundred bytes.
 const eventsPageSize = 100
 
-// intervals is how often a stream does what.
+// intervals are the timings of a stream.
 type intervals struct {
-	poll      time.Duration // looks for events without news of any
-	coalesce  time.Duration // at least, between two looks: what comes in a burst is read together
-	heartbeat time.Duration // says that it is still there; proxies cut connections that are silent
-	recheck   time.Duration // looks whether its token still is good
-	retry     time.Duration // what clients are told to wait before they connect again
+	poll      time.Duration // between two reads without a notification
+	coalesce  time.Duration // the least between two reads, so that a burst of events is read together
+	heartbeat time.Duration // between two writes; proxies close idle connections
+	recheck   time.Duration // between two checks that the token is still valid
+	retry     time.Duration // the mean of the retry field, after which clients reconnect
 }
 
 var defaultIntervals = intervals{
 	poll: notify.Interval, coalesce: 20 * time.Millisecond, heartbeat: 15 * time.Second, recheck: 30 * time.Second, retry: 2 * time.Second,
 }
 
-// EventsHandler streams what happens in a workspace, as server-sent events (WHATWG HTML, section
-// 9.2). The id of an event is the position of who has seen it; a client that comes back with the
-// last one in Last-Event-ID goes on from there, on any replica.
+// EventsHandler streams the events of a workspace as server-sent events (WHATWG HTML, section 9.2). The id
+// of an event is the position after it: a client that reconnects with it in Last-Event-ID continues there,
+// on any replica.
 type EventsHandler struct {
 	workspaces *workspaces.Store
 	tokens     *wsauth.Tokens
@@ -54,8 +54,8 @@ func NewEventsHandler(
 	return &EventsHandler{workspaces: store, tokens: tokens, log: log, hub: hub, admission: admission, intervals: defaultIntervals}
 }
 
-// Stream sends events until the client goes, does not read, or may not read any more, or the
-// platform stops.
+// Stream sends events until the client disconnects or stops reading, its token is revoked, or the platform
+// stops.
 func (h *EventsHandler) Stream(c *gin.Context) error {
 	if err := requireExistingWorkspace(c, h.workspaces); err != nil {
 		return err
@@ -74,7 +74,7 @@ func (h *EventsHandler) Stream(c *gin.Context) error {
 	}
 	c.Header("Content-Type", "text/event-stream")
 	c.Header("Cache-Control", "private, no-store, no-transform")
-	c.Header("X-Accel-Buffering", "no") // nginx would collect events before it passes them on
+	c.Header("X-Accel-Buffering", "no") // nginx would buffer events
 	c.Header("X-Content-Type-Options", "nosniff")
 	s := &stream{EventsHandler: h, c: c, ctx: c.Request.Context(), workspace: workspace, position: position, subscription: subscription}
 	err = s.run()
@@ -85,7 +85,7 @@ func (h *EventsHandler) Stream(c *gin.Context) error {
 	return err
 }
 
-// position is where the stream begins: after the event that the client names, or now.
+// position returns the start of the stream: after Last-Event-ID, or now.
 func (h *EventsHandler) position(c *gin.Context, workspace uuid.UUID) (events.Position, error) {
 	last := c.GetHeader("Last-Event-ID")
 	if last == "" {
@@ -98,7 +98,7 @@ func (h *EventsHandler) position(c *gin.Context, workspace uuid.UUID) (events.Po
 	return p, h.log.Check(c.Request.Context(), workspace, p)
 }
 
-// stillAllowed returns why a request that was let in would not be let in now.
+// stillAllowed authenticates a request again, and returns an error if it would be refused now.
 func stillAllowed(c *gin.Context, tokens *wsauth.Tokens, store *workspaces.Store) error {
 	_, err := tokens.Authenticate(c.Request.Context(), wsauth.WorkspaceOf(c), wsauth.Bearer(c.GetHeader("Authorization")))
 	if err != nil {
@@ -107,7 +107,7 @@ func stillAllowed(c *gin.Context, tokens *wsauth.Tokens, store *workspaces.Store
 	return requireExistingWorkspace(c, store)
 }
 
-// A stream is one client's.
+// A stream is the connection of one client.
 type stream struct {
 	*EventsHandler
 	c            *gin.Context
@@ -115,13 +115,13 @@ type stream struct {
 	workspace    uuid.UUID
 	position     events.Position
 	subscription *notify.Subscription
-	writeErr     error // why nothing more can be written
+	writeErr     error // the first error of a write; nothing is written after it
 }
 
-// run returns nil if the stream has come to its end: the client has gone, or the platform stops.
+// run sends events. It returns nil if the client has disconnected or the platform stops.
 func (s *stream) run() error {
-	// The position goes out at once, so that a client that is cut off before the first event
-	// misses none either. An id without data is no event.
+	// The position is sent first, so that a client that is disconnected before the first event can resume
+	// too. An id without data is no event.
 	retry := s.intervals.retry/2 + time.Duration(rand.Int64N(int64(s.intervals.retry)))
 	s.write(fmt.Appendf(nil, "retry: %d\nid: %s\n\n", retry.Milliseconds(), s.position))
 	nextPoll, lastPoll := time.Now(), time.Time{}
@@ -173,8 +173,8 @@ func (s *stream) run() error {
 	return nil
 }
 
-// sendEvents sends the events after the position, and reports whether there were any and whether there
-// are more.
+// sendEvents sends the events after the position, and reports whether there were any and whether there may
+// be more.
 func (s *stream) sendEvents() (sent, more bool, err error) {
 	events, more, err := s.log.After(s.ctx, s.workspace, s.position, eventsPageSize)
 	if err != nil || len(events) == 0 {
@@ -193,7 +193,7 @@ func (s *stream) sendEvents() (sent, more bool, err error) {
 	return true, more, nil
 }
 
-// write sends b at once.
+// write writes and flushes b.
 func (s *stream) write(b []byte) {
 	if s.writeErr == nil {
 		_, s.writeErr = s.c.Writer.Write(b)

@@ -10,15 +10,14 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Memory bounds what requests hold of JSON at the same time: bodies that are being read and
-// pages that are being sent. Each request has an account with it, which is settled when the
-// request is over or refused.
+// Memory is a budget for the JSON that all requests hold: bodies that are being read and pages that are
+// being sent. What a request has reserved is released when the request ends or is refused.
 type Memory struct {
 	bytes *semaphore.Weighted
 }
 
-// NewMemory returns a budget of n bytes, counted as they are on the wire; parsed and encoded they
-// take a few times as much.
+// NewMemory returns a budget of n bytes as on the wire. Parsed and encoded JSON takes a few times as much
+// memory.
 func NewMemory(n int64) *Memory { return &Memory{bytes: semaphore.NewWeighted(n)} }
 
 const memoryKey = "handlers.memory"
@@ -28,7 +27,7 @@ type memoryReservation struct {
 	held   int64
 }
 
-// Account opens the request's account.
+// Account is middleware that lets a request reserve memory, and releases it when the request ends.
 func (m *Memory) Account(c *gin.Context) {
 	a := &memoryReservation{memory: m}
 	c.Set(memoryKey, a)
@@ -36,21 +35,21 @@ func (m *Memory) Account(c *gin.Context) {
 	c.Next()
 }
 
-// release gives back what is held.
+// release returns the reservation to the budget.
 func (a *memoryReservation) release() {
 	a.memory.bytes.Release(a.held)
 	a.held = 0
 }
 
-// release gives back early what a request holds, if it has an account.
+// releaseMemory releases a request's reservation early.
 func releaseMemory(c *gin.Context) {
 	if a, ok := c.Value(memoryKey).(*memoryReservation); ok {
 		a.release()
 	}
 }
 
-// reserve takes n bytes until the request is over, or refuses with a 503. A request without an
-// memoryReservation is not counted.
+// reserve reserves n bytes until the request ends, or refuses with a 503. Requests without the middleware
+// Account are not counted.
 func reserve(c *gin.Context, n int64) error {
 	a, ok := c.Value(memoryKey).(*memoryReservation)
 	if !ok {
@@ -63,8 +62,8 @@ func reserve(c *gin.Context, n int64) error {
 	return nil
 }
 
-// bodyStep is the least that is reserved of a body at a time. What a client announces is not
-// reserved, what it sends is.
+// bodyStep is the least that is reserved for a body at a time. Received bytes are reserved, not the
+// announced Content-Length: a client that sends nothing would otherwise block others.
 const bodyStep = 16 << 10
 
 // readBody reads a body of at most maxJSONBytes.

@@ -9,13 +9,13 @@ import (
 
 const hubKey = "handlers.hub"
 
-// Notify lets handlers announce what they did to those who wait for it.
+// Notify gives handlers access to the hub.
 func Notify(hub *notify.Hub) gin.HandlerFunc {
 	return func(c *gin.Context) { c.Set(hubKey, hub) }
 }
 
-// publish says that there is news of these kinds in the workspace. It is called after the commit,
-// and neither waits nor fails.
+// publish wakes held polls and streams of the workspace. Call it after the commit. It does not block, and
+// does nothing without a hub.
 func publish(c *gin.Context, workspace uuid.UUID, kinds notify.Kind) {
 	hub, _ := c.Value(hubKey).(*notify.Hub)
 	hub.Publish(workspace, kinds)

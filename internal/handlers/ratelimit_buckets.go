@@ -8,12 +8,12 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// maxBuckets is how many callers are remembered at once, at about 300 bytes each.
+// maxBuckets bounds the callers that have a bucket, at about 300 bytes each.
 const maxBuckets = 1 << 14
 
-// buckets are token buckets, one for each key that was seen lately. A bucket that is full again
-// says no more than none at all, so when there are too many, the one that was not used for longest
-// goes. If all are in use, a caller may so get a fresh bucket early; memory is never the price.
+// buckets are token buckets, one for each recently used key. A full bucket is equivalent to none, so beyond
+// maxKeys the least recently used bucket is evicted. If all are in use, a caller may get a fresh bucket too
+// early; memory stays bounded.
 type buckets[K comparable] struct {
 	refill  rate.Limit
 	burst   int
@@ -21,7 +21,7 @@ type buckets[K comparable] struct {
 
 	mu           sync.Mutex
 	byKey        map[K]*list.Element
-	recentlyUsed *list.List // of *bucket[K]; the one used last is in front
+	recentlyUsed *list.List // of *bucket[K], most recently used first
 }
 
 type bucket[K comparable] struct {
@@ -33,14 +33,14 @@ func newBuckets[K comparable](refill rate.Limit, burst, maxKeys int) *buckets[K]
 	return &buckets[K]{refill: refill, burst: burst, maxKeys: maxKeys, byKey: map[K]*list.Element{}, recentlyUsed: list.New()}
 }
 
-// take takes one from the key's bucket and returns 0, or how long it takes until there is one.
+// take takes a token from the key's bucket and returns 0, or the time until there is one.
 func (b *buckets[K]) take(key K) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return take(b.limiter(key))
 }
 
-// limiter returns the key's bucket.
+// limiter returns the key's bucket. The caller holds b.mu.
 func (b *buckets[K]) limiter(key K) *rate.Limiter {
 	if e, ok := b.byKey[key]; ok {
 		b.recentlyUsed.MoveToFront(e)
@@ -55,7 +55,7 @@ func (b *buckets[K]) limiter(key K) *rate.Limiter {
 	return limit
 }
 
-// take takes one from a bucket and returns 0, or how long it takes until there is one.
+// take takes a token and returns 0, or the time until there is one.
 func take(limit *rate.Limiter) time.Duration {
 	now := time.Now()
 	if limit.AllowN(now, 1) {

@@ -13,17 +13,17 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// URLSigner hands out URLs from which anybody can read a file for a while, "" for a file that has none.
-// *pendinguploads.Bucket does.
+// URLSigner returns signed URLs, with which anybody can read a file until they expire; "" for a file that
+// is not in an object store. *pendinguploads.Bucket implements it.
 type URLSigner interface {
 	Link(ctx context.Context, workspace, id uuid.UUID) (pendinguploads.File, string, error)
 }
 
-// WithSignedURLs lets clients that ask for it with redirect=true fetch bytes past the platform.
+// WithSignedURLs makes Content redirect clients that request redirect=true to a signed URL.
 func (h *PendingUploadsHandler) WithSignedURLs(signer URLSigner) { h.signer = signer }
 
-// redirect sends the client to the bytes, and reports whether it did. What is no plain download is
-// answered here as always, and so is a file whose store has no URLs, or cannot make one now.
+// redirect answers with a redirect to a signed URL, and reports whether it did. The platform serves ranges
+// and conditional requests itself, as well as files for which the store returns no signed URL.
 func (h *PendingUploadsHandler) redirect(c *gin.Context, id uuid.UUID) (bool, error) {
 	if c.Request.Method != http.MethodGet {
 		return false, nil
@@ -50,11 +50,11 @@ func (h *PendingUploadsHandler) redirect(c *gin.Context, id uuid.UUID) (bool, er
 	c.Header("Repr-Digest", reprDigest(file))
 	c.Header("Cache-Control", "no-store")
 	c.Status(http.StatusTemporaryRedirect)
-	c.Writer.WriteHeaderNow() // gin's own would add a page of HTML
+	c.Writer.WriteHeaderNow() // c.Redirect would add an HTML body
 	return true, nil
 }
 
-// reprDigest is the digest of a file, as RFC 9530 writes it.
+// reprDigest returns the Repr-Digest header of a file (RFC 9530).
 func reprDigest(f pendinguploads.File) string {
 	return "sha-256=:" + base64.StdEncoding.EncodeToString(f.SHA256[:]) + ":"
 }
