@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Planted: no bound; the number of those without a line lost, or told twice.
+// Planted: no limit; the number of skipped lines lost, or reported twice.
 func TestAuthFailureLimit_LogsABurstAndCountsTheSkipped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -48,7 +48,7 @@ func TestAck_IsIdempotentAndCountedOnce(t *testing.T) {
 		t.Errorf("acked at %q, then at %q", first, again)
 	}
 	if at := ackedAt(t, p, other); at != "" {
-		t.Errorf("a file that nobody acked is acked at %q", at)
+		t.Errorf("a file without an ack is acked at %q", at)
 	}
 }
 
@@ -68,8 +68,8 @@ func TestAck_ConcurrentAcksSucceedAndCountOnce(t *testing.T) {
 	}
 }
 
-// Acks and reads that race a sweep find the file or do not; nothing fails. Planted: an error of
-// the storage that is not ErrNotFound for a row that vanished.
+// Acks and reads that race a sweep succeed or return 404; none is an internal error. Planted: an error other
+// than ErrNotFound from the storage for a deleted row.
 func TestAck_RacingDeleteIsNotAnInternalError(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)

@@ -59,7 +59,7 @@ func (r *RateLimits) Guard(c *gin.Context) {
 	}
 }
 
-// allow counts a request of a known caller.
+// admit counts a request of an authenticated caller.
 func (r *RateLimits) admit(caller wsauth.Caller) error {
 	if r == nil || caller.Admin {
 		return nil

@@ -13,8 +13,7 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// Planted: one bucket for all; the time to wait rounded down; a refused request that takes of what
-// is yet to come.
+// Planted: one bucket for all keys; the wait rounded down; a refused request that consumes future tokens.
 func TestBuckets_EachKeyHasItsOwnBurstAndItsOwnRate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -45,7 +44,7 @@ func TestBuckets_EachKeyHasItsOwnBurstAndItsOwnRate(t *testing.T) {
 	})
 }
 
-// Planted: no bound; the one used last thrown out; the one first seen thrown out, though in use.
+// Planted: no bound; the most recently used bucket evicted; the oldest bucket evicted although it is in use.
 func TestBuckets_AreBoundedAndEvictTheIdle(t *testing.T) {
 	t.Parallel()
 	const most = 10
@@ -55,18 +54,18 @@ func TestBuckets_AreBoundedAndEvictTheIdle(t *testing.T) {
 	for key := range 100 * most {
 		b.take(key)
 		if b.take(-1) == 0 {
-			t.Fatalf("the busy key was forgotten after %d others", key)
+			t.Fatalf("the busy key was evicted after %d others", key)
 		}
 		if len(b.byKey) > most || b.recentlyUsed.Len() != len(b.byKey) {
 			t.Fatalf("%d buckets and %d in order, want at most %d", len(b.byKey), b.recentlyUsed.Len(), most)
 		}
 	}
 	if b.take(100*most-2) != 0 || b.take(100*most-2) == 0 {
-		t.Error("a key that was seen lately was forgotten")
+		t.Error("a recently used key was evicted")
 	}
 }
 
-// A poller that comes back takes a workspace full of small files, with the defaults, at any speed.
+// With the defaults, a poller that reconnects may fetch a workspace full of small files without a limit.
 func TestRateLimits_APollerMayFetchAFullWorkspaceAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -106,7 +105,7 @@ func TestRateLimits_AreByTokenAndNotForTheOperator(t *testing.T) {
 	})
 }
 
-// Planted: no Retry-After; 0; rounded down, so that who obeys is refused again.
+// Planted: no Retry-After; 0; rounded down, so that a client that waits for it is refused again.
 func TestRateLimits_SetRetryAfter(t *testing.T) {
 	t.Parallel()
 	for _, perSecond := range []float64{0.001, 0.03, 0.4, 0.7, 3, 1000} {
@@ -138,8 +137,8 @@ func TestRateLimits_SetRetryAfter(t *testing.T) {
 	}
 }
 
-// Planted: the share of everybody asked first, so that one address uses it up; no share of
-// allRegistrations; no limit for an address that cannot be read.
+// Planted: the total checked first, so that one address exhausts it; no total; no limit for an address that
+// cannot be parsed.
 func TestRateLimits_RegistrationsPerAddressAndInTotal(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// panicking serves a route that runs f, behind what every request goes through.
+// panicking serves a route that runs f, behind the middleware of every request.
 func panicking(t *testing.T, f gin.HandlerFunc) (url string, log *safeBuffer) {
 	t.Helper()
 	log = &safeBuffer{}
@@ -91,7 +91,7 @@ func TestRecover_AnswersJSONAndLogsTheStack(t *testing.T) {
 	}
 }
 
-// Once the answer has begun nothing can be added to it: no error may stand in a file's bytes.
+// Nothing may be added to an answer that has begun: an error must not end up in a file's bytes.
 func TestRecover_DoesNotAddToAnAnswer(t *testing.T) {
 	t.Parallel()
 	url, log := panicking(t, func(c *gin.Context) {
@@ -106,7 +106,7 @@ func TestRecover_DoesNotAddToAnAnswer(t *testing.T) {
 	}
 }
 
-// http.ErrAbortHandler is how a handler hangs up; it must reach net/http.
+// A handler closes the connection with http.ErrAbortHandler, which must reach net/http.
 func TestRecover_LetsAbortThrough(t *testing.T) {
 	t.Parallel()
 	url, _ := panicking(t, func(*gin.Context) { panic(http.ErrAbortHandler) })
