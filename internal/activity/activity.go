@@ -1,14 +1,14 @@
-// Package activity is the inbox: an append-only log of rows per workspace that pollers
-// read by cursor.
+// Package activity is the inbox: an append-only log of rows for each workspace, which pollers read
+// by cursor.
 //
-// It promises that a reader who follows the cursor sees every row of its workspace
-// exactly once and in order, however many writers commit at the same time and in
-// whatever order. The promise rests on one counter row per workspace: Append takes its
-// numbers from that row as the last thing before the commit, and the row's lock makes
-// the order of commits the order of the numbers. Every writer of activity_logs therefore
-// goes through this package.
+// It promises that a reader that follows the cursor sees every row of its workspace exactly once and
+// in order, however many writers commit concurrently and in whatever order. The promise rests on one
+// counter row for each workspace: Append takes its numbers from that row as the last statement before
+// the commit, and the row's lock makes commit order the order of the numbers. Every writer of
+// activity_logs must therefore go through this package.
 //
-// It does not interpret what the rows say, and it deletes none by itself.
+// The package does not interpret the rows. It deletes rows only in Prune. It owns activity_logs,
+// activity_counters and activity_readers.
 package activity
 
 import (
@@ -20,8 +20,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// The types, methods and statuses that the platform itself writes. Pollers filter on
-// TypeA2AReceive; an upload's row has it too and is told apart by its method.
+// The types, methods and statuses that the platform itself writes. Pollers filter on TypeA2AReceive.
+// The row of an upload has that type too; MethodChatUpload distinguishes it.
 const (
 	TypeA2AReceive   = "a2a_receive"
 	MethodChatUpload = "chat_upload_receive"
@@ -30,8 +30,8 @@ const (
 	StatusError = "error"
 )
 
-// ErrCursorGone means that the row a reader wants to continue after does not exist in
-// its workspace: it was never there, has been pruned, or belongs to another workspace.
+// ErrCursorGone means that the workspace has no row with the id or number of the cursor: the row
+// never existed, was pruned, or belongs to another workspace.
 var ErrCursorGone = errors.New("activity: no such row to continue after")
 
 // An Entry is a row to append. Empty strings and nil bodies are stored as null.
@@ -48,7 +48,7 @@ type Entry struct {
 	ErrorDetail  string
 }
 
-// A Row is an entry as a reader sees it, rendered as the wire contract has it.
+// A Row is a stored entry with the JSON form of the wire contract.
 type Row struct {
 	ID           uuid.UUID       `json:"id"`
 	Seq          int64           `json:"seq"`
@@ -66,8 +66,8 @@ type Row struct {
 	CreatedAt    time.Time       `json:"created_at"`
 }
 
-// text makes s storable: PostgreSQL's text holds neither NUL nor invalid UTF-8, and a
-// message must not be lost for a stray byte in it.
+// text returns s as PostgreSQL can store it, nil if it is empty. The type text holds neither NUL nor
+// invalid UTF-8, and one stray byte must not lose a message.
 func text(s string) *string {
 	if s == "" {
 		return nil
@@ -76,8 +76,8 @@ func text(s string) *string {
 	return &s
 }
 
-// body is text for JSON. A NUL cannot stand in valid JSON, and \u0000 may: the json type
-// keeps it as it is written.
+// body is text for JSON. Valid JSON has no NUL byte, but may have \u0000: the type json keeps the
+// escape as written, jsonb would refuse it.
 func body(raw json.RawMessage) *string {
 	if len(raw) == 0 {
 		return nil

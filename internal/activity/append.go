@@ -9,8 +9,8 @@ import (
 	"github.com/lib/pq"
 )
 
-// sqlAppend takes len(rows) numbers from the workspace's counter and writes the rows
-// with them, in one round trip, because it is run while the counter's lock is held.
+// sqlAppend takes as many numbers as there are rows from the workspace's counter and inserts the rows
+// with them. It is one round trip, because the counter's lock is held meanwhile.
 const sqlAppend = `
 WITH counter AS (
     INSERT INTO activity_counters AS c (workspace_id, last_seq) VALUES ($1, $2)
@@ -44,9 +44,8 @@ func (in *Inbox) WithReaders() *Inbox {
 
 // Append writes the entries as rows of the workspace, in their order, as part of tx.
 //
-// It takes the lock on the workspace's counter, which is held until tx ends. So call it
-// last, with nothing but the commit after it: that keeps other writers of the workspace
-// waiting for as short as possible, and is what makes commit order cursor order.
+// It locks the workspace's counter until tx ends. Call it last, with nothing but the commit after it:
+// other writers of the workspace wait for the lock, and commit order is cursor order only then.
 func (in *Inbox) Append(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, entries ...Entry) error {
 	if len(entries) == 0 {
 		return nil
@@ -81,8 +80,7 @@ func (in *Inbox) Append(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, en
 	return nil
 }
 
-// Record appends one entry in a transaction of its own. When it returns nil the row is
-// on disk.
+// Record appends one entry in a transaction of its own. The row is durable when it returns nil.
 func (in *Inbox) Record(ctx context.Context, workspace uuid.UUID, e Entry) error {
 	tx, err := in.db.BeginTx(ctx, nil)
 	if err != nil {

@@ -54,7 +54,7 @@ func TestAppend_RolledBackLeavesNothingBehind(t *testing.T) {
 	}
 }
 
-func TestAppend_NothingTakesNoNumber(t *testing.T) {
+func TestAppend_NoEntriesConsumeNoSeq(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
 	workspace := uuid.New()
@@ -68,7 +68,7 @@ func TestAppend_NothingTakesNoNumber(t *testing.T) {
 	}
 }
 
-func TestAppend_CountsEachWorkspaceForItself(t *testing.T) {
+func TestAppend_NumbersEachWorkspaceSeparately(t *testing.T) {
 	t.Parallel()
 	in, _ := newInbox(t)
 	a, b := uuid.New(), uuid.New()
@@ -80,7 +80,8 @@ func TestAppend_CountsEachWorkspaceForItself(t *testing.T) {
 	}
 }
 
-// The transaction that starts first commits last: its row is the later one by both measures.
+// The transaction that starts first commits last. Its row must be the later one by seq and by
+// created_at.
 func TestAppend_CreatedAtDoesNotRunAgainstSeq(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
@@ -108,7 +109,7 @@ func TestAppend_CreatedAtDoesNotRunAgainstSeq(t *testing.T) {
 	}
 }
 
-func TestRecord_KeepsBodiesAsTheyWereSent(t *testing.T) {
+func TestRecord_KeepsBodiesAsSent(t *testing.T) {
 	t.Parallel()
 	in, _ := newInbox(t)
 	mib := `"` + strings.Repeat("m", 1<<20-2) + `"`
@@ -132,7 +133,7 @@ func TestRecord_KeepsBodiesAsTheyWereSent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			if !json.Valid([]byte(test.sent)) {
-				t.Fatal("the case is not JSON that the platform would accept")
+				t.Fatal("the case is not JSON that the platform accepts")
 			}
 			if test.kept == "" {
 				test.kept = test.sent
@@ -145,7 +146,7 @@ func TestRecord_KeepsBodiesAsTheyWereSent(t *testing.T) {
 			if string(r.RequestBody) != test.kept || string(r.ResponseBody) != test.kept {
 				t.Errorf("kept %.80q and %.80q, want %.80q", r.RequestBody, r.ResponseBody, test.kept)
 			}
-			render(t, r) // what is kept must be renderable
+			render(t, r) // stored bodies must be marshallable
 		})
 	}
 }
@@ -169,7 +170,7 @@ func TestRecord_StoresEveryField(t *testing.T) {
 	workspace, source, target := uuid.New(), uuid.New(), uuid.New()
 	took := 1_500*time.Millisecond + 900*time.Microsecond
 	record(t, in, workspace, activity.Entry{
-		Type: "a2a_send", SourceID: known(source), TargetID: known(target), Method: "message/send", Summary: "hello",
+		Type: "a2a_send", SourceID: validUUID(source), TargetID: validUUID(target), Method: "message/send", Summary: "hello",
 		RequestBody: json.RawMessage(`{"q":1}`), ResponseBody: json.RawMessage(`{"a":2}`), Duration: &took,
 		Status: activity.StatusError, ErrorDetail: "workspace answered 500",
 	})
@@ -214,4 +215,4 @@ func TestRecord_FailureLeavesNoRow(t *testing.T) {
 	wantSummaries(t, read(t, in, workspace, activity.Query{}))
 }
 
-func known(id uuid.UUID) uuid.NullUUID { return uuid.NullUUID{UUID: id, Valid: true} }
+func validUUID(id uuid.UUID) uuid.NullUUID { return uuid.NullUUID{UUID: id, Valid: true} }

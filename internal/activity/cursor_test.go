@@ -13,10 +13,10 @@ import (
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 )
 
-// TestCursor_MissesNothingUnderConcurrentWriters is the promise of the package: rows of
-// files and of messages, some commits delayed and some rolled back, and pollers that start
-// before the first row.
-func TestCursor_MissesNothingUnderConcurrentWriters(t *testing.T) {
+// TestCursor_MissesNoRowUnderConcurrentWriters tests the promise of the package: concurrent rows of
+// files and messages, some commits delayed and some rolled back, and pollers that start before the
+// first row.
+func TestCursor_MissesNoRowUnderConcurrentWriters(t *testing.T) {
 	t.Parallel()
 	const rowsEach = 469
 	l := newLoad(t, pgtest.New(t), rowsEach)
@@ -28,9 +28,9 @@ func TestCursor_MissesNothingUnderConcurrentWriters(t *testing.T) {
 	}
 }
 
-// TestHarness_SeesWhatANaiveCursorMisses proves that the test above can fail: the same load
-// on the columns that one would rather use as a cursor.
-func TestHarness_SeesWhatANaiveCursorMisses(t *testing.T) {
+// TestHarness_DetectsMissesOfANaiveCursor proves that the test above can fail: the same load on a
+// cursor without a counter.
+func TestHarness_DetectsMissesOfANaiveCursor(t *testing.T) {
 	t.Parallel()
 	for _, cursor := range []string{"id", "created_at, id"} {
 		t.Run(cursor, func(t *testing.T) {
@@ -50,7 +50,7 @@ func TestHarness_SeesWhatANaiveCursorMisses(t *testing.T) {
 				missed += got.missed
 			}
 			if missed == 0 {
-				t.Error("the harness saw no row missed")
+				t.Error("the harness detected no missed row")
 			}
 		})
 	}
@@ -70,10 +70,10 @@ func (f inboxFeed) after(ctx context.Context, workspace uuid.UUID, last seen, li
 	return page, err
 }
 
-// naiveFeed has no counter: its cursor gets a value at some time before the commit.
+// naiveFeed has no counter: its cursor columns get their values some time before the commit.
 type naiveFeed struct {
 	db     *sql.DB
-	cursor string // columns, by which it is ordered too
+	cursor string // the columns of the cursor and of ORDER BY
 }
 
 func (f naiveFeed) Append(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, entries ...activity.Entry) error {
@@ -107,7 +107,7 @@ func (f naiveFeed) after(ctx context.Context, workspace uuid.UUID, last seen, li
 	return page, rows.Err()
 }
 
-// A tally is how what pollers saw compares with what writers wrote.
+// A tally compares what pollers saw with what writers wrote.
 type tally struct{ rows, polls, missed, twice, unwritten, disordered int }
 
 func (t *tally) add(o tally) {
@@ -124,47 +124,47 @@ func (t tally) String() string {
 		t.rows, t.polls, t.missed, t.twice, t.unwritten, t.disordered)
 }
 
-// compare counts. Out of order is a row whose seq is not above that of the row before it, or
-// whose time is below; a row that does not directly follow the one that its transaction
-// wrote before it; and a transaction that comes after one that began when it was visible.
+// compare counts. A row is out of order if its seq is not greater than that of the row before it, if
+// its time is earlier, or if it does not directly follow the row that its transaction wrote before it.
+// A transaction is out of order if it follows one that began after it was visible.
 func compare(commits []commit, rows []seen, polls int) tally {
 	t := tally{polls: polls}
-	place := map[string]int{}
+	position := map[string]int{}
 	for i, r := range rows {
-		if _, ok := place[r.key]; ok {
+		if _, ok := position[r.key]; ok {
 			t.twice++
 			continue
 		}
-		place[r.key] = i
+		position[r.key] = i
 		if i > 0 && (r.seq <= rows[i-1].seq || r.at.Before(rows[i-1].at)) {
 			t.disordered++
 		}
 	}
-	known := 0
-	var placed []commit
+	found := 0
+	var ordered []commit
 	for _, c := range commits {
 		t.rows += len(c.keys)
 		previous := -1
 		for _, key := range c.keys {
-			i, ok := place[key]
+			i, ok := position[key]
 			if !ok {
 				t.missed++
 				continue
 			}
-			known++
+			found++
 			if previous >= 0 && i != previous+1 {
 				t.disordered++
 			}
 			previous = i
 		}
-		if _, ok := place[c.keys[0]]; ok {
-			placed = append(placed, c)
+		if _, ok := position[c.keys[0]]; ok {
+			ordered = append(ordered, c)
 		}
 	}
-	t.unwritten = len(place) - known
-	slices.SortFunc(placed, func(a, b commit) int { return place[a.keys[0]] - place[b.keys[0]] })
+	t.unwritten = len(position) - found
+	slices.SortFunc(ordered, func(a, b commit) int { return position[a.keys[0]] - position[b.keys[0]] })
 	var latestBegun int64
-	for _, c := range placed {
+	for _, c := range ordered {
 		if c.visible < latestBegun {
 			t.disordered++
 		}

@@ -21,31 +21,31 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// The load that a cursor must stand: every writer writes to every workspace.
+// The load on a cursor: every writer writes to every workspace.
 const (
 	loadWriters    = 16
 	loadWorkspaces = 4
 	loadDeadline   = 3 * time.Minute
 
-	// The connections that the platform has for files, and for everything else.
+	// The pool sizes of the platform, for files and for everything else.
 	filesConns, otherConns = 8, 24
 )
 
 var pageSizes = []int{1, 7, 100}
 
-// A feed is what writers append to and pollers follow: the inbox, or something with a
-// fault that the harness must see.
+// A feed is what writers append to and pollers follow: the inbox, or a faulty one that the harness
+// must detect.
 type feed interface {
 	pendinguploads.Inbox
 	after(ctx context.Context, workspace uuid.UUID, last seen, limit int) ([]seen, error)
 }
 
-// seen is a row as a poller got it; the zero value is before the first.
+// seen is a row as a poller received it; the zero value is before the first.
 type seen struct {
 	id  uuid.UUID
 	seq int64
 	at  time.Time
-	key string // by which its writer knows it: a file's id, or one made for a message
+	key string // identifies the row to its writer: the file's id, or a generated one for a message
 }
 
 // keyOf finds the key in the body of a row.
@@ -60,8 +60,8 @@ func keyOf(body json.RawMessage) string {
 	return b.FileID + b.Key
 }
 
-// A commit is a transaction that came through, with the harness's clock before it could
-// take its place in the feed, and after it was visible.
+// A commit is a committed transaction, with the harness's clock before its Append and after its rows
+// were visible.
 type commit struct {
 	keys           []string
 	begun, visible int64
@@ -74,8 +74,8 @@ type load struct {
 	rowsEach    int // of a writer in a workspace
 	clock       atomic.Int64
 	workspaces  [loadWorkspaces]struct {
-		id   uuid.UUID
-		news bell
+		id      uuid.UUID
+		changed broadcast
 	}
 	written chan struct{} // closed when the writers are done
 
@@ -93,7 +93,7 @@ func newLoad(t *testing.T, dsn string, rowsEach int) *load {
 	return l
 }
 
-// openBinary is the pool for files as the platform opens it.
+// openBinary opens the pool for files as the platform does.
 func openBinary(t *testing.T, dsn string) *sql.DB {
 	c, err := pq.NewConfig(dsn)
 	if err != nil {
@@ -161,7 +161,7 @@ func (l *load) run(t *testing.T, f feed) []tally {
 func (l *load) poll(ctx context.Context, ws, size int) (rows []seen, polls int, err error) {
 	var last seen
 	for {
-		news, done := l.workspaces[ws].news.next(), closed(l.written)
+		changed, done := l.workspaces[ws].changed.next(), closed(l.written)
 		page, err := l.feed.after(ctx, l.workspaces[ws].id, last, size)
 		if err != nil {
 			return nil, 0, fmt.Errorf("poll: %w", err)
@@ -171,7 +171,7 @@ func (l *load) poll(ctx context.Context, ws, size int) (rows []seen, polls int, 
 		if len(page) > size {
 			return nil, 0, fmt.Errorf("page of %d rows, want at most %d", len(page), size)
 		}
-		if len(rows) > 2*loadWriters*l.rowsEach { // it goes in circles
+		if len(rows) > 2*loadWriters*l.rowsEach { // a faulty cursor repeats rows for ever
 			return rows, polls, nil
 		}
 		if len(page) > 0 {
@@ -182,7 +182,7 @@ func (l *load) poll(ctx context.Context, ws, size int) (rows []seen, polls int, 
 			return rows, polls, nil
 		}
 		select {
-		case <-news:
+		case <-changed:
 		case <-l.written:
 		case <-ctx.Done():
 			return nil, 0, ctx.Err()
@@ -190,8 +190,7 @@ func (l *load) poll(ctx context.Context, ws, size int) (rows []seen, polls int, 
 	}
 }
 
-// A writer is also the inbox that its Storage announces files to: it stands between the two to
-// delay some commits.
+// A writer is also the inbox of its Storage, so that it can delay some commits.
 type writer struct {
 	*load
 	random *rand.Rand
@@ -232,7 +231,7 @@ func (w *writer) write(ctx context.Context) error {
 		w.mu.Lock()
 		w.commits[ws] = append(w.commits[ws], commit{keys, w.begun, w.clock.Add(1)})
 		w.mu.Unlock()
-		w.workspaces[ws].news.ring()
+		w.workspaces[ws].changed.ring()
 		if left[ws] -= len(keys); left[ws] == 0 {
 			open--
 		}
@@ -290,14 +289,14 @@ func (w *writer) send(ctx context.Context, workspace uuid.UUID, n int, rollback 
 	return keys, tx.Commit()
 }
 
-// A bell wakes whoever waits.
-type bell struct {
+// A broadcast wakes all its receivers.
+type broadcast struct {
 	mu sync.Mutex
 	ch chan struct{}
 }
 
-// next is closed by the next ring.
-func (b *bell) next() <-chan struct{} {
+// next returns a channel that the next ring closes.
+func (b *broadcast) next() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ch == nil {
@@ -306,7 +305,7 @@ func (b *bell) next() <-chan struct{} {
 	return b.ch
 }
 
-func (b *bell) ring() {
+func (b *broadcast) ring() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ch != nil {

@@ -14,14 +14,14 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// newInbox is an inbox on a database of its own.
+// newInbox returns an inbox on a database of its own.
 func newInbox(t *testing.T) (*activity.Inbox, *sql.DB) {
 	t.Helper()
 	db := pgtest.Open(t, pgtest.New(t))
 	return activity.New(db), db
 }
 
-// message is an entry that summaries will show as summary.
+// message returns an entry with that summary.
 func message(summary string) activity.Entry {
 	return activity.Entry{Type: activity.TypeA2AReceive, Method: "message/send", Summary: summary}
 }
@@ -79,12 +79,12 @@ func wantSummaries(t *testing.T, rows []activity.Row, want ...string) {
 	}
 }
 
-// after is the query of a client that has seen everything up to r.
+// after returns the query of a client that has read up to r.
 func after(r activity.Row) activity.Query {
 	return activity.Query{After: uuid.NullUUID{UUID: r.ID, Valid: true}}
 }
 
-// onlyRow is the one row of a workspace.
+// onlyRow returns the only row of a workspace.
 func onlyRow(t *testing.T, in *activity.Inbox, workspace uuid.UUID) activity.Row {
 	t.Helper()
 	rows := read(t, in, workspace, activity.Query{})

@@ -10,8 +10,8 @@ import (
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 )
 
-// What pollers ask for all day costs the same however long the log is. Planted: no unique
-// (workspace_id, seq); ORDER BY created_at.
+// The cost of a poll must not grow with the log. Planted: no unique (workspace_id, seq);
+// ORDER BY created_at.
 func TestStatements_ReadTheLogByIndex(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Open(t, pgtest.New(t))

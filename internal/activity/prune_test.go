@@ -18,25 +18,38 @@ import (
 	"github.com/molecule-ai/platform/internal/activity"
 )
 
-// The statements that prune and note, to the letter.
+// The statements that prune and record the read position, pinned token by token.
 const (
 	seqAndNoteOf = `SELECT l.seq, c.last_seq, coalesce(r.read_seq < l.seq AND r.noted_at < now() - interval '1 minute', true) ` +
 		`FROM activity_logs l LEFT JOIN activity_counters c USING (workspace_id) LEFT JOIN activity_readers r USING (workspace_id) ` +
 		`WHERE l.id = $1 AND l.workspace_id = $2`
 
-	noteRead = `INSERT INTO activity_readers AS r (workspace_id, read_seq, noted_at) VALUES ($1, $2, now()) ` +
-		`ON CONFLICT (workspace_id) DO UPDATE SET read_seq = excluded.read_seq, noted_at = excluded.noted_at ` +
-		`WHERE r.read_seq < excluded.read_seq AND r.noted_at < now() - interval '1 minute'`
+	noteRead = `
+INSERT INTO activity_readers AS r (workspace_id, read_seq, noted_at) VALUES ($1, $2, now())
+ON CONFLICT (workspace_id) DO UPDATE SET read_seq = excluded.read_seq, noted_at = excluded.noted_at
+WHERE r.read_seq < excluded.read_seq AND r.noted_at < now() - interval '1 minute'`
 
-	prunable = `SELECT l.id FROM activity_counters c LEFT JOIN activity_readers r USING (workspace_id) CROSS JOIN LATERAL (
-    SELECT id FROM activity_logs WHERE workspace_id = c.workspace_id AND created_at < now() - $1 * interval '1 microsecond'
-    AND (seq < r.read_seq OR created_at < now() - $2 * interval '1 microsecond') ORDER BY created_at LIMIT $3
-) l LIMIT $3`
+	prune = `
+DELETE FROM activity_logs WHERE id = ANY(ARRAY(
+    SELECT id FROM activity_logs WHERE id = ANY(ARRAY(
+        SELECT l.id FROM activity_counters c LEFT JOIN activity_readers r USING (workspace_id) CROSS JOIN LATERAL (
+            SELECT id FROM activity_logs
+            WHERE workspace_id = c.workspace_id AND created_at < now() - $1 * interval '1 microsecond'
+            AND (seq < r.read_seq OR created_at < now() - $2 * interval '1 microsecond')
+            ORDER BY created_at LIMIT $3
+        ) l LIMIT $3
+    )) FOR UPDATE SKIP LOCKED
+))`
 
-	prune = `DELETE FROM activity_logs WHERE id = ANY(ARRAY(` +
-		`SELECT id FROM activity_logs WHERE id = ANY(ARRAY(` + prunable + `)) FOR UPDATE SKIP LOCKED))`
-
-	countPrunable = `SELECT count(*) FROM (` + prunable + `) old`
+	countPrunable = `
+SELECT count(*) FROM (
+    SELECT l.id FROM activity_counters c LEFT JOIN activity_readers r USING (workspace_id) CROSS JOIN LATERAL (
+        SELECT id FROM activity_logs
+        WHERE workspace_id = c.workspace_id AND created_at < now() - $1 * interval '1 microsecond'
+        AND (seq < r.read_seq OR created_at < now() - $2 * interval '1 microsecond')
+        ORDER BY created_at LIMIT $3
+    ) l LIMIT $3
+) old`
 )
 
 const (
@@ -44,7 +57,7 @@ const (
 	retention = 7 * day
 	limit     = 30 * day
 
-	// The row of that summary becomes older by so many days.
+	// sqlAge makes the row with that summary older by $2 days.
 	sqlAge = `UPDATE activity_logs SET created_at = created_at - $2 * interval '1 day' WHERE workspace_id = $1 AND summary = $3`
 
 	sqlNote = `SELECT coalesce((SELECT read_seq FROM activity_readers WHERE workspace_id = $1), 0)`
@@ -52,7 +65,7 @@ const (
 	sqlMinuteLater = `UPDATE activity_readers SET noted_at = noted_at - interval '61 seconds'`
 )
 
-// reader is the query of a workspace that has handled everything up to r.
+// reader returns the query of a workspace that has handled everything up to r.
 func reader(r activity.Row) activity.Query {
 	q := after(r)
 	q.Reader = true
@@ -66,8 +79,7 @@ func mustExec(t *testing.T, db *sql.DB, statement string, args ...any) {
 	}
 }
 
-// newAged records a row for each of days, so many days old, oldest first; its summary is its
-// number.
+// newAged records a row for each of days, with that age and with its index from 1 as the summary.
 func newAged(t *testing.T, in *activity.Inbox, db *sql.DB, days ...int) (uuid.UUID, []activity.Row) {
 	t.Helper()
 	workspace := uuid.New()
@@ -91,10 +103,9 @@ func mustPrune(t *testing.T, in *activity.Inbox, want int) {
 	}
 }
 
-// Planted: either condition on the age left out; seq not compared, or with <=, which takes the
-// cursor of a workspace that nobody wrote to for a week; the read rows of one workspace taken
-// for those of all.
-func TestPrune_TakesWhatIsReadAndOldOrVeryOld(t *testing.T) {
+// Planted: either condition on the age missing; seq not compared, or with <=, which deletes the cursor
+// of a workspace without rows for a week; the read position of one workspace applied to all.
+func TestPrune_DeletesOldReadRowsAndVeryOldRows(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
 	in.WithReaders()
@@ -112,13 +123,13 @@ func TestPrune_TakesWhatIsReadAndOldOrVeryOld(t *testing.T) {
 			t.Errorf("left are %q, want %q", got, want)
 		}
 	}
-	// Who follows the cursor notices nothing, though all before it is gone.
+	// A reader continues after its cursor although all rows before it were pruned.
 	cursor := rows[2]
 	record(t, in, recent, message("new"))
 	wantSummaries(t, read(t, in, recent, reader(cursor)), "new")
 }
 
-// A limit that is shorter than the retention does not shorten it.
+// A limit shorter than the retention does not shorten the retention.
 func TestPrune_KeepsUnreadRowsForTheRetentionAtLeast(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
@@ -134,9 +145,9 @@ func TestPrune_KeepsUnreadRowsForTheRetentionAtLeast(t *testing.T) {
 	}
 }
 
-// A workspace that did not come for a month is told so, and finds all that is left from the
-// oldest on: nothing is repeated, and nothing left out that is there.
-func TestPrune_ACursorThatIsPrunedIsGone(t *testing.T) {
+// A workspace that has not polled for a month gets ErrCursorGone, and then reads all remaining rows
+// from the oldest on.
+func TestPrune_PrunedCursorIsGone(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
 	in.WithReaders()
@@ -149,8 +160,8 @@ func TestPrune_ACursorThatIsPrunedIsGone(t *testing.T) {
 	wantSummaries(t, read(t, in, workspace, activity.Query{Oldest: true}), "3", "4")
 }
 
-// Planted: More not set; SKIP LOCKED left out, so that the second waits for the first.
-func TestPrune_GoesInBatchesThatSeveralShare(t *testing.T) {
+// Planted: more not set; SKIP LOCKED missing, so that the second run waits for the first.
+func TestPrune_BatchesAreSharedByConcurrentRuns(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
 	workspace := uuid.New()
@@ -170,7 +181,7 @@ func TestPrune_GoesInBatchesThatSeveralShare(t *testing.T) {
 	if _, err := tx.Exec(`SELECT FROM activity_logs WHERE seq = 1500 FOR UPDATE`); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // who waits for the lock, waits for ever
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // a run that waits for the lock never ends
 	defer cancel()
 	var pruned atomic.Int64
 	var g errgroup.Group
@@ -185,7 +196,7 @@ func TestPrune_GoesInBatchesThatSeveralShare(t *testing.T) {
 			}
 		})
 	}
-	if err := g.Wait(); err != nil || pruned.Load() < 998 || pruned.Load() > 1499 { // a batch of which a row was locked is the last
+	if err := g.Wait(); err != nil || pruned.Load() < 998 || pruned.Load() > 1499 { // a batch that skipped a locked row is the last
 		t.Errorf("%d rows were pruned (%v)", pruned.Load(), err)
 	}
 	if err := tx.Commit(); err != nil {
@@ -199,9 +210,9 @@ func TestPrune_GoesInBatchesThatSeveralShare(t *testing.T) {
 	wantSummaries(t, read(t, in, workspace, activity.Query{}), "first")
 }
 
-// Planted: Reader not looked at; the note of an unknown cursor; a note that goes back; one with
-// each poll.
-func TestRead_NotesHowFarTheWorkspaceHasRead(t *testing.T) {
+// Planted: Reader ignored; a position recorded for an unknown cursor; a position that goes back; a
+// write at each poll.
+func TestRead_RecordsTheReadPosition(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
 	in.WithReaders()
@@ -210,7 +221,7 @@ func TestRead_NotesHowFarTheWorkspaceHasRead(t *testing.T) {
 		t.Helper()
 		var got int64
 		if err := db.QueryRowContext(t.Context(), sqlNote, workspace).Scan(&got); err != nil || got != want {
-			t.Errorf("%s: noted %d (%v), want %d", what, got, err, want)
+			t.Errorf("%s: recorded %d (%v), want %d", what, got, err, want)
 		}
 	}
 	read(t, in, workspace, after(rows[3]))
@@ -237,9 +248,9 @@ func TestRead_NotesHowFarTheWorkspaceHasRead(t *testing.T) {
 	wantNote(3, "a minute later")
 }
 
-// Polls at the same moment all find that it is time; here those that come a little later run the
-// statement when the first has. Planted: either half of its condition left out.
-func TestRead_OfPollsAtTheSameMomentOneNotes(t *testing.T) {
+// Concurrent polls may all find that a record is due, and run the statement one after the other.
+// Planted: either half of its condition missing.
+func TestRead_ConcurrentPollsRecordOnce(t *testing.T) {
 	t.Parallel()
 	_, db := newInbox(t)
 	workspace := uuid.New()
@@ -254,18 +265,18 @@ func TestRead_OfPollsAtTheSameMomentOneNotes(t *testing.T) {
 		mustExec(t, db, noteRead, workspace, c.seq)
 		var got int
 		if err := db.QueryRowContext(t.Context(), sqlNote, workspace).Scan(&got); err != nil || got != c.want {
-			t.Errorf("note %d of %d: noted is %d (%v), want %d", i+1, c.seq, got, err, c.want)
+			t.Errorf("statement %d with %d: recorded is %d (%v), want %d", i+1, c.seq, got, err, c.want)
 		}
 	}
 }
 
-// The note is for pruning; a poll does not need it.
-func TestRead_GoesOnWithoutTheNote(t *testing.T) {
+// The read position is for pruning; a poll does not need it.
+func TestRead_SucceedsWhenTheReadPositionIsNotRecorded(t *testing.T) {
 	t.Parallel()
 	in, mock := newMocked(t)
 	in.WithReaders()
 	workspace, last := uuid.New(), uuid.New()
-	q := activity.Query{After: known(last), Limit: 7, Reader: true}
+	q := activity.Query{After: validUUID(last), Limit: 7, Reader: true}
 	for _, fails := range []error{nil, errDatabase} {
 		mock.ExpectQuery(seqAndNoteOf).WithArgs(last, workspace).WillReturnRows(cursorAt(41, 41, true))
 		mock.ExpectExec(noteRead).WithArgs(workspace, 41).WillReturnResult(sqlmock.NewResult(0, 1)).WillReturnError(fails)
@@ -309,9 +320,8 @@ func TestPrune_Statements(t *testing.T) {
 	}
 }
 
-// The log is long, and what can be pruned is little of it. Planted: the same without LATERAL,
-// by a join.
-func TestPrune_LooksAtTheLogByIndexOnly(t *testing.T) {
+// The log is long, and few of its rows can be pruned. Planted: a join instead of LATERAL.
+func TestPrune_ReadsTheLogByIndexOnly(t *testing.T) {
 	t.Parallel()
 	_, db := newInbox(t)
 	mustExec(t, db, `INSERT INTO activity_counters SELECT gen_random_uuid(), 200 FROM generate_series(1, 300)`)
@@ -340,7 +350,7 @@ func TestPrune_LooksAtTheLogByIndexOnly(t *testing.T) {
 			}
 		})
 		if seen == 0 {
-			t.Errorf("%s: the plan does not look at the log:\n%s", name, plan)
+			t.Errorf("%s: the plan does not read the log:\n%s", name, plan)
 		}
 	}
 }

@@ -11,17 +11,16 @@ import (
 	"github.com/google/uuid"
 )
 
-// Limits of a page. A page holds at most MaxLimit rows, and stops early, after at least
-// one row, once its bodies exceed PageBytes: rows may be a MiB each, and what one poll
-// costs in memory is not the sender's to choose. A reader who follows the cursor gets
-// the rest with its next call.
+// Limits of a page. A page holds at most MaxLimit rows. It ends early, after at least one row, once
+// its bodies exceed PageBytes: a row may have a MiB, and the memory that one poll takes must not
+// depend on the sender. A reader that follows the cursor gets the rest with its next call.
 const (
 	DefaultLimit = 100
 	MaxLimit     = 500
 	PageBytes    = 2 << 20
 )
 
-// Source says where a row comes from.
+// Source selects rows by their sender.
 type Source int
 
 // The sources a Query can select.
@@ -41,7 +40,7 @@ type Query struct {
 	After  uuid.NullUUID // only rows after this one, oldest first
 	Oldest bool          // oldest first, without After
 	Limit  int           // 0 is DefaultLimit; more than MaxLimit is MaxLimit
-	Reader bool          // the workspace itself reads: what is before After is read
+	Reader bool          // the workspace itself reads, so After is its read position
 }
 
 const (
@@ -53,12 +52,12 @@ const (
 	sqlDue       = `coalesce(r.read_seq < l.seq AND r.noted_at < now() - interval '1 minute', true)`
 	sqlDueReader = `LEFT JOIN activity_readers r USING (workspace_id) `
 
-	rowColumns = `id, seq, workspace_id, activity_type, source_id, target_id, method, summary, ` +
-		`request_body, response_body, duration_ms, status, error_detail, created_at`
-
-	// sqlPage has two holes: the conditions, and the direction (twice). The inner query picks the
-	// rows, the window adds up the bytes of those before each, without reading a body.
-	sqlPage = `SELECT ` + rowColumns + ` FROM (
+	// sqlPage is a format of the conditions (%[1]s) and the direction (%[2]s). The inner query selects
+	// the rows, and the window function sums the bytes of the rows before each without reading a body.
+	sqlPage = `
+SELECT id, seq, workspace_id, activity_type, source_id, target_id, method, summary, request_body, response_body,
+    duration_ms, status, error_detail, created_at
+FROM (
     SELECT *, sum(body_bytes) OVER (ORDER BY seq %[2]s) - body_bytes AS bytes_before FROM (
         SELECT * FROM activity_logs WHERE %[1]s ORDER BY seq %[2]s LIMIT $2
     ) picked
@@ -108,8 +107,8 @@ func (in *Inbox) Read(ctx context.Context, workspace uuid.UUID, q Query) ([]Row,
 	return page, nil
 }
 
-// findCursor sets after to the number of the row q.After, and returns the last one that the
-// workspace has given. ErrCursorGone if there is no such row.
+// findCursor sets after to the number of the row q.After, and returns the number of the workspace's
+// last row. ErrCursorGone if there is no row q.After.
 func (in *Inbox) findCursor(ctx context.Context, workspace uuid.UUID, q Query, after *sql.NullInt64) (last sql.NullInt64, err error) {
 	due := false
 	err = in.db.QueryRowContext(ctx, q.cursor(in.notes), q.After.UUID, workspace).Scan(after, &last, &due)
@@ -120,7 +119,7 @@ func (in *Inbox) findCursor(ctx context.Context, workspace uuid.UUID, q Query, a
 		return last, fmt.Errorf("activity: find cursor of workspace %s: %w", workspace, err)
 	}
 	if due {
-		// Best effort: without it rows are kept for longer, and the next poll notes it.
+		// Best effort: without it rows are kept for longer, and the next poll records it.
 		_ = in.noteRead(ctx, workspace, after.Int64)
 	}
 	return last, nil
@@ -134,8 +133,8 @@ func (q Query) cursor(notes bool) string {
 	return fmt.Sprintf(sqlCursor, "false", "")
 }
 
-// page builds the statement for q. Only the presence of a condition depends on q; every
-// value is a parameter.
+// page returns the statement for q and its arguments. Which conditions it has depends on q; every
+// value of q is a parameter.
 func (q Query) page(workspace uuid.UUID, after sql.NullInt64) (string, []any) {
 	limit := q.Limit
 	if limit <= 0 {

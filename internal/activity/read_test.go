@@ -20,21 +20,21 @@ func TestRead_SelectsByEveryField(t *testing.T) {
 	in, db := newInbox(t)
 	workspace, alice, bob := uuid.New(), uuid.New(), uuid.New()
 	record(t, in, workspace,
-		activity.Entry{Summary: "upload", Type: activity.TypeA2AReceive, Method: activity.MethodChatUpload, TargetID: known(workspace)},
-		activity.Entry{Summary: "canvas", Type: activity.TypeA2AReceive, Method: "message/send", TargetID: known(workspace)},
-		activity.Entry{Summary: "alice", Type: activity.TypeA2AReceive, Method: "message/send", SourceID: known(alice), TargetID: known(workspace)},
-		activity.Entry{Summary: "to bob", Type: "a2a_send", Method: "message/send", SourceID: known(workspace), TargetID: known(bob)},
-		activity.Entry{Summary: "sent file", Type: "a2a_send", Method: activity.MethodChatUpload, SourceID: known(workspace), TargetID: known(alice)},
+		activity.Entry{Summary: "upload", Type: activity.TypeA2AReceive, Method: activity.MethodChatUpload, TargetID: validUUID(workspace)},
+		activity.Entry{Summary: "canvas", Type: activity.TypeA2AReceive, Method: "message/send", TargetID: validUUID(workspace)},
+		activity.Entry{Summary: "alice", Type: activity.TypeA2AReceive, Method: "message/send", SourceID: validUUID(alice), TargetID: validUUID(workspace)},
+		activity.Entry{Summary: "to bob", Type: "a2a_send", Method: "message/send", SourceID: validUUID(workspace), TargetID: validUUID(bob)},
+		activity.Entry{Summary: "sent file", Type: "a2a_send", Method: activity.MethodChatUpload, SourceID: validUUID(workspace), TargetID: validUUID(alice)},
 	)
 	record(t, in, uuid.New(), message("another workspace's"))
-	// The upload is five hours old, the next row four, and so on: long enough that it does not
-	// matter when a parallel test gets its turn.
+	// The upload is five hours old, the next row four, and so on, so that a slow parallel run does not
+	// change the result.
 	if _, err := db.ExecContext(t.Context(), "UPDATE activity_logs SET created_at = now() - (6 - seq) * interval '1 hour'"); err != nil {
 		t.Fatal(err)
 	}
 	rows := read(t, in, workspace, activity.Query{Oldest: true})
 	wantSummaries(t, rows, "upload", "canvas", "alice", "to bob", "sent file")
-	far := time.FixedZone("beyond what PostgreSQL takes for an offset", 23*60*60)
+	far := time.FixedZone("an offset that PostgreSQL refuses", 23*60*60)
 
 	for name, test := range map[string]struct {
 		query activity.Query
@@ -46,8 +46,8 @@ func TestRead_SelectsByEveryField(t *testing.T) {
 		"type of upload rows":    {activity.Query{Type: activity.MethodChatUpload}, []string{"upload"}},
 		"from the canvas":        {activity.Query{Source: activity.FromCanvas}, []string{"canvas", "upload"}},
 		"from agents":            {activity.Query{Source: activity.FromAgent}, []string{"sent file", "to bob", "alice"}},
-		"peer":                   {activity.Query{Peer: known(alice)}, []string{"sent file", "alice"}},
-		"peer unknown":           {activity.Query{Peer: known(uuid.New())}, nil},
+		"peer":                   {activity.Query{Peer: validUUID(alice)}, []string{"sent file", "alice"}},
+		"peer unknown":           {activity.Query{Peer: validUUID(uuid.New())}, nil},
 		"strictly before":        {activity.Query{Before: rows[2].CreatedAt}, []string{"canvas", "upload"}},
 		"before in another zone": {activity.Query{Before: rows[2].CreatedAt.In(far)}, []string{"canvas", "upload"}},
 		"just not before":        {activity.Query{Before: rows[2].CreatedAt.Add(time.Microsecond)}, []string{"alice", "canvas", "upload"}},
@@ -56,11 +56,11 @@ func TestRead_SelectsByEveryField(t *testing.T) {
 		"after, oldest first":    {after(rows[2]), []string{"to bob", "sent file"}},
 		"after the newest":       {after(rows[4]), nil},
 		"oldest":                 {activity.Query{Oldest: true, Limit: 2}, []string{"upload", "canvas"}},
-		"after, of a type, one": {activity.Query{After: known(rows[0].ID), Type: activity.TypeA2AReceive, Limit: 1},
+		"after, of a type, one": {activity.Query{After: validUUID(rows[0].ID), Type: activity.TypeA2AReceive, Limit: 1},
 			[]string{"canvas"}},
-		"after a row that the filter would not show": {activity.Query{After: known(rows[1].ID), Source: activity.FromAgent, Peer: known(bob)},
+		"after a row that the filter would not show": {activity.Query{After: validUUID(rows[1].ID), Source: activity.FromAgent, Peer: validUUID(bob)},
 			[]string{"to bob"}},
-		"all at once": {activity.Query{After: known(rows[0].ID), Type: activity.TypeA2AReceive, Source: activity.FromAgent, Peer: known(alice),
+		"all at once": {activity.Query{After: validUUID(rows[0].ID), Type: activity.TypeA2AReceive, Source: activity.FromAgent, Peer: validUUID(alice),
 			Before: rows[3].CreatedAt, Within: 10 * time.Hour, Limit: 5}, []string{"alice"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,14 +104,14 @@ func TestRead_CursorGone(t *testing.T) {
 	for name, id := range map[string]uuid.UUID{
 		"unknown": uuid.New(), "zero": uuid.Nil, "pruned": rows[0].ID, "another workspace's": onlyRow(t, in, other).ID,
 	} {
-		page, err := in.Read(t.Context(), workspace, activity.Query{After: known(id)})
+		page, err := in.Read(t.Context(), workspace, activity.Query{After: validUUID(id)})
 		if !errors.Is(err, activity.ErrCursorGone) || page != nil {
 			t.Errorf("%s: %v, %v, want ErrCursorGone", name, page, err)
 		}
 	}
 }
 
-// Rows that are pruned in between do not stop a reader whose own row is still there.
+// Pruned rows between the cursor and the next row do not stop a reader.
 func TestRead_ContinuesPastPrunedRows(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
@@ -141,7 +141,7 @@ func TestRead_BoundsTheBytesOfAPage(t *testing.T) {
 		record(t, in, workspace, e)
 		want = append(want, e.Summary)
 	}
-	// A row that begins within PageBytes is the page's last.
+	// The last row of a page is the one that exceeds PageBytes.
 	var got []string
 	var pages []int
 	q := activity.Query{Oldest: true}
@@ -162,7 +162,7 @@ func TestRead_BoundsTheBytesOfAPage(t *testing.T) {
 	wantSummaries(t, read(t, in, workspace, activity.Query{}), want[9], want[8], want[7], want[6])
 }
 
-func TestRead_RowLongerThanAPageComesAlone(t *testing.T) {
+func TestRead_RowLargerThanAPageIsAPage(t *testing.T) {
 	t.Parallel()
 	in, _ := newInbox(t)
 	workspace := uuid.New()
@@ -174,7 +174,7 @@ func TestRead_RowLongerThanAPageComesAlone(t *testing.T) {
 	wantSummaries(t, read(t, in, workspace, after(page[0])), "small")
 }
 
-func TestRead_TellsTimesInUTC(t *testing.T) {
+func TestRead_ReturnsTimesInUTC(t *testing.T) {
 	t.Parallel()
 	in := activity.New(pgtest.Open(t, pgtest.New(t)+" timezone=Asia/Kolkata"))
 	workspace := uuid.New()
@@ -184,14 +184,13 @@ func TestRead_TellsTimesInUTC(t *testing.T) {
 	}
 }
 
-// A reader is told that the database failed, not that its cursor is gone: it would throw the
-// cursor away.
+// A database failure must not look like a gone cursor: the reader would drop its cursor.
 func TestRead_FailureIsNotAGoneCursor(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
 	workspace := uuid.New()
 	db.Close()
-	for _, q := range []activity.Query{{}, {After: known(uuid.New())}} {
+	for _, q := range []activity.Query{{}, {After: validUUID(uuid.New())}} {
 		page, err := in.Read(t.Context(), workspace, q)
 		if err == nil || errors.Is(err, activity.ErrCursorGone) || page != nil {
 			t.Errorf("after %v: %v, %v", q.After.Valid, page, err)

@@ -11,8 +11,8 @@ import (
 	"github.com/molecule-ai/platform/internal/activity"
 )
 
-// The statements on which the cursor rests, to the letter: a change to one is to be meant,
-// and seen in review.
+// The statements that the cursor's promise rests on, pinned token by token: a change must be
+// deliberate, and visible in review.
 const (
 	appendRows = `
 WITH counter AS (
@@ -31,8 +31,10 @@ FROM counter, unnest($3::text[], $4::uuid[], $5::uuid[], $6::text[], $7::text[],
 
 	seqOf = "SELECT l.seq, c.last_seq, false FROM activity_logs l LEFT JOIN activity_counters c USING (workspace_id) WHERE l.id = $1 AND l.workspace_id = $2"
 
-	pageAfter = `SELECT id, seq, workspace_id, activity_type, source_id, target_id, method, summary, request_body, response_body,
-    duration_ms, status, error_detail, created_at FROM (
+	pageAfter = `
+SELECT id, seq, workspace_id, activity_type, source_id, target_id, method, summary, request_body, response_body,
+    duration_ms, status, error_detail, created_at
+FROM (
     SELECT *, sum(body_bytes) OVER (ORDER BY seq ASC) - body_bytes AS bytes_before FROM (
         SELECT * FROM activity_logs WHERE workspace_id = $1 AND seq > $4 ORDER BY seq ASC LIMIT $2
     ) picked
@@ -60,7 +62,7 @@ func TestRecord_IsOneStatementAndACommit(t *testing.T) {
 	t.Parallel()
 	workspace, source := uuid.New(), uuid.New()
 	took := time.Second
-	e := activity.Entry{Type: "a2a_receive", SourceID: known(source), Method: "message/send", RequestBody: []byte(`{"a":1}`), Duration: &took}
+	e := activity.Entry{Type: "a2a_receive", SourceID: validUUID(source), Method: "message/send", RequestBody: []byte(`{"a":1}`), Duration: &took}
 	for _, commits := range []error{nil, errDatabase} {
 		in, mock := newMocked(t)
 		mock.ExpectBegin()
@@ -73,9 +75,9 @@ func TestRecord_IsOneStatementAndACommit(t *testing.T) {
 	}
 }
 
-// Where there is nothing new, one round trip tells it. Planted: the page not read though there is no
-// counter, or a later number; read though there is none.
-func TestRead_AsksForAPageWhereThereIsOne(t *testing.T) {
+// Without new rows a poll is one round trip. Planted: the page not read although there is no counter,
+// or a later number; read although there are no new rows.
+func TestRead_QueriesAPageOnlyIfThereAreNewRows(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		cursor *sqlmock.Rows
@@ -88,20 +90,20 @@ func TestRead_AsksForAPageWhereThereIsOne(t *testing.T) {
 		if c.page {
 			mock.ExpectQuery(pageAfter).WithArgs(workspace, 7, activity.PageBytes, 41).WillReturnRows(sqlmock.NewRows([]string{"id"}))
 		}
-		if page, err := in.Read(t.Context(), workspace, activity.Query{After: known(last), Limit: 7}); !errors.Is(err, c.want) || page == nil == (c.want == nil) {
+		if page, err := in.Read(t.Context(), workspace, activity.Query{After: validUUID(last), Limit: 7}); !errors.Is(err, c.want) || page == nil == (c.want == nil) {
 			t.Errorf("%v, %v, want %v", page, err, c.want)
 		}
 	}
 }
 
-// noCursor is what is found if the cursor is gone.
+// noCursor returns the rows of the cursor query if the cursor is gone.
 func noCursor() *sqlmock.Rows { return sqlmock.NewRows([]string{"seq", "last_seq", "due"}) }
 
-// cursorAt is a cursor in a workspace whose last number is last.
+// cursorAt returns the row of a cursor in a workspace whose last number is last.
 func cursorAt(seq int, last any, due bool) *sqlmock.Rows { return noCursor().AddRow(seq, last, due) }
 
-// A page that breaks off is no page: a reader would take what is missing for not there.
-func TestRead_GivesNoPartOfAPageThatFails(t *testing.T) {
+// A page that fails midway must not be returned: the reader would take the missing rows for absent.
+func TestRead_ReturnsNoPartOfAFailedPage(t *testing.T) {
 	t.Parallel()
 	columns := []string{"id", "seq", "workspace_id", "activity_type", "source_id", "target_id", "method", "summary", "request_body",
 		"response_body", "duration_ms", "status", "error_detail", "created_at"}

@@ -16,28 +16,28 @@ import (
 	"github.com/molecule-ai/platform/internal/events"
 )
 
-// The load that a position must stand.
+// The load on a position.
 const (
 	writers     = 12
 	filesEach   = 60
-	readersEach = 3 // of each limit, numbering at the same time
+	readersEach = 3 // of each limit, which number receipts concurrently
 )
 
 var limits = []int{1, 7, 100}
 
-// step is what a reader must see of a file: its number is its place in the file's life.
+// step is an event of a file that every reader must see.
 type step struct {
 	file uuid.UUID
 	kind events.Kind
 }
 
-// TestPosition_MissesNothingUnderConcurrentWriters: files and messages, some changes committed late
-// and some rolled back, read by many who go on from every single position, written out and read
-// in again. Planted: numbers given out by a sequence when the change is made (see below); rows
-// read before receipts; the counter taken before the receipts are locked.
+// TestPosition_MissesNothingUnderConcurrentWriters writes files and messages concurrently, with some
+// changes committed late and some rolled back, while readers continue from every position after
+// formatting and parsing it. Planted: numbers from a sequence at the time of the change (see below);
+// rows read before receipts; the counter locked before the receipts.
 func TestPosition_MissesNothingUnderConcurrentWriters(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newFixture(t)
 	written, seen := drive(t, d)
 	for i, s := range seen {
 		t.Logf("%s", s.compare(written, fmt.Sprintf("reader %d, limit %d", i, limits[i/readersEach])))
@@ -47,11 +47,11 @@ func TestPosition_MissesNothingUnderConcurrentWriters(t *testing.T) {
 	}
 }
 
-// TestHarness_SeesWhatASequenceMisses proves that the test above can fail: the same load, but a
-// receipt has its number from a sequence when it is written.
-func TestHarness_SeesWhatASequenceMisses(t *testing.T) {
+// TestHarness_DetectsMissesOfASequence proves that the test above can fail: the same load, but a
+// receipt gets its number from a sequence when it is inserted.
+func TestHarness_DetectsMissesOfASequence(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newFixture(t)
 	d.exec(t, `CREATE SEQUENCE naive`)
 	d.exec(t, `ALTER TABLE receipts ALTER COLUMN seq SET DEFAULT nextval('naive')`)
 	written, seen := drive(t, d)
@@ -61,12 +61,12 @@ func TestHarness_SeesWhatASequenceMisses(t *testing.T) {
 		missed += s.missed
 	}
 	if missed == 0 {
-		t.Error("the harness saw no event missed")
+		t.Error("the harness detected no missed event")
 	}
 }
 
-// drive writes and reads at the same time, and returns what was written and what each saw.
-func drive(t *testing.T, d desk) (written map[step]bool, seen []*sight) {
+// drive writes and reads concurrently, and returns what was written and what each reader saw.
+func drive(t *testing.T, d fixture) (written map[step]bool, seen []*observation) {
 	workspace := uuid.New()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
@@ -91,7 +91,7 @@ func drive(t *testing.T, d desk) (written map[step]bool, seen []*sight) {
 	all.Go(func() error { writing.Wait(); close(done); return nil })
 	for _, limit := range limits {
 		for range readersEach {
-			s := &sight{at: map[step]int{}}
+			s := &observation{at: map[step]int{}}
 			seen = append(seen, s)
 			all.Go(func() error { return s.read(ctx, d, workspace, limit, done) })
 		}
@@ -102,8 +102,8 @@ func drive(t *testing.T, d desk) (written map[step]bool, seen []*sight) {
 	return written, seen
 }
 
-// write lives the lives of some files.
-func write(ctx context.Context, t *testing.T, d desk, workspace uuid.UUID, random *rand.Rand) (steps []step, err error) {
+// write takes filesEach files from staging to their end, one after the other.
+func write(ctx context.Context, t *testing.T, d fixture, workspace uuid.UUID, random *rand.Rand) (steps []step, err error) {
 	for range filesEach {
 		file := d.stage(t, workspace, "f")
 		steps = append(steps, step{file, events.Staged})
@@ -131,9 +131,8 @@ func write(ctx context.Context, t *testing.T, d desk, workspace uuid.UUID, rando
 	return steps, nil
 }
 
-// change changes a file; sometimes it takes long to commit, sometimes it does only at the second
-// try.
-func change(ctx context.Context, d desk, random *rand.Rand, statement string, file uuid.UUID) error {
+// change changes a file. Some commits are delayed, and some follow a rolled-back attempt.
+func change(ctx context.Context, d fixture, random *rand.Rand, statement string, file uuid.UUID) error {
 	for again := true; again; {
 		again = random.IntN(10) == 0
 		tx, err := d.db.BeginTx(ctx, nil)
@@ -162,25 +161,25 @@ func change(ctx context.Context, d desk, random *rand.Rand, statement string, fi
 
 type tally struct{ events, missed, twice, disordered, unwritten int }
 
-// sight is what one reader saw.
-type sight struct {
+// observation is what one reader saw.
+type observation struct {
 	tally
 	at map[step]int // when it was seen
 }
 
-// read reads until all is written and nothing more comes. Every event's position is one that it
-// goes on from: those in the middle of a page too.
-func (s *sight) read(ctx context.Context, d desk, workspace uuid.UUID, limit int, done <-chan struct{}) error {
+// read reads until the writers are done and there is nothing more. It continues from random positions
+// of a page, not only from the last.
+func (s *observation) read(ctx context.Context, d fixture, workspace uuid.UUID, limit int, done <-chan struct{}) error {
 	var p events.Position
 	for {
-		over := false
+		finished := false
 		select {
 		case <-done:
-			over = true
+			finished = true
 		default:
 		}
 		page, more, err := d.log.After(ctx, workspace, p, limit)
-		if errors.Is(err, events.ErrGone) { // with a fault planted: what it skipped is missed
+		if errors.Is(err, events.ErrGone) { // only with a planted fault; the rest counts as missed
 			return nil
 		}
 		if err != nil {
@@ -206,14 +205,14 @@ func (s *sight) read(ctx context.Context, d desk, workspace uuid.UUID, limit int
 				return err
 			}
 		}
-		if over && !more {
+		if finished && !more {
 			return nil
 		}
 	}
 }
 
-// compare counts. Out of order is a step of a file's life that was seen before an earlier one.
-func (s *sight) compare(written map[step]bool, who string) string {
+// compare counts. A step is out of order if it was seen before an earlier step of its file.
+func (s *observation) compare(written map[step]bool, who string) string {
 	for w := range written {
 		if _, ok := s.at[w]; !ok {
 			s.missed++

@@ -1,21 +1,20 @@
-// Package events tells what becomes of what is sent to a workspace: files are staged, fetched,
-// acknowledged or expire, and messages come.
+// Package events reads the events of a workspace in order: files are staged, fetched and acknowledged
+// or expire, and messages arrive.
 //
-// It promises what the inbox promises: a reader that goes on from the position of the last event it
-// handled gets every event once, whatever is written at the same time on however many replicas.
-// Events come about in the order in which they happened. A file's begin with its staging, and its
-// state never goes back: when a workspace is so quick that the note of its fetching comes after
-// its ack, that event says that the file is acked.
+// A reader that continues from the position of the last event it handled gets every event exactly
+// once, whatever other replicas write concurrently. Events are ordered by time, approximately. The
+// first event of a file is its staging, and the state of a file never goes back: if the fetch of a
+// file is recorded after its ack, the fetched event has the state acked.
 //
-// Rows of the inbox have numbers that can be followed, so staged files and messages are read from
-// there. The others are receipts: the database itself writes one, without a number, in the
-// transaction that changes the file, whoever changes it. A number at that point would need a
-// counter, whose lock lasts until the commit is on disk, so a workspace's acks would come one after
-// the other (measured, 8 at once in one workspace: 41 % of the rate of the bare UPDATE; with a
-// receipt 95 %). So receipts are numbered by who comes to read them, under the counter's lock,
-// which makes the order of those commits the order of numbers.
+// Staged files and messages are rows of the inbox, which have sequence numbers. All other events are
+// receipts: a trigger of the database inserts a receipt without a number in the transaction that
+// changes the file. A number at that point would need a counter row, whose lock is held until the
+// commit is durable, and would serialize the acks of a workspace (measured with 8 concurrent acks in
+// one workspace: 41 % of the rate of the bare UPDATE; with an unnumbered receipt 95 %). The first
+// reader numbers the receipts instead, under the counter's lock, which makes the order of those
+// commits the order of the numbers.
 //
-// Receipts are kept for Retention. The package owns receipts and receipt_counters.
+// Receipts are kept for Retention. The package owns the tables receipts and receipt_counters.
 package events
 
 import (
@@ -33,17 +32,16 @@ import (
 	"github.com/molecule-ai/platform/internal/activity"
 )
 
-// ErrGone means that the events after a position cannot be told any more, or that there never was
-// such a position.
-var ErrGone = errors.New("receipts: no such position to continue after")
+// ErrGone means that some events after a position were pruned, or that the position never existed.
+var ErrGone = errors.New("events: no such position to continue after")
 
-// ErrInvalidPosition means that what should be a position is not written as one.
-var ErrInvalidPosition = errors.New("receipts: not a position")
+// ErrInvalidPosition means that a string is not the form of a Position.
+var ErrInvalidPosition = errors.New("events: not a position")
 
 // Retention is how long a receipt is kept.
 const Retention = 24 * time.Hour
 
-// Kind says what happened.
+// Kind is the kind of an event, and the state of a file.
 type Kind string
 
 // The kinds of events.
@@ -55,16 +53,16 @@ const (
 	Message Kind = "message"
 )
 
-// A Position is how far a reader has come: the numbers of the last row and of the last receipt it
-// has seen. The zero value is before the first.
+// A Position is a cursor: the numbers of the last row and of the last receipt that a reader has seen.
+// The zero value is before the first event.
 type Position struct{ Row, Receipt int64 }
 
-// String returns the position as ParsePosition takes it.
+// String returns the form that ParsePosition accepts.
 func (p Position) String() string {
 	return strconv.FormatInt(p.Row, 10) + "-" + strconv.FormatInt(p.Receipt, 10)
 }
 
-// ParsePosition reads what String wrote. ErrInvalidPosition.
+// ParsePosition parses the form that String returns, and no other. Its error is ErrInvalidPosition.
 func ParsePosition(s string) (Position, error) {
 	row, receipt, _ := strings.Cut(s, "-")
 	r, err := strconv.ParseUint(row, 10, 63)
@@ -78,17 +76,17 @@ func ParsePosition(s string) (Position, error) {
 
 // An Event is something that happened in a workspace.
 type Event struct {
-	Position // of a reader who has seen it
+	Position // of a reader that has seen this event
 	Kind     Kind
 	At       time.Time
 
-	// Of a file, for all kinds but Message. State is a kind too: what the file was by then.
+	// The file, for all kinds but Message. State is the state of the file when it was recorded.
 	State  Kind
 	FileID uuid.UUID
 	Name   string
 	Size   int64
 
-	// Of a row, for Staged and Message.
+	// The inbox row, for Staged and Message.
 	RowID  uuid.UUID
 	Source uuid.NullUUID
 	Method string
@@ -103,9 +101,9 @@ type Log struct {
 // New returns the events in db.
 func New(db *sql.DB, inbox *activity.Inbox) *Log { return &Log{db: db, inbox: inbox} }
 
-// Now returns the position after all that has happened so far.
+// Now returns the position after the newest event.
 func (l *Log) Now(ctx context.Context, workspace uuid.UUID) (Position, error) {
-	receipt, err := l.last(ctx, workspace, 0)
+	receipt, err := l.lastReceipt(ctx, workspace, 0)
 	if err != nil && !errors.Is(err, ErrGone) {
 		return Position{}, err
 	}
@@ -116,9 +114,9 @@ func (l *Log) Now(ctx context.Context, workspace uuid.UUID) (Position, error) {
 	return Position{row, receipt}, nil
 }
 
-// Check returns ErrGone if a reader cannot go on after p without missing events.
+// Check returns ErrGone if a reader cannot continue after p without missing events.
 func (l *Log) Check(ctx context.Context, workspace uuid.UUID, p Position) error {
-	if _, err := l.last(ctx, workspace, p.Receipt); err != nil {
+	if _, err := l.lastReceipt(ctx, workspace, p.Receipt); err != nil {
 		return err
 	}
 	_, err := l.inbox.Last(ctx, workspace, p.Row)
@@ -128,41 +126,41 @@ func (l *Log) Check(ctx context.Context, workspace uuid.UUID, p Position) error 
 	return err
 }
 
-// After returns events after p, about limit of them, and whether there may be more already. ErrGone
-// if some that should be among them were pruned.
+// After returns up to 2*limit events after p, and whether there may be more. It returns ErrGone if
+// some of the events after p were pruned.
 //
-// Receipts are read first, so that the row of every file that they are about is among the rows
-// read after them.
+// Receipts are read before rows, so that the rows include the staging of every file that a receipt
+// names.
 func (l *Log) After(ctx context.Context, workspace uuid.UUID, p Position, limit int) (events []Event, more bool, err error) {
-	receipts, due, err := l.page(ctx, workspace, p.Receipt, limit)
-	if err == nil && due {
-		if err = l.number(ctx, workspace); err == nil {
-			receipts, due, err = l.page(ctx, workspace, p.Receipt, limit)
+	receipts, unnumbered, err := l.readReceipts(ctx, workspace, p.Receipt, limit)
+	if err == nil && unnumbered {
+		if err = l.assignNumbers(ctx, workspace); err == nil {
+			receipts, unnumbered, err = l.readReceipts(ctx, workspace, p.Receipt, limit)
 		}
 	}
 	if err != nil {
 		return nil, false, err
 	}
-	heads, err := l.inbox.Heads(ctx, workspace, p.Row, limit)
+	headers, err := l.inbox.ReadHeaders(ctx, workspace, p.Row, limit)
 	if err != nil {
 		return nil, false, err
 	}
-	rows := make([]Event, len(heads))
-	for i, h := range heads {
-		if rows[i], err = ofRow(h); err != nil {
-			return nil, false, fmt.Errorf("receipts: row %s: %w", h.ID, err)
+	rows := make([]Event, len(headers))
+	for i, h := range headers {
+		if rows[i], err = fromRow(h); err != nil {
+			return nil, false, fmt.Errorf("events: row %s: %w", h.ID, err)
 		}
 	}
 	moreRows, moreReceipts := len(rows) == limit, len(receipts) == limit
 	events, err = merge(p, rows, receipts, moreRows, moreReceipts)
-	return events, due || moreRows || moreReceipts, err
+	return events, unnumbered || moreRows || moreReceipts, err
 }
 
-// merge puts rows and receipts in one order, that of time, and gives each its position. But no
-// receipt comes before the row of its file, whatever the clock says. If there are more of one, those
-// of the other that are later than the last of these have to wait.
+// merge sorts rows and receipts by time and sets their positions. A receipt never precedes the row of
+// its file, whatever the clock says. If one of the lists is a full page, events of the other list that
+// are later than its last are left for the next call.
 func merge(p Position, rows, receipts []Event, moreRows, moreReceipts bool) ([]Event, error) {
-	staged := map[uuid.UUID]bool{} // files whose row is still to come
+	staged := map[uuid.UUID]bool{} // files whose row is not merged yet
 	for _, r := range rows {
 		staged[r.FileID] = true
 	}
@@ -190,8 +188,8 @@ func merge(p Position, rows, receipts []Event, moreRows, moreReceipts bool) ([]E
 	return events, nil
 }
 
-// ofRow is the event that a row tells of: a file was staged, or a message came.
-func ofRow(h activity.Head) (Event, error) {
+// fromRow converts an inbox row to its event: Staged or Message.
+func fromRow(h activity.RowHeader) (Event, error) {
 	e := Event{Position: Position{Row: h.Seq}, Kind: Message, At: h.CreatedAt, RowID: h.ID, Source: h.Source, Method: h.Method}
 	if h.Upload == nil {
 		return e, nil

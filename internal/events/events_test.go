@@ -12,8 +12,8 @@ import (
 	"github.com/molecule-ai/platform/internal/events"
 )
 
-// tell says which events there are, in their order.
-func tell(list []events.Event) string {
+// describe formats events in their order.
+func describe(list []events.Event) string {
 	var all []string
 	for _, e := range list {
 		all = append(all, strings.TrimSpace(fmt.Sprintf("%s %s%s", e.Kind, e.Name, e.Method)))
@@ -21,28 +21,28 @@ func tell(list []events.Event) string {
 	return strings.ReplaceAll(strings.Join(all, ", "), "chat_upload_receive", "")
 }
 
-// Planted: rows told before receipts, whenever they were; files swept after their ack told as
-// expired; a late fetch told as what it is.
-func TestAfter_TellsWhatBecameOfFiles(t *testing.T) {
+// Planted: rows returned before receipts whatever their time; files swept after their ack returned as
+// expired; a late fetch with the state fetched.
+func TestAfter_ReturnsTheHistoryOfFiles(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newFixture(t)
 	workspace, other := uuid.New(), uuid.New()
 	a, b := d.stage(t, workspace, "a"), d.stage(t, workspace, "b")
 	d.stage(t, other, "x")
 	d.exec(t, sqlFetch, a)
 	d.message(t, workspace, "message/send")
 	d.exec(t, sqlAck, a)
-	d.exec(t, sqlAck, a)    // again is nothing
+	d.exec(t, sqlAck, a)    // a second ack makes no event
 	d.exec(t, sqlDelete, a) // swept
 	d.exec(t, `UPDATE pending_uploads SET expires_at = now() - interval '1 minute' WHERE file_id = $1`, b)
 	d.exec(t, sqlDelete, b)
 	c := d.stage(t, workspace, "c")
 	d.exec(t, sqlAck, c)
-	d.exec(t, sqlFetch, c) // noted late
+	d.exec(t, sqlFetch, c) // recorded late
 	d.exec(t, sqlDelete, c)
 	seen := d.all(t, workspace, events.Position{}, 100)
 	const want = "staged a, staged b, fetched a, message message/send, acked a, expired b, staged c, acked c, fetched c"
-	if got := tell(seen); got != want {
+	if got := describe(seen); got != want {
 		t.Fatalf("%s\nwant %s", got, want)
 	}
 	for i, e := range seen {
@@ -55,7 +55,7 @@ func TestAfter_TellsWhatBecameOfFiles(t *testing.T) {
 		}
 	}
 	for _, limit := range []int{1, 2, 3, 7} {
-		if got := tell(d.all(t, workspace, events.Position{}, limit)); got != want {
+		if got := describe(d.all(t, workspace, events.Position{}, limit)); got != want {
 			t.Errorf("pages of %d: %s", limit, got)
 		}
 	}
@@ -64,16 +64,16 @@ func TestAfter_TellsWhatBecameOfFiles(t *testing.T) {
 		if err != nil || p != e.Position {
 			t.Fatalf("position %s: %v, %v", e.Position, p, err)
 		}
-		if got, rest := tell(d.all(t, workspace, p, 2)), tell(seen[i+1:]); got != rest {
+		if got, rest := describe(d.all(t, workspace, p, 2)), describe(seen[i+1:]); got != rest {
 			t.Errorf("after %s: %s, want %s", p, got, rest)
 		}
 	}
 }
 
-// Whatever the clock says, a file is staged first. Planted: the order of time alone.
-func TestAfter_FileBeginsWithItsStaging(t *testing.T) {
+// The staging of a file comes first, whatever the clock says. Planted: sorted by time only.
+func TestAfter_FileStartsWithItsStaging(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newFixture(t)
 	workspace := uuid.New()
 	d.message(t, workspace, "first")
 	a := d.stage(t, workspace, "a")
@@ -81,15 +81,15 @@ func TestAfter_FileBeginsWithItsStaging(t *testing.T) {
 	d.exec(t, sqlFetch, a)
 	d.exec(t, sqlAck, a)
 	d.exec(t, `UPDATE receipts SET at = at - interval '1 hour'`)
-	if got := tell(d.all(t, workspace, events.Position{}, 9)); got != "message first, staged a, fetched a, acked a, message last" {
+	if got := describe(d.all(t, workspace, events.Position{}, 9)); got != "message first, staged a, fetched a, acked a, message last" {
 		t.Errorf("after the clock was set: %s", got)
 	}
 }
 
-// A rolled-back change has not happened.
-func TestAfter_TellsNothingThatWasRolledBack(t *testing.T) {
+// A rolled-back change is no event.
+func TestAfter_OmitsRolledBackChanges(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newFixture(t)
 	workspace := uuid.New()
 	a := d.stage(t, workspace, "a")
 	tx, err := d.db.BeginTx(t.Context(), nil)
@@ -99,25 +99,25 @@ func TestAfter_TellsNothingThatWasRolledBack(t *testing.T) {
 	if _, err := tx.ExecContext(t.Context(), sqlAck, a); err != nil {
 		t.Fatal(err)
 	}
-	if got := tell(d.all(t, workspace, events.Position{}, 9)); got != "staged a" {
+	if got := describe(d.all(t, workspace, events.Position{}, 9)); got != "staged a" {
 		t.Errorf("before the end: %s", got)
 	}
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}
 	d.exec(t, sqlFetch, a)
-	if got := tell(d.all(t, workspace, events.Position{}, 9)); got != "staged a, fetched a" {
+	if got := describe(d.all(t, workspace, events.Position{}, 9)); got != "staged a, fetched a" {
 		t.Errorf("after it: %s", got)
 	}
 }
 
-// Planted: Now without numbering what has none, so that it is told as new.
-func TestNow_IsAfterAllThatHappened(t *testing.T) {
+// Planted: Now without numbering the receipts, which then come as new.
+func TestNow_IsAfterAllEvents(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newFixture(t)
 	workspace := uuid.New()
 	if p, err := d.log.Now(t.Context(), workspace); err != nil || p != (events.Position{}) {
-		t.Errorf("where nothing ever happened: %s, %v", p, err)
+		t.Errorf("without events: %s, %v", p, err)
 	}
 	a := d.stage(t, workspace, "a")
 	d.exec(t, sqlFetch, a)
@@ -126,19 +126,19 @@ func TestNow_IsAfterAllThatHappened(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := d.all(t, workspace, p, 9); len(got) != 0 {
-		t.Errorf("old events are new: %s", tell(got))
+		t.Errorf("old events after Now: %s", describe(got))
 	}
 	d.exec(t, sqlAck, a)
-	if got := tell(d.all(t, workspace, p, 9)); got != "acked a" {
+	if got := describe(d.all(t, workspace, p, 9)); got != "acked a" {
 		t.Errorf("from now on: %s", got)
 	}
 }
 
-// Who cannot go on without missing something is told so, and nobody else. Planted: receipts
-// that were never numbered pruned without counting them; no check of the next number.
-func TestCheck_SaysWhenEventsAreGone(t *testing.T) {
+// Check returns ErrGone exactly for the positions that would miss events. Planted: unnumbered receipts
+// pruned without counting them; no check of the next number.
+func TestCheck_ReportsPrunedEvents(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newFixture(t)
 	workspace := uuid.New()
 	check := func(what string, p events.Position, gone bool) {
 		t.Helper()
@@ -157,7 +157,7 @@ func TestCheck_SaysWhenEventsAreGone(t *testing.T) {
 	for _, f := range files[:2] {
 		d.exec(t, sqlAck, f)
 	}
-	for i := range 3 { // by the way it numbers them
+	for i := range 3 { // Check numbers the receipts too
 		check("two acks", events.Position{Row: 4, Receipt: int64(i)}, i > 2)
 		check("four rows", events.Position{Row: int64(i)}, false)
 	}
@@ -171,7 +171,7 @@ func TestCheck_SaysWhenEventsAreGone(t *testing.T) {
 	check("all seen", events.Position{Row: 4, Receipt: 3}, false)
 	d.exec(t, sqlAck, files[3])
 	check("one seen, three gone", events.Position{Row: 4, Receipt: 1}, true)
-	if got := tell(d.all(t, workspace, events.Position{Row: 4, Receipt: 3}, 9)); got != "acked d" {
+	if got := describe(d.all(t, workspace, events.Position{Row: 4, Receipt: 3}, 9)); got != "acked d" {
 		t.Errorf("after those that are gone: %s", got)
 	}
 	if _, _, err := d.log.After(t.Context(), workspace, events.Position{Row: 4, Receipt: 2}, 9); !errors.Is(err, events.ErrGone) {
@@ -185,9 +185,9 @@ func TestCheck_SaysWhenEventsAreGone(t *testing.T) {
 	}
 }
 
-func TestPrune_TakesOldOnesInBatches(t *testing.T) {
+func TestPrune_DeletesOldReceiptsInBatches(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t)
+	d := newFixture(t)
 	d.exec(t, `INSERT INTO receipts (workspace_id, kind, state, file_id, filename, size_bytes, at)
 		SELECT gen_random_uuid(), 'acked', 'acked', gen_random_uuid(), 'a', 1, now() - i * interval '1 hour' FROM generate_series(1, 5000) i`)
 	for batch := 1; ; batch++ {
@@ -208,7 +208,7 @@ func TestPrune_TakesOldOnesInBatches(t *testing.T) {
 	}
 }
 
-func TestParsePosition_TakesOneFormOnly(t *testing.T) {
+func TestParsePosition_AcceptsOneFormOnly(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []string{
 		"", "-", "1", "1-", "-1", "1-2-3", "01-2", "1-02", "+1-2", " 1-2", "1-2 ", "1--2", "a-b", "1_0-2", "0x1-2", "٣-1",

@@ -14,31 +14,32 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// desk is where a test does what happens to files and messages, without a platform.
-type desk struct {
+// fixture changes files and messages in the database, without a platform.
+type fixture struct {
 	db    *sql.DB
 	inbox *activity.Inbox
 	log   *events.Log
 }
 
-func newDesk(t testing.TB) desk {
+func newFixture(t testing.TB) fixture {
 	db := pgtest.Open(t, pgtest.New(t))
 	db.SetMaxOpenConns(40)
 	db.SetMaxIdleConns(40)
 	inbox := activity.New(db)
-	return desk{db, inbox, events.New(db, inbox)}
+	return fixture{db, inbox, events.New(db, inbox)}
 }
 
 const (
-	sqlStage = `INSERT INTO pending_uploads (workspace_id, content, size_bytes, filename, mimetype, sha256) ` +
-		`VALUES ($1, 'abc', 3, $2, 'text/plain', sha256('abc')) RETURNING file_id`
+	sqlStage = `
+INSERT INTO pending_uploads (workspace_id, content, size_bytes, filename, mimetype, sha256)
+VALUES ($1, 'abc', 3, $2, 'text/plain', sha256('abc')) RETURNING file_id`
 	sqlFetch  = `UPDATE pending_uploads SET fetched_at = now() WHERE file_id = $1 AND fetched_at IS NULL`
 	sqlAck    = `UPDATE pending_uploads SET acked_at = now() WHERE file_id = $1 AND acked_at IS NULL`
 	sqlDelete = `DELETE FROM pending_uploads WHERE file_id = $1`
 )
 
 // stage stages a file as the storage does: the file and its row in one transaction.
-func (d desk) stage(t testing.TB, workspace uuid.UUID, name string) uuid.UUID {
+func (d fixture) stage(t testing.TB, workspace uuid.UUID, name string) uuid.UUID {
 	t.Helper()
 	tx, err := d.db.BeginTx(t.Context(), nil)
 	if err != nil {
@@ -60,7 +61,7 @@ func (d desk) stage(t testing.TB, workspace uuid.UUID, name string) uuid.UUID {
 	return id
 }
 
-func (d desk) message(t testing.TB, workspace uuid.UUID, method string) {
+func (d fixture) message(t testing.TB, workspace uuid.UUID, method string) {
 	t.Helper()
 	entry := activity.Entry{Type: activity.TypeA2AReceive, Method: method, RequestBody: json.RawMessage(`{"\u0000":1}`)}
 	if err := d.inbox.Record(t.Context(), workspace, entry); err != nil {
@@ -68,7 +69,7 @@ func (d desk) message(t testing.TB, workspace uuid.UUID, method string) {
 	}
 }
 
-func (d desk) exec(t testing.TB, statement string, args ...any) {
+func (d fixture) exec(t testing.TB, statement string, args ...any) {
 	t.Helper()
 	if _, err := d.db.ExecContext(t.Context(), statement, args...); err != nil {
 		t.Fatalf("%s: %v", statement, err)
@@ -76,7 +77,7 @@ func (d desk) exec(t testing.TB, statement string, args ...any) {
 }
 
 // all reads from p on, with pages of limit.
-func (d desk) all(t testing.TB, workspace uuid.UUID, p events.Position, limit int) []events.Event {
+func (d fixture) all(t testing.TB, workspace uuid.UUID, p events.Position, limit int) []events.Event {
 	t.Helper()
 	var got []events.Event
 	for {

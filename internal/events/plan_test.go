@@ -9,8 +9,8 @@ import (
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 )
 
-// What runs for every stream every few seconds, and at every change, reads by index, also in a
-// large table. Planted: no unique (workspace_id, seq).
+// The statements that run for every stream every few seconds and at every change must read a large
+// table by index. Planted: no unique (workspace_id, seq).
 func TestStatements_ReadByIndex(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Open(t, pgtest.New(t))
@@ -24,7 +24,7 @@ func TestStatements_ReadByIndex(t *testing.T) {
 	}
 	workspace := uuid.New()
 	for statement, args := range map[string][]any{
-		sqlPage: {workspace, 5, 100}, sqlNumber: {workspace, numberRows}, sqlPlace: {workspace, 5}, sqlPrune: {int64(40_000_000_000), pruneRows},
+		sqlReadReceipts: {workspace, 5, 100}, sqlAssignNumbers: {workspace, assignBatchRows}, sqlLastReceipt: {workspace, 5}, sqlPrune: {int64(40_000_000_000), pruneBatchRows},
 	} {
 		rows, err := db.QueryContext(t.Context(), "EXPLAIN "+statement, args...)
 		if err != nil {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// conn bounds each write. Reads carry no deadline: the transport reads from the
-// start, while a large body may rightly take hours; Post's clock bounds them.
+// conn sets a deadline for each write. Reads have none: the transport reads from the start of the
+// exchange, while sending a large body may take hours. Post's answer timer bounds reads.
 type conn struct {
 	net.Conn
 	stall  time.Duration
@@ -24,11 +24,10 @@ func newConn(nc net.Conn, stall time.Duration) *conn {
 // Write fails with os.ErrDeadlineExceeded if the receiver does not take p within
 // the stall timeout.
 //
-// A receiver that answers early and hangs up (413, not reading on) makes the
-// next write fail while its answer still waits to be read. The transport takes
-// the failed write for the result, and the answer would be lost. So the failure
-// is held back until the connection is closed, which whoever reads it does: at
-// the answer's end, or at the error that every read of a reset connection gives.
+// A receiver that answers early and closes the connection (such as a 413 without reading on) makes the
+// next write fail while its answer is still unread. The transport would report the failed write, and
+// the answer would be lost. Write therefore delays the error until the connection is closed, which the
+// reading side does at the end of the answer, or at the error that a read of a reset connection returns.
 func (c *conn) Write(p []byte) (int, error) {
 	if err := c.SetWriteDeadline(time.Now().Add(c.stall)); err != nil {
 		return 0, err

@@ -1,21 +1,20 @@
-// Package forward is the one HTTP client by which the platform calls a
-// push-mode workspace: a POST to an address that the workspace itself supplied.
+// Package forward is the HTTP client with which the platform calls push workspaces: a POST to a URL
+// that the workspace itself supplied.
 //
-// That is server-side request forgery by design, so the client promises:
-//   - It connects to globally routable addresses only, and to the networks that
-//     the operator named (Options.AllowCIDRs). The check sees the address really
-//     dialled, at every dial, so what a name resolved to earlier does not matter.
-//   - It speaks http and https, HTTP/1.1, with TLS verification; it uses no proxy,
-//     whatever the environment says, and follows no redirect.
-//   - It sends the given body, Content-Type and length, a bearer secret and a
-//     request id, and has no way to send any other header of the caller's.
-//   - A receiver that is slow, stalls, never ends or answers too much costs a
-//     timeout and MaxAnswerBytes of memory, no more.
+// That is server-side request forgery by design. The client therefore promises:
+//   - It connects only to globally routable addresses and to the networks of Options.AllowCIDRs. Every
+//     dial checks the address that is really dialled, so DNS rebinding does not get past it.
+//   - It speaks HTTP/1.1 over http and https, with TLS verification. It uses no proxy, whatever the
+//     environment says, and follows no redirect.
+//   - It sends the given body, Content-Type and length, a bearer secret and a request id. No other
+//     header of the caller can be sent.
+//   - A receiver that is slow, stalls, never ends or answers too much costs at most a timeout and
+//     MaxAnswerBytes of memory.
 //
-// It does not retry: the body is a stream that can be read once. It does not
-// judge the answer: any final status is an answer. It does not bound the time
-// that the caller's body takes; the caller does. A network-specific NAT64 prefix
-// (RFC 6052) looks like any other global address, and is not recognized.
+// It does not retry, because the body is a stream that can be read once. It does not interpret the
+// answer: any final status is an answer. It does not bound the time that reading the caller's body
+// takes; the caller does. It does not recognize a network-specific NAT64 prefix (RFC 6052), which looks
+// like any other global address.
 package forward
 
 import (
@@ -33,22 +32,22 @@ import (
 	"time"
 )
 
-// The kinds of failure. Callers tell them apart with errors.Is.
+// The kinds of failure; test for them with errors.Is.
 var (
-	// ErrUnreachable: the receiver gave no usable answer. It covers every
-	// failure that is not the caller's: name resolution, dial, TLS, the guard,
-	// a stall, a timeout, an answer cut short or too large.
+	// ErrUnreachable: the receiver gave no usable answer. It covers every failure that is not the
+	// caller's: name resolution, dial, TLS, the guard, a stall, a timeout, and an answer that is
+	// truncated or too large.
 	ErrUnreachable = errors.New("receiver unreachable")
-	// ErrDenied: the address is not one that the guard lets through.
+	// ErrDenied: the guard does not allow the address.
 	ErrDenied = errors.New("address denied by the outbound guard")
 	// ErrAnswerTooLarge: the answer has more than MaxAnswerBytes.
 	ErrAnswerTooLarge = errors.New("answer too large")
-	// ErrBadURL: not an address that Post could ever call.
+	// ErrBadURL: Post can never call this URL.
 	ErrBadURL = errors.New("unusable url")
 )
 
-// Defaults for what Options and Request leave zero. A write is at most 32 KiB,
-// so the default StallTimeout demands about 1 KiB/s of the receiver.
+// Defaults for zero fields of Options and Request. A write is at most 32 KiB, so the default
+// StallTimeout requires the receiver to read at least about 1 KiB/s.
 const (
 	DefaultDialTimeout    = 10 * time.Second
 	DefaultStallTimeout   = 30 * time.Second
@@ -59,19 +58,19 @@ const (
 // maxHeaderBytes bounds the answer's status line and header.
 const maxHeaderBytes = 64 << 10
 
-// errAnswerTimeout is the cause with which Post cancels its own request.
+// errAnswerTimeout is the cause when the answer timer cancels the request.
 var errAnswerTimeout = errors.New("no complete answer in time")
 
-// Options configure a Client. The zero value is usable and denies everything
-// that is not globally routable.
+// Options configure a Client. The zero value is usable and denies all addresses that are not globally
+// routable.
 type Options struct {
-	// AllowCIDRs are networks that may be called although the guard would deny
-	// them. An IPv4 network also covers the IPv4-mapped form of its addresses.
+	// AllowCIDRs are networks that may be called although the guard denies them by default. An IPv4
+	// network also covers the IPv4-mapped form of its addresses.
 	AllowCIDRs []netip.Prefix
 	// Resolver looks names up; nil is the system's.
 	Resolver *net.Resolver
-	// DialTimeout bounds name resolution and connect together, and after them
-	// the TLS handshake. Zero is DefaultDialTimeout.
+	// DialTimeout bounds name resolution and connect together, and then the TLS handshake. Zero is
+	// DefaultDialTimeout.
 	DialTimeout time.Duration
 	// StallTimeout bounds each write of at most 32 KiB to the receiver. Zero is
 	// DefaultStallTimeout.
@@ -80,16 +79,16 @@ type Options struct {
 	MaxAnswerBytes int64
 }
 
-// Client posts to workspaces. It is safe for concurrent use, keeps no
-// connections, and needs no closing.
+// Client posts to workspaces. It is safe for concurrent use. It keeps no connections, so it needs no
+// Close.
 type Client struct {
 	guard     guard
 	transport *http.Transport
 	maxAnswer int64
 
-	// admitted, set by tests only, sees each address after the guard has let it
-	// through and before anything is sent to it; an error stops the dial.
-	admitted func(netip.AddrPort) error
+	// onAllowed is set by tests only. It is called with each address that the guard has allowed, before
+	// the connect; an error stops the dial.
+	onAllowed func(netip.AddrPort) error
 }
 
 // New returns a Client.
@@ -112,7 +111,7 @@ func New(o Options) *Client {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	c.transport = &http.Transport{
-		Proxy: nil, // a proxy would resolve and dial where the guard cannot see
+		Proxy: nil, // a proxy would resolve and dial without the guard
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			nc, err := dialer.DialContext(ctx, network, address)
 			if err != nil {
@@ -123,12 +122,11 @@ func New(o Options) *Client {
 		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout: o.DialTimeout,
 		Protocols:           protocols,
-		// The receiver may have closed a kept connection, which shows only when
-		// the body is on its way, and a body read from a stream cannot be sent
-		// again. A new connection for each request also means a dial for each,
-		// which is where the guard looks.
+		// The receiver may have closed an idle connection. The client would notice only while it sends
+		// the body, and a stream cannot be sent again. A new connection for each request also means that
+		// the guard checks each request.
 		DisableKeepAlives:      true,
-		DisableCompression:     true, // the answer is relayed as it came
+		DisableCompression:     true, // the answer is relayed unchanged
 		MaxResponseHeaderBytes: maxHeaderBytes,
 	}
 	return c
@@ -145,49 +143,46 @@ type Request struct {
 	// ContentLength is the exact length of Body, as in http.Request of a server:
 	// -1 is unknown (sent chunked), 0 is no body at all.
 	ContentLength int64
-	// Body is read once, to ContentLength bytes or io.EOF, and not closed. Post
-	// does not interrupt a Read, so Body has to bound its own (a server does,
-	// with a read deadline).
+	// Body is read once, to ContentLength bytes or io.EOF, and not closed. Post does not interrupt a
+	// Read, so Body must bound its own reads (an HTTP server does so with a read deadline).
 	Body io.Reader
 	// RequestID is sent as X-Request-ID; empty: none.
 	RequestID string
-	// Timeout bounds the time from the request fully written, or the answer's
-	// header if that comes first, to the answer's end. Zero is
-	// DefaultAnswerTimeout.
+	// Timeout bounds the time from the end of the request, or from the answer's header if that arrives
+	// first, to the answer's end. Zero is DefaultAnswerTimeout.
 	Timeout time.Duration
 }
 
-// Answer is what the receiver said, complete.
+// Answer is the complete answer of the receiver.
 type Answer struct {
-	// Status is 200 or more: redirects are answers, informational ones are not.
+	// Status is 200 or more: redirects are answers, informational statuses are not.
 	Status int
-	// ContentType is the receiver's, unchecked; it may be empty.
+	// ContentType is the receiver's header, unchecked; it may be empty.
 	ContentType string
 	// Body has at most MaxAnswerBytes.
 	Body []byte
 }
 
-// Post sends the request and reads the whole answer. A receiver may answer
-// before it has read the body (413, say); its answer is returned then, and the
-// rest of the body is not read. When Post has returned it does not touch Body.
+// Post sends the request and reads the whole answer. If a receiver answers before it has read the body
+// (such as with a 413), Post returns that answer and does not read the rest of the body. Body is not
+// read after Post has returned.
 //
-// Errors: one that matches ErrUnreachable if the receiver is to blame; Body's
-// own error, wrapped, if reading it failed or it ended early
-// (io.ErrUnexpectedEOF), and the receiver then sees a request cut short; ctx's
-// error, wrapped, if ctx is over. The last two never match ErrUnreachable, and
-// ErrUnreachable never matches an error of the context package.
+// The error matches ErrUnreachable if the receiver is the cause. It wraps Body's error if reading Body
+// failed or Body ended early (io.ErrUnexpectedEOF); the receiver then gets a truncated request. It wraps
+// ctx's error if ctx is done. The last two never match ErrUnreachable, and ErrUnreachable never matches
+// an error of the context package.
 func (c *Client) Post(ctx context.Context, r Request) (*Answer, error) {
 	u, err := parseURL(r.URL)
 	if err != nil {
 		return nil, unreachable(err)
 	}
-	b := &body{r: r.Body, known: r.ContentLength >= 0, left: r.ContentLength}
+	b := &requestBody{r: r.Body, lengthKnown: r.ContentLength >= 0, remaining: r.ContentLength}
 
-	own, cancel := context.WithCancelCause(ctx)
+	reqCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	clock := answerClock{timeout: r.Timeout, expire: func() { cancel(errAnswerTimeout) }}
+	clock := answerTimer{timeout: r.Timeout, expire: func() { cancel(errAnswerTimeout) }}
 	defer clock.stop()
-	own = httptrace.WithClientTrace(own, &httptrace.ClientTrace{
+	reqCtx = httptrace.WithClientTrace(reqCtx, &httptrace.ClientTrace{
 		WroteRequest: func(httptrace.WroteRequestInfo) { clock.start() },
 	})
 
@@ -198,12 +193,12 @@ func (c *Client) Post(ctx context.Context, r Request) (*Answer, error) {
 		Header:        header(r),
 		Body:          b,
 		ContentLength: r.ContentLength,
-		// Said here as well as on the transport, which after an early answer
-		// would wait 50 ms for the body to end before it gives the connection up.
+		// Set here although the transport disables keep-alives: otherwise the transport waits 50 ms after
+		// an early answer for the body to end before it closes the connection.
 		Close: true,
-	}).WithContext(own)
+	}).WithContext(reqCtx)
 	if r.Body == nil || r.ContentLength == 0 {
-		// To the transport, 0 with any other Body means unknown.
+		// With any other Body the transport takes 0 for an unknown length.
 		req.Body, req.ContentLength = http.NoBody, 0
 	}
 
@@ -221,9 +216,9 @@ func (c *Client) Post(ctx context.Context, r Request) (*Answer, error) {
 	return nil, unreachable(err)
 }
 
-// exchange sends the request and reads the answer. It uses the transport itself:
-// an http.Client on top of it would only add redirects and cookies.
-func (c *Client) exchange(req *http.Request, clock *answerClock) (*Answer, error) {
+// exchange sends the request and reads the answer. It uses the transport directly, because an
+// http.Client would only add redirects and cookies.
+func (c *Client) exchange(req *http.Request, clock *answerTimer) (*Answer, error) {
 	res, err := c.transport.RoundTrip(req)
 	if err != nil {
 		return nil, err
@@ -246,8 +241,8 @@ func (c *Client) exchange(req *http.Request, clock *answerClock) (*Answer, error
 	return &Answer{Status: res.StatusCode, ContentType: res.Header.Get("Content-Type"), Body: content}, nil
 }
 
-// control is the guard's place: it runs between the choice of an address and
-// the connect to it, for each address that a name resolves to.
+// control checks an address with the guard. The dialer calls it before each connect, for each address
+// that a name resolves to.
 func (c *Client) control(_ context.Context, _, address string, _ syscall.RawConn) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -256,13 +251,13 @@ func (c *Client) control(_ context.Context, _, address string, _ syscall.RawConn
 	if err := c.guard.check(ap.Addr()); err != nil {
 		return err
 	}
-	if c.admitted != nil {
-		return c.admitted(ap)
+	if c.onAllowed != nil {
+		return c.onAllowed(ap)
 	}
 	return nil
 }
 
-// header builds the only header that ever leaves the platform this way.
+// header returns the complete header of a request. Nothing else is sent.
 func header(r Request) http.Header {
 	h := http.Header{"User-Agent": {"molecule-platform"}}
 	if r.Secret != "" {
@@ -277,8 +272,8 @@ func header(r Request) http.Header {
 	return h
 }
 
-// unreachable keeps the cause's text but only our own kinds in the chain: a
-// dial timeout matches context.DeadlineExceeded, and would pass for the caller's.
+// unreachable keeps the cause's text, and wraps only this package's errors: a dial timeout matches
+// context.DeadlineExceeded, and would look like the caller's.
 func unreachable(cause error) error {
 	for _, kind := range []error{ErrDenied, ErrAnswerTooLarge, ErrBadURL} {
 		if errors.Is(cause, kind) {
@@ -288,9 +283,9 @@ func unreachable(cause error) error {
 	return fmt.Errorf("forward: post: %w: %v", ErrUnreachable, cause)
 }
 
-// answerClock gives the receiver its time to answer, counted from the first
-// start. It is started from the transport's goroutine and from Post's.
-type answerClock struct {
+// answerTimer expires a timeout after the first start. The transport's goroutine and Post's both start
+// it.
+type answerTimer struct {
 	timeout time.Duration
 	expire  func()
 
@@ -299,7 +294,7 @@ type answerClock struct {
 	stopped bool
 }
 
-func (k *answerClock) start() {
+func (k *answerTimer) start() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.timer != nil || k.stopped {
@@ -312,7 +307,7 @@ func (k *answerClock) start() {
 	k.timer = time.AfterFunc(d, k.expire)
 }
 
-func (k *answerClock) stop() {
+func (k *answerTimer) stop() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.stopped = true

@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// deadline is how long a test waits for what should come at once.
+// deadline bounds every wait of a test.
 const deadline = 10 * time.Second
 
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
@@ -58,7 +58,7 @@ func receive[T any](t *testing.T, ch <-chan T) T {
 	case v := <-ch:
 		return v
 	case <-time.After(deadline):
-		t.Fatal("nothing came in time")
+		t.Fatal("nothing received before the deadline")
 		panic("unreachable")
 	}
 }
@@ -91,8 +91,8 @@ func (c *counted) port() string {
 	return port
 }
 
-// wantUntouched checks that nobody has connected so far. Connections are
-// accepted in order, so once a probe got its answer any earlier one has shown.
+// wantUntouched checks that there was no connection so far. Connections are accepted in order, so any
+// earlier one is counted before the probe's.
 func (c *counted) wantUntouched(t *testing.T) {
 	t.Helper()
 	if _, err := New(Options{AllowCIDRs: loopback}).Post(t.Context(), Request{URL: c.URL}); err != nil {
@@ -187,7 +187,7 @@ func TestPost_SendsBodyTypeAndLengthUnchangedAndNoOtherHeader(t *testing.T) {
 	}
 }
 
-func TestPost_LeavesOutWhatIsEmpty(t *testing.T) {
+func TestPost_OmitsEmptyHeaders(t *testing.T) {
 	t.Parallel()
 	got := make(chan http.Header, 1)
 	srv := newCounted(t, func(_ http.ResponseWriter, r *http.Request) { got <- r.Header })

@@ -5,13 +5,12 @@ import (
 	"net/netip"
 )
 
-// The guard's lists follow the IANA registries of special-purpose addresses
-// (iana-ipv4-special-registry, iana-ipv6-special-registry; RFC 6890, RFC 8190).
-// Where the registry has a reachable exception inside a reserved block (such as
-// the anycast addresses in 192.0.0.0/24 and 2001::/23) the block decides: no
-// workspace lives there.
+// The lists follow the IANA registries of special-purpose addresses (iana-ipv4-special-registry,
+// iana-ipv6-special-registry; RFC 6890, RFC 8190). Reachable exceptions inside a reserved block, such as
+// the anycast addresses in 192.0.0.0/24 and 2001::/23, are denied with their block: no workspace has
+// such an address.
 var (
-	// denied4 is all of IPv4 that is not globally routable.
+	// denied4 has the IPv4 blocks that are not globally routable.
 	denied4 = prefixes(
 		"0.0.0.0/8",       // this network, RFC 791
 		"10.0.0.0/8",      // private, RFC 1918
@@ -30,14 +29,13 @@ var (
 		"240.0.0.0/4",     // reserved, RFC 1112, and the broadcast address, RFC 919
 	)
 
-	// global6 is the one block of IPv6 from which global unicast addresses are
-	// given out (iana-ipv6-address-space, RFC 4291). Outside it, and denied by
-	// that: ::, ::1, IPv4-compatible ::/96, NAT64 64:ff9b::/96 (RFC 6052) and
-	// 64:ff9b:1::/48 (RFC 8215), discard-only 100::/64 (RFC 6666), segment
-	// routing 5f00::/16 (RFC 9602), fc00::/7, fe80::/10, fec0::/10, ff00::/8.
+	// global6 is the IPv6 block from which global unicast addresses are assigned
+	// (iana-ipv6-address-space, RFC 4291). Everything outside it is denied: ::, ::1, IPv4-compatible
+	// ::/96, NAT64 64:ff9b::/96 (RFC 6052) and 64:ff9b:1::/48 (RFC 8215), discard-only 100::/64
+	// (RFC 6666), segment routing 5f00::/16 (RFC 9602), fc00::/7, fe80::/10, fec0::/10, ff00::/8.
 	global6 = netip.MustParsePrefix("2000::/3")
 
-	// denied6 is what is not globally routable inside global6.
+	// denied6 has the blocks inside global6 that are not globally routable.
 	denied6 = prefixes(
 		"2001::/23",     // IETF protocol assignments, with Teredo, RFC 2928, RFC 4380
 		"2001:db8::/32", // documentation, RFC 3849
@@ -60,7 +58,7 @@ type guard struct{ allow []netip.Prefix }
 func newGuard(allow []netip.Prefix) guard {
 	var g guard
 	for _, p := range allow {
-		// Addresses are unmapped before they are compared, so are networks.
+		// Addresses are unmapped before they are compared, so networks must be too.
 		if p.Addr().Is4In6() && p.Bits() >= 96 {
 			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 		}
@@ -69,8 +67,8 @@ func newGuard(allow []netip.Prefix) guard {
 	return g
 }
 
-// check returns an error that wraps ErrDenied unless a may be called. The
-// operator's networks win over the lists above.
+// check returns an error that wraps ErrDenied unless a may be called. The allowed networks override
+// the lists above.
 func (g guard) check(a netip.Addr) error {
 	a = a.Unmap().WithZone("")
 	if contains(g.allow, a) {

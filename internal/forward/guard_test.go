@@ -103,14 +103,14 @@ func TestGuard_AllowsGlobalAddresses(t *testing.T) {
 	}
 }
 
-func TestGuard_DeniesWhatIsNoAddress(t *testing.T) {
+func TestGuard_DeniesTheZeroAddress(t *testing.T) {
 	t.Parallel()
 	if err := newGuard([]netip.Prefix{{}}).check(netip.Addr{}); !errors.Is(err, ErrDenied) {
 		t.Errorf("check of the zero address = %v, want ErrDenied", err)
 	}
 }
 
-func TestGuard_OperatorsNetworksWin(t *testing.T) {
+func TestGuard_AllowedNetworksOverrideTheLists(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		allow          string

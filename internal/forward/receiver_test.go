@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// errBody is what a failing body fails with.
+// errBody is the error of a failing body.
 var errBody = errors.New("the client went away")
 
 // zeros is a body without end.
@@ -23,15 +23,15 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// startRaw serves each connection with script, which gets the connection and a
-// channel that closes when the test is over. It returns the receiver's URL.
-func startRaw(t *testing.T, script func(nc net.Conn, over <-chan struct{})) string {
+// startRaw serves each connection with script, which gets the connection and a channel that is closed
+// when the test ends. It returns the receiver's URL.
+func startRaw(t *testing.T, script func(nc net.Conn, done <-chan struct{})) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	over := make(chan struct{})
+	done := make(chan struct{})
 	var running sync.WaitGroup
 	running.Go(func() {
 		for {
@@ -40,16 +40,16 @@ func startRaw(t *testing.T, script func(nc net.Conn, over <-chan struct{})) stri
 				return
 			}
 			running.Go(func() {
-				script(nc, over)
+				script(nc, done)
 				_ = nc.Close()
 			})
 		}
 	})
-	t.Cleanup(func() { close(over); _ = l.Close(); running.Wait() })
+	t.Cleanup(func() { close(done); _ = l.Close(); running.Wait() })
 	return "http://" + l.Addr().String()
 }
 
-// readHeader takes the request's header and nothing after it that is not yet there.
+// readHeader reads the request's header. It does not wait for bytes after it.
 func readHeader(nc net.Conn) {
 	r := bufio.NewReaderSize(nc, 16)
 	for {
@@ -60,9 +60,9 @@ func readHeader(nc net.Conn) {
 	}
 }
 
-// impatient returns a context that ends well before the defaults of Options and
-// after every timeout that a test sets: a timeout that does not work then shows
-// as context.DeadlineExceeded, which no test here takes for ErrUnreachable.
+// impatient returns a context that ends long before the defaults of Options, and after every timeout
+// that a test sets. A timeout that does not work then fails the test with context.DeadlineExceeded,
+// which is not ErrUnreachable.
 func impatient(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
@@ -87,17 +87,17 @@ func drip(nc net.Conn, s string, repeat bool) {
 	}
 }
 
-func TestPost_ReceiverThatMisbehavesCostsATimeoutAtMost(t *testing.T) {
+func TestPost_MisbehavingReceiverIsBoundedByATimeout(t *testing.T) {
 	t.Parallel()
 	const head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
 	tests := []struct {
 		name   string
-		script func(nc net.Conn, over <-chan struct{})
+		script func(nc net.Conn, done <-chan struct{})
 		want   []error
 	}{
 		{"hangs up at once", func(net.Conn, <-chan struct{}) {}, []error{ErrUnreachable}},
 		{"hangs up after the request", func(nc net.Conn, _ <-chan struct{}) { readHeader(nc) }, []error{ErrUnreachable}},
-		{"never answers", func(nc net.Conn, over <-chan struct{}) { readHeader(nc); <-over }, []error{ErrUnreachable}},
+		{"never answers", func(nc net.Conn, done <-chan struct{}) { readHeader(nc); <-done }, []error{ErrUnreachable}},
 		{"drips the header", func(nc net.Conn, _ <-chan struct{}) {
 			readHeader(nc)
 			drip(nc, head+"X-Long: "+strings.Repeat("x", 1<<20), false)
@@ -112,10 +112,10 @@ func TestPost_ReceiverThatMisbehavesCostsATimeoutAtMost(t *testing.T) {
 			_, _ = io.WriteString(nc, head+"Transfer-Encoding: chunked\r\n\r\n")
 			drip(nc, "1\r\nx\r\n", true)
 		}, []error{ErrUnreachable}},
-		{"stops amid the body", func(nc net.Conn, over <-chan struct{}) {
+		{"stops amid the body", func(nc net.Conn, done <-chan struct{}) {
 			readHeader(nc)
 			_, _ = io.WriteString(nc, head+"Content-Length: 10\r\n\r\nhalf")
-			<-over
+			<-done
 		}, []error{ErrUnreachable}},
 		{"cuts the header", func(nc net.Conn, _ <-chan struct{}) {
 			readHeader(nc)
@@ -134,10 +134,10 @@ func TestPost_ReceiverThatMisbehavesCostsATimeoutAtMost(t *testing.T) {
 			_, _ = io.WriteString(nc, head+"\r\n")
 			_, _ = io.Copy(nc, zeros{})
 		}, []error{ErrUnreachable, ErrAnswerTooLarge}},
-		{"announces too large a body", func(nc net.Conn, over <-chan struct{}) {
+		{"announces too large a body", func(nc net.Conn, done <-chan struct{}) {
 			readHeader(nc)
 			_, _ = io.WriteString(nc, head+"Content-Length: 1025\r\n\r\n")
-			<-over
+			<-done
 		}, []error{ErrUnreachable, ErrAnswerTooLarge}},
 		{"sends too large a header", func(nc net.Conn, _ <-chan struct{}) {
 			readHeader(nc)
@@ -161,7 +161,7 @@ func TestPost_ReceiverThatMisbehavesCostsATimeoutAtMost(t *testing.T) {
 			t.Parallel()
 			c := New(Options{AllowCIDRs: loopback, MaxAnswerBytes: 1024})
 			timeout := 150 * time.Millisecond
-			if len(tt.want) > 1 { // what is told apart from a timeout is to come first
+			if len(tt.want) > 1 { // a specific error must come before any timeout
 				timeout = 3 * time.Second
 			}
 			_, err := c.Post(impatient(t), Request{URL: startRaw(t, tt.script), Timeout: timeout})
@@ -170,19 +170,19 @@ func TestPost_ReceiverThatMisbehavesCostsATimeoutAtMost(t *testing.T) {
 	}
 }
 
-func TestPost_ReceiverThatStopsReadingCostsTheStallTimeout(t *testing.T) {
+func TestPost_StalledReceiverEndsWithTheStallTimeout(t *testing.T) {
 	t.Parallel()
 	for _, length := range []int64{-1, 1 << 40} {
-		url := startRaw(t, func(nc net.Conn, over <-chan struct{}) { readHeader(nc); <-over })
+		url := startRaw(t, func(nc net.Conn, done <-chan struct{}) { readHeader(nc); <-done })
 		c := New(Options{AllowCIDRs: loopback, StallTimeout: 150 * time.Millisecond})
 		_, err := c.Post(impatient(t), Request{URL: url, Body: zeros{}, ContentLength: length})
 		wantErr(t, err, ErrUnreachable)
 	}
 }
 
-func TestPost_TLSHandshakeThatStallsCostsTheDialTimeout(t *testing.T) {
+func TestPost_StalledTLSHandshakeEndsWithTheDialTimeout(t *testing.T) {
 	t.Parallel()
-	url := startRaw(t, func(_ net.Conn, over <-chan struct{}) { <-over })
+	url := startRaw(t, func(_ net.Conn, done <-chan struct{}) { <-done })
 	c := New(Options{AllowCIDRs: loopback, DialTimeout: 100 * time.Millisecond})
 	_, err := c.Post(impatient(t), Request{URL: strings.Replace(url, "http", "https", 1)})
 	wantErr(t, err, ErrUnreachable)
@@ -219,7 +219,7 @@ func TestPost_AnswerOfExactlyTheLimitPasses(t *testing.T) {
 	}
 }
 
-func TestPost_TimeoutDoesNotCountTheTimeOfTheBody(t *testing.T) {
+func TestPost_TimeoutStartsAfterTheBody(t *testing.T) {
 	t.Parallel()
 	const timeout = 2 * time.Second
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -240,9 +240,9 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
-// A receiver that refuses early closes with the body unread, which resets the
-// connection: the answer must survive that. The plain counter is the promise
-// that Body is left alone afterwards; the race detector holds Post to it.
+// A receiver that refuses early closes with the body unread, which resets the connection. The answer
+// must not be lost. The counter is not atomic, so that the race detector reports a read of Body after
+// Post has returned.
 func TestPost_EarlyAnswerIsReturned(t *testing.T) {
 	t.Parallel()
 	const answer413 = "HTTP/1.1 413 Request Entity Too Large\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
@@ -251,10 +251,10 @@ func TestPost_EarlyAnswerIsReturned(t *testing.T) {
 			readHeader(nc)
 			_, _ = io.WriteString(nc, answer413)
 		},
-		"and stops reading": func(nc net.Conn, over <-chan struct{}) {
+		"and stops reading": func(nc net.Conn, done <-chan struct{}) {
 			readHeader(nc)
 			_, _ = io.WriteString(nc, answer413)
-			<-over
+			<-done
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -274,7 +274,7 @@ func TestPost_EarlyAnswerIsReturned(t *testing.T) {
 	}
 }
 
-func TestPost_EarlyAnswerThatNeverEndsCostsATimeout(t *testing.T) {
+func TestPost_EarlyAnswerThatNeverEndsTimesOut(t *testing.T) {
 	t.Parallel()
 	url := startRaw(t, func(nc net.Conn, _ <-chan struct{}) {
 		readHeader(nc)
@@ -286,7 +286,7 @@ func TestPost_EarlyAnswerThatNeverEndsCostsATimeout(t *testing.T) {
 	wantErr(t, err, ErrUnreachable)
 }
 
-func TestPost_FailingBodyIsNotTheReceiversFault(t *testing.T) {
+func TestPost_BodyErrorIsNotUnreachable(t *testing.T) {
 	t.Parallel()
 	const size = 100_000
 	part := func(end error) io.Reader {
@@ -321,7 +321,7 @@ func TestPost_FailingBodyIsNotTheReceiversFault(t *testing.T) {
 			_, err := New(Options{AllowCIDRs: loopback}).Post(impatient(t), Request{URL: srv.URL, Body: tt.body, ContentLength: tt.length})
 			wantErr(t, err, tt.want)
 			if receive(t, seen) == nil {
-				t.Error("the receiver took the cut request for a complete one")
+				t.Error("the receiver accepted a truncated request as complete")
 			}
 		})
 	}
@@ -353,9 +353,9 @@ func TestPost_CancelledContextIsReturned(t *testing.T) {
 	wantErr(t, err, context.DeadlineExceeded)
 }
 
-func TestBody_IsLeftAloneOnceDetached(t *testing.T) {
+func TestRequestBody_IsNotReadOnceDetached(t *testing.T) {
 	t.Parallel()
-	b := &body{r: readerFunc(func([]byte) (int, error) { t.Error("read after detach"); return 0, errBody })}
+	b := &requestBody{r: readerFunc(func([]byte) (int, error) { t.Error("read after detach"); return 0, errBody })}
 	if err := b.detach(); err != nil {
 		t.Fatal(err)
 	}

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// public is an address that the guard lets through. Nothing is ever sent to it:
-// the tests stop the dial in Client.admitted, before the connect.
+// public is an address that the guard allows. Nothing is ever sent to it: the tests stop the dial in
+// Client.onAllowed, before the connect.
 var public = netip.MustParseAddr("1.1.1.1")
 
 // dnsServer answers every A query on a loopback socket, and has no AAAA records.
@@ -80,14 +80,13 @@ func (s *dnsServer) reply(query []byte) []byte {
 	return out
 }
 
-// stopAll makes the client report the addresses that its guard let through
-// instead of connecting to them. It proves first, on loopback, that the guard,
-// and with it the hook, is in the way of a dial: if it were not, the tests below
-// would connect to a real host.
+// stopAll makes the client report the addresses that its guard allows instead of connecting to them. It
+// proves first, on loopback, that the dialer calls the guard and so the hook: if it did not, the tests
+// below would connect to a real host.
 func stopAll(t *testing.T, c *Client) (passed chan netip.Addr) {
 	t.Helper()
 	passed = make(chan netip.Addr, 10)
-	c.admitted = func(ap netip.AddrPort) error {
+	c.onAllowed = func(ap netip.AddrPort) error {
 		passed <- ap.Addr()
 		return errors.New("stopped by the test")
 	}
@@ -97,7 +96,7 @@ func stopAll(t *testing.T, c *Client) (passed chan netip.Addr) {
 	return passed
 }
 
-func TestPost_NameThatIsPublicFirstAndLoopbackNextIsDenied(t *testing.T) {
+func TestPost_DNSRebindingToLoopbackIsDenied(t *testing.T) {
 	t.Parallel()
 	srv := newCounted(t, ok)
 	dns := newDNS(t, func(n int) []string {
@@ -122,7 +121,7 @@ func TestPost_NameThatIsPublicFirstAndLoopbackNextIsDenied(t *testing.T) {
 	_, err = c.Post(t.Context(), r)
 	wantErr(t, err, ErrUnreachable, ErrDenied)
 	if len(passed) != 0 {
-		t.Errorf("the guard let %s through", <-passed)
+		t.Errorf("the guard allowed %s", <-passed)
 	}
 	if n := dns.asked.Load(); n != 2 {
 		t.Errorf("the name was looked up %d times, want once for each Post", n)
@@ -141,7 +140,7 @@ func TestPost_EachAddressOfANameIsChecked(t *testing.T) {
 		t.Errorf("error %v, want ErrUnreachable", err)
 	}
 	if a := receive(t, passed); a != public || len(passed) != 0 {
-		t.Errorf("let through: %s and %d more, want %s alone", a, len(passed), public)
+		t.Errorf("allowed: %s and %d more, want only %s", a, len(passed), public)
 	}
 	srv.wantUntouched(t)
 }
@@ -153,7 +152,7 @@ func TestPost_NameWithoutAddressIsUnreachable(t *testing.T) {
 	wantErr(t, err, ErrUnreachable)
 }
 
-func TestPost_LookupThatNeverAnswersIsUnreachable(t *testing.T) {
+func TestPost_LookupTimeoutIsUnreachable(t *testing.T) {
 	t.Parallel()
 	silent := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		<-ctx.Done()

@@ -7,13 +7,13 @@ import (
 	"strings"
 )
 
-// maxURLBytes is what every browser and proxy accepts.
+// maxURLBytes is a length that all common browsers and proxies accept.
 const maxURLBytes = 2048
 
-// ingestPath is where a workspace takes uploads, below its url.
+// ingestPath is the path of a workspace's upload endpoint below its URL.
 const ingestPath = "/internal/chat/uploads/ingest"
 
-// urlError is a sentence for the person who registered the url; it matches its kind.
+// urlError is a sentence for the person who registers the URL. It unwraps to ErrBadURL or ErrDenied.
 type urlError struct {
 	text string
 	kind error
@@ -24,20 +24,19 @@ func (e *urlError) Unwrap() error { return e.kind }
 
 func badURL(text string) error { return &urlError{text, ErrBadURL} }
 
-// CheckURL says whether raw can be registered as a workspace's address: an
-// absolute http or https URL of at most 2048 bytes with a host, no user name, no
-// password and no fragment, and not plainly an address that the guard denies.
-// Names are not looked up, since the answer may be another one tomorrow: Post
-// checks what it dials. Only localhost and names below it are taken for
-// 127.0.0.1 and ::1 (RFC 6761), and pass if either is allowed.
+// CheckURL checks whether raw can be registered as a workspace's URL: an absolute http or https URL of
+// at most 2048 bytes with a host, without user name, password and fragment, and not a literal address
+// that the guard denies. Names are not resolved, because the result may change: Post checks the address
+// that it dials. Only localhost and names below it are taken for 127.0.0.1 and ::1 (RFC 6761), and are
+// accepted if the guard allows either.
 //
-// The error matches ErrBadURL or ErrDenied, and its text is fit to show.
+// The error matches ErrBadURL or ErrDenied. Its text is fit for clients.
 func (c *Client) CheckURL(raw string) error {
 	u, err := parseURL(raw)
 	if err != nil {
 		return err
 	}
-	for _, a := range literals(u.Hostname()) {
+	for _, a := range literalAddresses(u.Hostname()) {
 		if err = c.guard.check(a); err == nil {
 			return nil
 		}
@@ -48,9 +47,9 @@ func (c *Client) CheckURL(raw string) error {
 	return nil
 }
 
-// IngestURL returns where the workspace at base takes uploads:
-// base/internal/chat/uploads/ingest. Base's path and query are kept, slashes at
-// the path's end are not doubled. The error matches ErrBadURL.
+// IngestURL returns the upload endpoint of the workspace at base: base/internal/chat/uploads/ingest. It
+// keeps the path and query of base, and does not double slashes at the end of the path. The error
+// matches ErrBadURL.
 func IngestURL(base string) (string, error) {
 	u, err := parseURL(base)
 	if err != nil {
@@ -64,7 +63,7 @@ func IngestURL(base string) (string, error) {
 	return u.String(), nil
 }
 
-// parseURL checks all that can be said of a URL without knowing the guard.
+// parseURL checks everything about a URL except what the guard decides.
 func parseURL(raw string) (*url.URL, error) {
 	if len(raw) > maxURLBytes {
 		return nil, badURL("url must have at most " + strconv.Itoa(maxURLBytes) + " bytes")
@@ -99,15 +98,14 @@ func validPort(u *url.URL) bool {
 	return err == nil && n > 0
 }
 
-// validHost accepts an IPv6 address in brackets, an IPv4 address as four decimal
-// numbers, and domain names of ASCII letters, digits, - and _. What else a
-// resolver might take for an address is refused: 127.1, 2130706433, 0x7f.1 and
-// 0177.0.0.1 are read differently by different programs, and so are the
-// non-ASCII characters that turn into digits and dots.
+// validHost accepts an IPv6 address in brackets, an IPv4 address of four decimal numbers, and domain
+// names of ASCII letters, digits, - and _. It refuses everything else that a resolver might read as an
+// address: programs differ in how they read 127.1, 2130706433, 0x7f.1 and 0177.0.0.1, and the non-ASCII
+// characters that normalize to digits and dots.
 func validHost(u *url.URL) bool {
 	host := u.Hostname()
 	if _, err := netip.ParseAddr(host); err == nil {
-		return true // url.Parse has seen to the brackets
+		return true // url.Parse has checked the brackets
 	}
 	host = strings.TrimSuffix(host, ".")
 	if len(host) > 253 {
@@ -135,8 +133,8 @@ func validLabel(s string) bool {
 	return true
 }
 
-// isNumber is how browsers tell a name from an attempt at an IPv4 address: by
-// the last label (URL Standard, "ends in a number").
+// isNumber reports whether browsers would parse a host with this last label as an IPv4 address (URL
+// Standard, "ends in a number").
 func isNumber(label string) bool {
 	digits, base := label, "0123456789"
 	if len(label) >= 2 && label[0] == '0' && (label[1] == 'x' || label[1] == 'X') {
@@ -145,8 +143,8 @@ func isNumber(label string) bool {
 	return strings.Trim(digits, base) == ""
 }
 
-// literals returns the addresses that a host names without a lookup.
-func literals(host string) []netip.Addr {
+// literalAddresses returns the addresses that a host names without a lookup.
+func literalAddresses(host string) []netip.Addr {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{a}
 	}

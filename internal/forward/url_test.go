@@ -102,7 +102,7 @@ func TestCheckURL_AcceptsAndRefuses(t *testing.T) {
 	}
 }
 
-func TestCheckURL_ErrorIsASentenceForTheOneWhoRegisters(t *testing.T) {
+func TestCheckURL_ErrorTextIsFitForClients(t *testing.T) {
 	t.Parallel()
 	c := New(Options{})
 	for _, tt := range urlCases {
@@ -118,7 +118,7 @@ func TestCheckURL_ErrorIsASentenceForTheOneWhoRegisters(t *testing.T) {
 	}
 }
 
-func TestCheckURL_OperatorsNetworksOpenLiteralsAndLocalhost(t *testing.T) {
+func TestCheckURL_AllowedNetworksAcceptLiteralsAndLocalhost(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		allow, raw string
@@ -167,8 +167,8 @@ func TestIngestURL_AppendsToTheBasePath(t *testing.T) {
 	}
 }
 
-// FuzzCheckURL: what is accepted is http(s), names nobody, has a host, and is no
-// literal address of a kind that the standard library knows not to be global.
+// FuzzCheckURL checks that an accepted URL is http(s), has a host and no user, and is no literal address
+// that the standard library classifies as not global.
 func FuzzCheckURL(f *testing.F) {
 	for _, tt := range urlCases {
 		f.Add(tt.raw)

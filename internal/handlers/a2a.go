@@ -21,22 +21,21 @@ import (
 )
 
 const (
-	// messageTimeout bounds the wait for a push workspace to answer a message. Agents think.
+	// messageTimeout bounds the wait for a push workspace to answer a message: agents take minutes.
 	messageTimeout = 5 * time.Minute
 
-	// recordTimeout bounds the inbox row of a message that was delivered already.
+	// recordTimeout bounds the insert of the inbox row of a message that was delivered already.
 	recordTimeout = 5 * time.Second
 
 	maxMethodBytes = 200
 
-	// maxDepth is how deep a message may be nested. Parsers give up at some depth, Python's at
-	// about 1,000 levels, and a page of the inbox that a poller cannot parse is one that it never
-	// gets past.
+	// maxDepth is the maximum nesting of a message. Parsers have a limit, Python's about 1,000 levels,
+	// and a poller that cannot parse a page of the inbox would never get past it.
 	maxDepth = 500
 )
 
-// A2AHandler takes messages for agents: a push workspace is called, a poll workspace finds
-// the message in its inbox.
+// A2AHandler receives messages for agents. It forwards them to push workspaces, and appends them to the
+// inbox of poll workspaces.
 type A2AHandler struct {
 	workspaces *workspaces.Store
 	inbox      *activity.Inbox
@@ -49,7 +48,7 @@ func NewA2AHandler(store *workspaces.Store, inbox *activity.Inbox, push *forward
 	return &A2AHandler{workspaces: store, inbox: inbox, push: push, admission: admission}
 }
 
-// Send takes one JSON-RPC message.
+// Send handles one JSON-RPC message.
 func (h *A2AHandler) Send(c *gin.Context) error {
 	raw, err := readBody(c)
 	if err != nil {
@@ -74,7 +73,7 @@ func (h *A2AHandler) Send(c *gin.Context) error {
 		if err := h.inbox.Record(c.Request.Context(), w.ID, entry); err != nil {
 			return err
 		}
-		announce(c, w.ID, notify.Rows)
+		publish(c, w.ID, notify.Rows)
 		logger(c).InfoContext(c, "message queued", "method", method, "size", len(raw))
 		c.PureJSON(http.StatusOK, gin.H{"status": "queued", "delivery_mode": workspaces.Poll, "method": method})
 		return nil
@@ -82,9 +81,9 @@ func (h *A2AHandler) Send(c *gin.Context) error {
 	return h.sendPush(c, w, raw, entry)
 }
 
-// sendPush calls the workspace and notes how that went.
+// sendPush calls the workspace and records the call and its answer in the inbox.
 func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, raw []byte, entry activity.Entry) error {
-	if err := callable(w); err != nil {
+	if err := checkCallable(w); err != nil {
 		return err
 	}
 	release, err := h.admission.Admit()
@@ -102,7 +101,7 @@ func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, raw []byte
 	if err != nil {
 		entry.Status, entry.ErrorDetail = activity.StatusError, "workspace unreachable"
 		if c.Request.Context().Err() != nil {
-			entry.ErrorDetail = "caller gave up before the answer"
+			entry.ErrorDetail = "caller disconnected before the answer"
 		}
 		h.record(c, w.ID, entry)
 		return err
@@ -117,20 +116,19 @@ func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, raw []byte
 	return nil
 }
 
-// record notes a call that has been made. It has been made whether or not that succeeds, and
-// whether or not the caller still waits.
+// record appends a call to the inbox. The call has been made, so neither a failure nor a disconnected
+// caller changes the answer.
 func (h *A2AHandler) record(c *gin.Context, workspace uuid.UUID, entry activity.Entry) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), recordTimeout)
 	defer cancel()
 	if err := h.inbox.Record(ctx, workspace, entry); err != nil {
-		logger(c).ErrorContext(c, "call not recorded", "method", entry.Method, "error", err)
+		logger(c).ErrorContext(c, "recording the call failed", "method", entry.Method, "error", err)
 		return
 	}
-	announce(c, workspace, notify.Rows)
+	publish(c, workspace, notify.Rows)
 }
 
-// parseMessage checks that raw is a JSON-RPC request, and returns it as it is stored and its
-// method.
+// parseMessage checks that raw is a JSON-RPC request, and returns its stored form and its method.
 func parseMessage(raw []byte) (json.RawMessage, string, error) {
 	invalid := refuse(http.StatusBadRequest, "invalid_json", "request body must be a JSON-RPC object")
 	if depth(raw) > maxDepth {
@@ -146,16 +144,16 @@ func parseMessage(raw []byte) (json.RawMessage, string, error) {
 		return nil, "", refuse(http.StatusBadRequest, "invalid_method", "method must be a string of 1 to 200 bytes without control characters").because(err)
 	}
 	if method == activity.MethodChatUpload {
-		return nil, "", refuse(http.StatusBadRequest, "reserved_method", "method "+method+" is the platform's own; upload the file instead")
+		return nil, "", refuse(http.StatusBadRequest, "reserved_method", "method "+method+" is reserved for the platform; upload the file instead")
 	}
-	message, err := modernize(raw, "params", "message", "parts")
+	message, err := renameTypeKeys(raw, "params", "message", "parts")
 	if err != nil {
 		return nil, "", invalid.because(err)
 	}
 	return storable(message), method, nil
 }
 
-// depth returns how deep the JSON raw is nested. If raw is not JSON, it is some number.
+// depth returns the nesting of the JSON raw. The result is meaningless if raw is not JSON.
 func depth(raw []byte) int {
 	deepest, level, quoted := 0, 0, false
 	for i := 0; i < len(raw); i++ {
@@ -175,18 +173,17 @@ func depth(raw []byte) int {
 	return deepest
 }
 
-// modernize returns the JSON object raw with the elements of the array at path brought to
-// today's form: the key that says of what kind a part is was once "type". What is not on
-// the path, or has another shape, stays byte for byte as it is.
-func modernize(raw json.RawMessage, path ...string) (json.RawMessage, error) {
+// renameTypeKeys returns the JSON object raw with the legacy key "type" of the parts at path renamed to
+// "kind". Everything that is not on the path, or has another shape, is returned unchanged.
+func renameTypeKeys(raw json.RawMessage, path ...string) (json.RawMessage, error) {
 	if len(path) == 0 {
-		return modernizeParts(raw)
+		return renamePartTypeKeys(raw)
 	}
 	var object map[string]json.RawMessage
 	if json.Unmarshal(raw, &object) != nil || object[path[0]] == nil {
 		return raw, nil
 	}
-	inner, err := modernize(object[path[0]], path[1:]...)
+	inner, err := renameTypeKeys(object[path[0]], path[1:]...)
 	if err != nil || bytes.Equal(inner, object[path[0]]) {
 		return raw, err
 	}
@@ -194,7 +191,7 @@ func modernize(raw json.RawMessage, path ...string) (json.RawMessage, error) {
 	return marshal(object)
 }
 
-func modernizeParts(raw json.RawMessage) (json.RawMessage, error) {
+func renamePartTypeKeys(raw json.RawMessage) (json.RawMessage, error) {
 	var parts []json.RawMessage
 	if json.Unmarshal(raw, &parts) != nil {
 		return raw, nil
@@ -219,7 +216,7 @@ func modernizeParts(raw json.RawMessage) (json.RawMessage, error) {
 	return marshal(parts)
 }
 
-// marshal is json.Marshal without the escapes for HTML, which this is not.
+// marshal is json.Marshal without the escapes for HTML.
 func marshal(v any) (json.RawMessage, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -228,11 +225,11 @@ func marshal(v any) (json.RawMessage, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
-// maxRecordedAnswer bounds how much of an answer is kept with the call.
+// maxRecordedAnswer bounds the answer that is recorded with a call.
 const maxRecordedAnswer = 1 << 20
 
-// asJSON returns a workspace's answer as something a JSON column takes: as it is, or as a
-// string if it is not JSON. A very long one is not kept.
+// asJSON returns a workspace's answer as JSON: unchanged if it is JSON, as a string otherwise, nil if it
+// is longer than maxRecordedAnswer.
 func asJSON(answer []byte) json.RawMessage {
 	switch {
 	case len(answer) == 0 || len(answer) > maxRecordedAnswer:

@@ -18,26 +18,26 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// maxSince is the longest that since_secs may look back.
-const maxSince = 30 * 24 * time.Hour
+// maxSinceSpan is the maximum of since_secs.
+const maxSinceSpan = 30 * 24 * time.Hour
 
-// rowBytes is about what a row takes beside its bodies.
-const rowBytes = 1 << 10
+// rowOverheadBytes is the approximate memory of a row besides its bodies.
+const rowOverheadBytes = 1 << 10
 
-// ActivityHandler is the inbox that pollers read.
+// ActivityHandler serves the inbox to pollers.
 type ActivityHandler struct {
 	workspaces *workspaces.Store
 	tokens     *wsauth.Tokens
 	inbox      *activity.Inbox
 	hub        *notify.Hub
-	waiting    *Admission
+	heldPolls  *Admission
 }
 
-// NewActivityHandler returns the handler. waiting bounds the polls that are held.
+// NewActivityHandler returns the handler. heldPolls bounds the polls that wait for rows.
 func NewActivityHandler(
-	store *workspaces.Store, tokens *wsauth.Tokens, inbox *activity.Inbox, hub *notify.Hub, waiting *Admission,
+	store *workspaces.Store, tokens *wsauth.Tokens, inbox *activity.Inbox, hub *notify.Hub, heldPolls *Admission,
 ) *ActivityHandler {
-	return &ActivityHandler{workspaces: store, tokens: tokens, inbox: inbox, hub: hub, waiting: waiting}
+	return &ActivityHandler{workspaces: store, tokens: tokens, inbox: inbox, hub: hub, heldPolls: heldPolls}
 }
 
 // List answers with a page of the workspace's rows.
@@ -46,8 +46,8 @@ func (h *ActivityHandler) List(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	if p.patience > 0 {
-		err = h.hold(c, p)
+	if p.timeout > 0 {
+		err = h.waitForRows(c, p)
 	} else {
 		err = h.read(c, p)
 	}
@@ -57,28 +57,28 @@ func (h *ActivityHandler) List(c *gin.Context) error {
 	return renderRows(c, p.rows)
 }
 
-// parse reads what is asked for, and by whom.
+// parse reads the query, and checks that the workspace exists.
 func (h *ActivityHandler) parse(c *gin.Context) (*poll, error) {
 	q, err := parseActivityQuery(c.Query)
 	if err != nil {
 		return nil, err
 	}
-	patience, err := parseWait(c.Query)
+	timeout, err := parseWait(c.Query)
 	if err != nil {
 		return nil, err
 	}
-	if err := known(c, h.workspaces); err != nil {
+	if err := requireExistingWorkspace(c, h.workspaces); err != nil {
 		return nil, err
 	}
 	q.Reader = !wsauth.CallerOf(c).Admin
-	return &poll{query: q, patience: patience, rows: []activity.Row{}}, nil
+	return &poll{query: q, timeout: timeout, rows: []activity.Row{}}, nil
 }
 
-// renderRows answers with rows, if there is memory for them.
+// renderRows answers with rows, or with a 503 if the memory budget has no room for them.
 func renderRows(c *gin.Context, rows []activity.Row) error {
 	var held int64
 	for _, r := range rows {
-		held += int64(rowBytes + len(r.RequestBody) + len(r.ResponseBody))
+		held += int64(rowOverheadBytes + len(r.RequestBody) + len(r.ResponseBody))
 	}
 	if err := reserve(c, held); err != nil {
 		return err
@@ -89,8 +89,7 @@ func renderRows(c *gin.Context, rows []activity.Row) error {
 
 var activityType = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,100}$`)
 
-// parseActivityQuery reads the parameters of the feed; get returns "" for one that is
-// absent.
+// parseActivityQuery reads the query parameters; get returns "" for one that is absent.
 func parseActivityQuery(get func(string) string) (activity.Query, error) {
 	p := params{get: get}
 	q := activity.Query{
@@ -111,7 +110,7 @@ func parseActivityQuery(get func(string) string) (activity.Query, error) {
 		p.bad("order", "asc, or nothing, together with since_id")
 	}
 	if s := get("before_ts"); s != "" {
-		// A plus that was not escaped arrives as a space.
+		// A plus sign that was not escaped arrives as a space.
 		t, err := time.Parse(time.RFC3339Nano, strings.ReplaceAll(s, " ", "+"))
 		if err != nil {
 			p.bad("before_ts", "a time as in RFC 3339, such as 2026-01-31T12:00:00Z")
@@ -119,13 +118,13 @@ func parseActivityQuery(get func(string) string) (activity.Query, error) {
 		q.Before = t
 	}
 	seconds := p.positive("since_secs", "a whole number from 1 to 2592000, which is 30 days")
-	if q.Within = time.Duration(seconds) * time.Second; seconds > int(maxSince.Seconds()) {
+	if q.Within = time.Duration(seconds) * time.Second; seconds > int(maxSinceSpan.Seconds()) {
 		p.bad("since_secs", "a whole number from 1 to 2592000, which is 30 days")
 	}
 	return q, p.err
 }
 
-// params reads query parameters and keeps the first that is wrong.
+// params parses query parameters and keeps the error of the first invalid one.
 type params struct {
 	get func(string) string
 	err error
@@ -157,8 +156,7 @@ func (p *params) uuid(name string) uuid.NullUUID {
 	return uuid.NullUUID{UUID: id, Valid: true}
 }
 
-// positive returns 0 for an absent parameter. A number that is too large for an int is as
-// good as the largest.
+// positive returns 0 for an absent parameter, and the maximum for a number that is too large.
 func (p *params) positive(name, want string) int {
 	s := p.get(name)
 	if s == "" {

@@ -36,8 +36,8 @@ func TestParseActivityQuery_FirstBadParameterIsNamed(t *testing.T) {
 	}
 }
 
-// FuzzActivityQuery: whatever the query is, it is refused with the name of a parameter in it,
-// or it is one that the inbox can run.
+// FuzzActivityQuery checks that any query is either refused with the name of one of its parameters, or
+// accepted as one that the inbox can run.
 func FuzzActivityQuery(f *testing.F) {
 	parameters := []string{"type", "source", "peer_id", "before_ts", "since_secs", "since_id", "limit", "order"}
 	id := "3f0c2f6e-5d0a-4c8e-9a55-1d6d8f2b7a10"
@@ -49,7 +49,7 @@ func FuzzActivityQuery(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
-		values, _ := url.ParseQuery(raw) // what cannot be parsed of it is dropped, as net/http does
+		values, _ := url.ParseQuery(raw) // invalid pairs are dropped, as net/http does
 		q, err := parseActivityQuery(values.Get)
 		if err != nil {
 			var r *refusal

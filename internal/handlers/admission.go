@@ -6,10 +6,10 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Admission bounds how many requests with large bodies are in flight, and with them the
-// memory that they take. Uploads, downloads and calls of
-// push workspaces have one each: files can be fetched while there is no room for more, and
-// agents that think for minutes keep nobody from uploading. Acks and the like need none.
+// Admission bounds the requests of one kind in flight, and with them the memory that they take. Uploads,
+// downloads, calls of push workspaces, held polls and streams have one each, so that files can be fetched
+// while uploads are saturated, and slow agents do not block uploads. Small requests such as acks need
+// none.
 type Admission struct {
 	slots *semaphore.Weighted
 }
@@ -19,8 +19,8 @@ func NewAdmission(n int) *Admission {
 	return &Admission{slots: semaphore.NewWeighted(int64(n))}
 }
 
-// Admit takes a slot until release is called, or refuses with a 503 if there is none: who
-// is told to come back is better off than who waits in a queue that grows.
+// Admit takes a slot until release is called. Without a free slot it refuses with a 503 and Retry-After
+// instead of queueing: a queue would grow without bound.
 func (a *Admission) Admit() (release func(), err error) {
 	if !a.slots.TryAcquire(1) {
 		return nil, saturated()
@@ -29,5 +29,5 @@ func (a *Admission) Admit() (release func(), err error) {
 }
 
 func saturated() *refusal {
-	return refuse(http.StatusServiceUnavailable, "saturated", "the platform is busy; retry shortly").after(saturatedSeconds)
+	return refuse(http.StatusServiceUnavailable, "saturated", "the platform is busy; retry shortly").retryIn(saturatedRetrySeconds)
 }

@@ -15,20 +15,20 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// stagingConns matches how many connections of the staging pool are in use, and how many there are.
+// stagingConns matches the connections in use and the size of the staging pool.
 var stagingConns = regexp.MustCompile(`(?s)go_sql_in_use_connections\{db_name="staging"\} (\d+).*go_sql_max_open_connections\{db_name="staging"\} (\d+)`)
 
-// staging reports how many connections for writing files wait in the database, and how many there are.
+// staging returns how many connections for writing files wait in the database, and the size of their pool.
 func staging(t testing.TB, p *servertest.Platform) (waiting, most int) {
 	t.Helper()
 	found := stagingConns.FindSubmatch(p.Do(t, servertest.Request{Path: "/metrics"}).Body)
 	if found == nil {
-		t.Fatal("the metrics do not tell of the staging pool")
+		t.Fatal("the metrics have no staging pool")
 	}
 	inUse, _ := strconv.Atoi(string(found[1]))
 	most, _ = strconv.Atoi(string(found[2]))
-	// Not by pg_stat_activity's wait_event: a backend that looks for a deadlock, after a second,
-	// waits all the same.
+	// pg_stat_activity's wait_event is not used: a backend that checks for a deadlock, after a second, still
+	// waits for the lock.
 	err := p.DB.QueryRowContext(t.Context(), `SELECT count(DISTINCT pid) FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE datname = current_database()
 		AND NOT granted AND query SIMILAR TO '(INSERT INTO pending_upload_chunks|SELECT pg_advisory_xact_lock)%'`).Scan(&waiting)
 	if err != nil {
@@ -37,7 +37,7 @@ func staging(t testing.TB, p *servertest.Platform) (waiting, most int) {
 	return min(waiting, inUse), most
 }
 
-// inTime waits until done. A busy machine may take its time.
+// inTime waits up to a minute until done, for a busy machine.
 func inTime(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for late := time.Now().Add(time.Minute); !done(); time.Sleep(20 * time.Millisecond) {
@@ -47,12 +47,12 @@ func inTime(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// More uploads than there are connections altogether, and all that are being written wait in the
-// database. As long as only long ones do, short ones are written too. Planted: files written through
-// the pool that everything else uses; no bound on the long ones.
-func TestStaging_WhileItIsBusyEverythingElseIsServed(t *testing.T) {
+// There are more uploads than connections, and all that are being written wait in the database. Short files
+// are written while only long ones wait. Planted: files written through the pool for everything else; no
+// bound on long files.
+func TestStaging_BusyPoolDoesNotBlockOtherRequests(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t) + " lock_timeout=0 statement_timeout=0" // how long this takes is the machine's business
+	dsn := pgtest.New(t) + " lock_timeout=0 statement_timeout=0" // a slow machine must not hit a timeout
 	p := servertest.Start(t, func(s *config.Settings) { s.DatabaseURL = dsn })
 	w, other := p.Create(t, "poll", ""), p.Create(t, "poll", "")
 	staged := stage(t, p, w, "staged before")
@@ -66,7 +66,7 @@ func TestStaging_WhileItIsBusyEverythingElseIsServed(t *testing.T) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer lock.Rollback()                                                                  //nolint:errcheck // after the first it does nothing
-	if _, err := lock.Exec("LOCK TABLE pending_upload_chunks IN SHARE MODE"); err != nil { // who reads may
+	if _, err := lock.Exec("LOCK TABLE pending_upload_chunks IN SHARE MODE"); err != nil { // reads are not blocked
 		t.Fatal(err)
 	}
 	long := pattern(mib + 1)
@@ -102,7 +102,7 @@ func TestStaging_WhileItIsBusyEverythingElseIsServed(t *testing.T) {
 		}
 	}
 	if !isFull() {
-		t.Error("it was not busy all the time")
+		t.Error("the pool was not busy all the time")
 	}
 	if err := lock.Rollback(); err != nil {
 		t.Fatal(err)

@@ -9,7 +9,7 @@ import (
 )
 
 // Planted: one admission for uploads and messages.
-func TestAdmission_AgentsThatThinkKeepNobodyFromUploading(t *testing.T) {
+func TestAdmission_SlowAgentsDoNotBlockUploads(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.MaxUploads, s.MaxMessages = "1", "1" })
 	called, think := make(chan struct{}), make(chan struct{})

@@ -10,26 +10,26 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// The audit trail is the log lines with "audit":true: what was done to files, workspaces and
-// tokens, by whom (caller, token_id), to what (workspace_id, file_id), when (time) and from where
-// (client_ip). They are written after it was done.
+// The audit trail is the log lines with "audit":true. A line says what was done to a file, workspace or
+// token (msg, workspace_id, file_id), by whom (caller, token_id), when (time) and from where (client_ip).
+// It is written after the operation succeeded.
 
-// audit writes one line of it.
-func audit(c *gin.Context, what string, about ...any) {
-	logger(c).InfoContext(c, what, append(about, auditFields(c)...)...)
+// audit writes one line of the audit trail.
+func audit(c *gin.Context, event string, attrs ...any) {
+	logger(c).InfoContext(c, event, append(attrs, auditFields(c)...)...)
 }
 
-// auditBy is audit where no guard has found out who the caller is.
-func auditBy(c *gin.Context, caller wsauth.Caller, what string, about ...any) {
-	who := callerFields(caller)
-	if who == nil {
-		who = []any{"caller", "anonymous"}
+// auditAs is audit for routes without a guard, where the handler has authenticated the caller.
+func auditAs(c *gin.Context, caller wsauth.Caller, event string, attrs ...any) {
+	callerAttrs := callerFields(caller)
+	if callerAttrs == nil {
+		callerAttrs = []any{"caller", "anonymous"}
 	}
-	about = append(about, "audit", true, "client_ip", c.ClientIP())
-	logger(c).InfoContext(c, what, append(about, who...)...)
+	attrs = append(attrs, "audit", true, "client_ip", c.ClientIP())
+	logger(c).InfoContext(c, event, append(attrs, callerAttrs...)...)
 }
 
-// auditFields are what makes a line of the request one of the audit trail.
+// auditFields returns the fields that make a log line of the request part of the audit trail.
 func auditFields(c *gin.Context) []any {
 	fields := []any{"audit", true, "client_ip", c.ClientIP()}
 	if callerFields(wsauth.CallerOf(c)) == nil {
@@ -38,41 +38,41 @@ func auditFields(c *gin.Context) []any {
 	return fields
 }
 
-const strangersKey = "handlers.strangers"
+const authFailureLimitKey = "handlers.auth_failure_limit"
 
-// How many refused authentications are logged: a few at once, then one every other second. Who
-// guesses tokens must not fill the disk, nor hide what else happens.
+// The rate at which refused tokens are logged: a burst, then one every 2 s. A client that guesses tokens
+// must not fill the disk or drown other lines.
 const (
-	strangersAtOnce = 20
-	strangersRate   = rate.Limit(0.5)
+	authFailureBurst = 20
+	authFailureRate  = rate.Limit(0.5)
 )
 
-// strangers bounds the lines about requests whose token was refused.
-type strangers struct {
+// authFailureLimit limits the rate of log lines about refused tokens.
+type authFailureLimit struct {
 	limit   *rate.Limiter
 	skipped atomic.Int64
 }
 
-func newStrangers() *strangers {
-	return &strangers{limit: rate.NewLimiter(strangersRate, strangersAtOnce)}
+func newAuthFailureLimit() *authFailureLimit {
+	return &authFailureLimit{limit: rate.NewLimiter(authFailureRate, authFailureBurst)}
 }
 
-// admit reports whether there is to be a line about this one, and how many before it had none.
-func (s *strangers) admit() (skipped int64, ok bool) {
-	if s == nil {
+// allow reports whether to log this refusal, and how many refusals since the last line were not logged.
+func (l *authFailureLimit) allow() (skipped int64, ok bool) {
+	if l == nil {
 		return 0, true
 	}
-	if !s.limit.Allow() {
-		s.skipped.Add(1)
+	if !l.limit.Allow() {
+		l.skipped.Add(1)
 		return 0, false
 	}
-	return s.skipped.Swap(0), true
+	return l.skipped.Swap(0), true
 }
 
-// refusedStranger logs that a token was refused, unless too many were.
-func refusedStranger(c *gin.Context, log *slog.Logger) {
-	s, _ := c.Value(strangersKey).(*strangers)
-	skipped, ok := s.admit()
+// logAuthFailure logs that a token was refused, unless the rate limit is exceeded.
+func logAuthFailure(c *gin.Context, log *slog.Logger) {
+	s, _ := c.Value(authFailureLimitKey).(*authFailureLimit)
+	skipped, ok := s.allow()
 	if !ok {
 		log.DebugContext(c, "refused")
 		return

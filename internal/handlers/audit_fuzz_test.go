@@ -17,15 +17,15 @@ import (
 
 var fieldName = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
 
-// parseLines returns log lines. Each must be one JSON object that has no field twice: which of the
-// two counts is anybody's guess, so the second could pass for the first.
+// parseLines parses log lines. Each must be one JSON object without duplicate fields: parsers disagree on
+// which of two counts, so a duplicate could forge a field.
 func parseLines(t testing.TB, text string) (lines []map[string]any) {
 	t.Helper()
 	for line := range strings.Lines(text) {
 		fields := map[string]any{}
 		d := json.NewDecoder(strings.NewReader(line))
 		if start, err := d.Token(); err != nil || start != json.Delim('{') {
-			t.Fatalf("log line is no JSON object: %q", line)
+			t.Fatalf("log line is not a JSON object: %q", line)
 		}
 		for d.More() {
 			name, err := d.Token()
@@ -37,7 +37,7 @@ func parseLines(t testing.TB, text string) (lines []map[string]any) {
 				t.Fatalf("log line is not JSON: %q: %v", line, err)
 			}
 			if _, twice := fields[name.(string)]; twice || !fieldName.MatchString(name.(string)) {
-				t.Fatalf("log line has the field %q twice, or it is made up: %q", name, line)
+				t.Fatalf("log line has a duplicate or unexpected field %q: %q", name, line)
 			}
 			fields[name.(string)] = value
 		}
@@ -55,14 +55,14 @@ func parseLines(t testing.TB, text string) (lines []map[string]any) {
 	return lines
 }
 
-// hostile are what clients may send for a name, an id, a header, a path.
+// hostile are values that clients may send as a name, an id, a header or a path.
 var hostile = []string{
 	"", "a.txt", "\n{\"msg\":\"acked\",\"audit\":true}\n", "\r\n\r\n", `","audit":true,"caller":"admin","x":"`, `\`, `\"`, `\u000a`, "\x00", "\x1b[2J\x1b[31m",
 	"\u2028\u2029", "\xff\xfe\xc3\x28", "\xed\xa0\x80", "\u202egnp.exe", "%0a%0d", "%00", "${jndi:ldap://x}", "{{.}}", "%s%n%d", "\t\v\f", "\x7f\x9b",
 	"<script>alert(1)</script>", strings.Repeat("A", 5000), strings.Repeat("\n", 100), "é漢字😀", "level=ERROR msg=forged", "../../etc/passwd", "'; DROP TABLE x; --",
 }
 
-// header returns what of s a client's library would send in a header.
+// header returns the part of s that a client library would send in a header.
 func header(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' && r != '\t' || r == 0x7f {
@@ -72,8 +72,8 @@ func header(s string) string {
 	}, s)
 }
 
-// Whatever clients send, a line of the log is one JSON object, and nobody else's. Planted: lines of text; a
-// caller that is told twice; X-Forwarded-For as it came.
+// Whatever clients send, every log line is one JSON object with the fields of its own request. Planted: lines
+// of text; a duplicate caller; an unchecked X-Forwarded-For.
 func FuzzLog_EveryLineIsOneJSONObject(f *testing.F) {
 	for _, s := range hostile {
 		f.Add(s, s)
@@ -127,7 +127,7 @@ func FuzzLog_EveryLineIsOneJSONObject(f *testing.F) {
 		whole := strings.LastIndexByte(text, '\n') + 1
 		for _, line := range parseLines(t, text[seen:whole]) {
 			if line["msg"] == "acked" || line["caller"] == "admin" && line["msg"] != "workspace created" && seen > 0 {
-				t.Errorf("somebody forged %v", line)
+				t.Errorf("forged line %v", line)
 			}
 			if ip, ok := line["client_ip"].(string); ok && strings.Trim(ip, "0123456789abcdef.:") != "" {
 				t.Errorf("client_ip is %q", ip)
@@ -137,7 +137,7 @@ func FuzzLog_EveryLineIsOneJSONObject(f *testing.F) {
 	})
 }
 
-// Without this, the test above would be content with a log that nobody writes. Planted: as there.
+// Without this test a broken parseLines would make the test above pass. Planted: as there.
 func TestLog_ParseLinesSeesForgeries(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{
@@ -150,7 +150,7 @@ func TestLog_ParseLinesSeesForgeries(t *testing.T) {
 			parseLines(failed, text)
 		}()
 		if !failed.failed {
-			t.Errorf("content with %q", text)
+			t.Errorf("accepted %q", text)
 		}
 	}
 	if lines := parseLines(t, `{"msg":"x"}`+"\n"); len(lines) != 1 || lines[0]["msg"] != "x" {
@@ -158,7 +158,7 @@ func TestLog_ParseLinesSeesForgeries(t *testing.T) {
 	}
 }
 
-// failing notes a failure instead of failing.
+// failing records a failure instead of failing the test.
 type failing struct {
 	testing.TB
 	failed bool

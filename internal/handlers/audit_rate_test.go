@@ -6,26 +6,26 @@ import (
 	"time"
 )
 
-// Planted: no bound; the number of those without a line lost, or told twice.
-func TestStrangers_SomeHaveALineAndTheNextOneCountsTheOthers(t *testing.T) {
+// Planted: no limit; the number of skipped lines lost, or reported twice.
+func TestAuthFailureLimit_LogsABurstAndCountsTheSkipped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newStrangers()
+		s := newAuthFailureLimit()
 		lines := 0
 		for range 300 {
-			if skipped, ok := s.admit(); ok {
+			if skipped, ok := s.allow(); ok {
 				lines++
 				if skipped != 0 {
 					t.Errorf("%d skipped before there were too many", skipped)
 				}
 			}
 		}
-		if lines != strangersAtOnce {
-			t.Errorf("%d lines at once, want %d", lines, strangersAtOnce)
+		if lines != authFailureBurst {
+			t.Errorf("%d lines at once, want %d", lines, authFailureBurst)
 		}
-		for _, want := range []int64{300 - strangersAtOnce, 0} {
+		for _, want := range []int64{300 - authFailureBurst, 0} {
 			time.Sleep(3 * time.Second)
-			if skipped, ok := s.admit(); !ok || skipped != want {
+			if skipped, ok := s.allow(); !ok || skipped != want {
 				t.Errorf("%d skipped, %t, want %d", skipped, ok, want)
 			}
 		}

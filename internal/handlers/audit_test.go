@@ -25,9 +25,9 @@ func trail(t testing.TB, p *servertest.Platform, requestID string) (lines []map[
 	return lines
 }
 
-// Planted: each of the lines without "audit"; client_ip left out; the token's id left out where it is
-// known, and where only the registration knows it; a repeated or a partial read that leaves no line.
-func TestAudit_EveryDeedHasWhoWhatAndFromWhere(t *testing.T) {
+// Planted: each of the lines without "audit"; client_ip missing; the token's id missing where a guard knows
+// it, and where only the registration does; a repeated or partial read without a line.
+func TestAudit_LinesNameCallerActionAndAddress(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.TrustedProxies = "127.0.0.1" })
 	w := p.Create(t, "poll", "")
@@ -53,7 +53,7 @@ func TestAudit_EveryDeedHasWhoWhatAndFromWhere(t *testing.T) {
 		answer := do(t, p, id, r)
 		lines := trail(t, p, id)
 		if len(lines) != 1 || lines[0]["msg"] != what || lines[0]["client_ip"] != "192.0.2.7" {
-			t.Fatalf("%s %s: answered %d; audit lines %v, want one that says %q", r.Method, r.Path, answer.Status, lines, what)
+			t.Fatalf("%s %s: answered %d; audit lines %v, want one with msg %q", r.Method, r.Path, answer.Status, lines, what)
 		}
 		for name, value := range want {
 			if lines[0][name] != value {
@@ -107,8 +107,8 @@ func TestAudit_EveryDeedHasWhoWhatAndFromWhere(t *testing.T) {
 	}
 }
 
-// A push upload's files are not known, but that there was one is.
-func TestAudit_PushUploadsToo(t *testing.T) {
+// The platform does not know the files of a push upload, but must record the upload.
+func TestAudit_IncludesPushUploads(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	receiver := newReceiver(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
@@ -120,7 +120,7 @@ func TestAudit_PushUploadsToo(t *testing.T) {
 	}
 }
 
-// Who guesses tokens does not fill the disk. Planted: no bound.
+// A client that guesses tokens must not fill the disk. Planted: no limit.
 func TestAudit_RefusedTokensAreLoggedWithinLimits(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)

@@ -17,7 +17,7 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// UploadLimits bound one upload, and what all of them hold at the same time.
+// UploadLimits bound one upload, and the bytes that all uploads in flight hold.
 type UploadLimits struct {
 	MaxFileBytes    int64
 	MaxRequestBytes int64 // all files together
@@ -27,39 +27,38 @@ type UploadLimits struct {
 }
 
 const (
-	// bodyAllowance is what a body may have beside its files: boundaries, part headers and
-	// fields that are no files.
-	bodyAllowance = 1 << 20
+	// multipartOverheadBytes is how much a body may have besides its files: boundaries, part headers and
+	// other fields.
+	multipartOverheadBytes = 1 << 20
 
-	// ingestTimeout bounds the wait for a push workspace that has the whole body.
+	// ingestTimeout bounds the wait for the answer of a push workspace that has received the body.
 	ingestTimeout = 60 * time.Second
 
-	// remintSeconds is how long a workspace takes to learn of a new inbound secret: one
-	// heartbeat.
-	remintSeconds = 30
+	// secretRetrySeconds is the interval of heartbeats, with which a workspace receives a new inbound
+	// secret.
+	secretRetrySeconds = 30
 
-	// saturatedSeconds is when a client that was sent away may come back.
-	saturatedSeconds = 5
+	// saturatedRetrySeconds is the Retry-After of a 503 for saturation.
+	saturatedRetrySeconds = 5
 )
 
-// ChatFilesHandler takes the files that people attach to a chat, and sees that they reach
-// the workspace: a push workspace is handed the very request, for a poll workspace they
-// are staged.
+// ChatFilesHandler receives the files that users attach to a chat. It forwards the request to a push
+// workspace, and stages the files for a poll workspace.
 type ChatFilesHandler struct {
-	workspaces *workspaces.Store
-	push       *forward.Client
-	limits     UploadLimits
-	storage    pendinguploads.Storage // nil: staging is not wired
-	spoolDir   string
-	keys       bool
-	admission  *Admission
-	room       *spoolBudget
+	workspaces  *workspaces.Store
+	push        *forward.Client
+	limits      UploadLimits
+	storage     pendinguploads.Storage // nil: staging is not wired
+	spoolDir    string
+	keys        bool
+	admission   *Admission
+	spoolBudget *spoolBudget
 }
 
 // NewChatFilesHandler returns a handler that serves push workspaces only, until
 // WithPendingUploads.
 func NewChatFilesHandler(store *workspaces.Store, push *forward.Client, limits UploadLimits, admission *Admission) *ChatFilesHandler {
-	return &ChatFilesHandler{workspaces: store, push: push, limits: limits, admission: admission, room: newSpoolBudget(limits.SpoolBytes)}
+	return &ChatFilesHandler{workspaces: store, push: push, limits: limits, admission: admission, spoolBudget: newSpoolBudget(limits.SpoolBytes)}
 }
 
 // WithPendingUploads wires staging, and returns the handler. Temporary files of uploads go
@@ -76,8 +75,8 @@ func (h *ChatFilesHandler) WithKeys() *ChatFilesHandler {
 	return h
 }
 
-// Limits tells clients what they may send. It needs no token: a client asks before it
-// has anything to send, and the answer is the same for all.
+// Limits returns the limits of an upload. It needs no token: the limits are the same for all clients, and
+// clients read them before they upload.
 func (h *ChatFilesHandler) Limits(c *gin.Context) error {
 	c.PureJSON(http.StatusOK, gin.H{
 		"per_file_bytes": min(h.limits.MaxFileBytes, h.limits.MaxRequestBytes), "per_request_bytes": h.limits.MaxRequestBytes,
@@ -86,22 +85,22 @@ func (h *ChatFilesHandler) Limits(c *gin.Context) error {
 	return nil
 }
 
-// Upload takes one multipart upload.
+// Upload handles one multipart upload.
 func (h *ChatFilesHandler) Upload(c *gin.Context) error {
 	w, err := h.workspaces.Get(c.Request.Context(), wsauth.WorkspaceOf(c))
 	if err != nil {
 		return err
 	}
 	if w.Mode == workspaces.Poll && h.storage == nil {
-		return errNoCallbackURL("This platform does not stage files yet. The operator can turn that on with 'platform migrate up' and a restart; " +
+		return errNoCallbackURL("Staging is off. The operator can turn it on with 'platform migrate up' and a restart; " +
 			"or register the workspace with delivery_mode push and a url.")
 	}
 	if w.Mode != workspaces.Poll {
-		if err := pushable(c, h.workspaces, w); err != nil {
+		if err := checkPushable(c, h.workspaces, w); err != nil {
 			return err
 		}
 	}
-	if c.Request.ContentLength > h.limits.MaxRequestBytes+bodyAllowance {
+	if c.Request.ContentLength > h.limits.MaxRequestBytes+multipartOverheadBytes {
 		return tooLarge(h.limits.MaxRequestBytes)
 	}
 	release, err := h.admission.Admit()
@@ -109,31 +108,31 @@ func (h *ChatFilesHandler) Upload(c *gin.Context) error {
 		return err
 	}
 	defer release()
-	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, h.limits.MaxRequestBytes+bodyAllowance)
+	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, h.limits.MaxRequestBytes+multipartOverheadBytes)
 	if w.Mode == workspaces.Poll {
 		return spooling(c, func() error { return h.uploadPollMode(c, w) })
 	}
 	return h.uploadPushMode(c, w)
 }
 
-// uploadPollMode stages the files of the request. They are taken off the wire first, so
-// that a slow client holds no transaction.
+// uploadPollMode stages the files of the request. It spools the whole body first, so that a slow client
+// holds no transaction.
 func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace) error {
 	start := time.Now()
 	key, err := h.key(c)
 	if err != nil {
 		return err
 	}
-	room, err := h.room.open(c, c.Request.ContentLength, h.limits.MaxRequestBytes)
+	reservation, err := h.spoolBudget.reserve(c, c.Request.ContentLength, h.limits.MaxRequestBytes)
 	if err != nil {
 		return err
 	}
-	defer room.release()
+	defer reservation.release()
 	batch := pendinguploads.NewBatch(pendinguploads.Limits{
 		MaxFileBytes: h.limits.MaxFileBytes, MaxBatchBytes: h.limits.MaxRequestBytes,
 	}, h.spoolDir)
 	defer batch.Close()
-	c.Request.Body = room.body(c.Request.Body)
+	c.Request.Body = reservation.body(c.Request.Body)
 	if err := h.spool(c.Request, batch); err != nil {
 		return err
 	}
@@ -142,7 +141,7 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 		return stageFailed(err)
 	}
 	if !replayed {
-		announce(c, w.ID, notify.Rows)
+		publish(c, w.ID, notify.Rows)
 	}
 	if replayed {
 		meter(c).Replayed()
@@ -164,8 +163,8 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 	return nil
 }
 
-// idempotencyKey is what may come as one (the IETF's draft allows a quoted string; clients send
-// it with and without the quotes, and they count).
+// idempotencyKey is the form of an Idempotency-Key. The IETF's draft defines a quoted string; clients send
+// it with and without quotes, so quotes are part of the key.
 var idempotencyKey = regexp.MustCompile(`^[!-~]{1,255}$`)
 
 // key returns the request's Idempotency-Key, "" if it has none.
@@ -180,7 +179,7 @@ func (h *ChatFilesHandler) key(c *gin.Context) (string, error) {
 	return values[0], nil
 }
 
-// stageFailed is the answer when the files could not be kept.
+// stageFailed translates an error of the storage for an upload.
 func stageFailed(err error) error {
 	var quota *pendinguploads.QuotaError
 	switch {
@@ -189,14 +188,14 @@ func stageFailed(err error) error {
 			"the workspace's quota of staged "+quota.What+" is used up; it has to fetch and acknowledge some first").
 			with("quota", quota.What).with("used", quota.Used).with("limit", quota.Limit).because(err)
 	case errors.Is(err, pendinguploads.ErrKeyInUse):
-		return refusalFor(err).after(1)
+		return refusalFor(err).retryIn(1)
 	case errors.Is(err, pendinguploads.ErrKeyReused):
 		return err
 	}
 	return refuse(http.StatusInternalServerError, "stage_failed", "could not stage file").because(err)
 }
 
-// uploadPushMode hands the very request to the workspace.
+// uploadPushMode forwards the request to the workspace.
 func (h *ChatFilesHandler) uploadPushMode(c *gin.Context, w workspaces.Workspace) error {
 	url, err := forward.IngestURL(w.URL)
 	if err != nil {
@@ -219,27 +218,27 @@ func (h *ChatFilesHandler) uploadPushMode(c *gin.Context, w workspaces.Workspace
 	return nil
 }
 
-// relay passes on what a workspace answered. A stranger wrote it, so browsers must not run it.
+// relay relays a workspace's answer. The answer is untrusted, so browsers must not run it.
 func relay(c *gin.Context, answer *forward.Answer) {
-	sandbox(c)
+	setSandboxHeaders(c)
 	c.Data(answer.Status, answer.ContentType, answer.Body)
 }
 
-// callable says why a push workspace cannot be called, or nil.
-func callable(w workspaces.Workspace) error {
+// checkCallable returns an error if the URL of a push workspace is missing.
+func checkCallable(w workspaces.Workspace) error {
 	switch {
 	case w.URL == "" && w.Mode == "":
-		return errNoCallbackURL("The workspace never said how it is reached. Register it with delivery_mode poll, or with push and a url.")
+		return errNoCallbackURL("The workspace has no delivery mode and no url. Register it with delivery_mode poll, or with push and a url.")
 	case w.URL == "":
-		return refuse(http.StatusServiceUnavailable, "url_not_registered", "workspace url not registered yet").after(saturatedSeconds)
+		return refuse(http.StatusServiceUnavailable, "url_not_registered", "workspace url not registered yet").retryIn(saturatedRetrySeconds)
 	}
 	return nil
 }
 
-// pushable is callable for uploads, which need the inbound secret too. If that is missing, it
-// is made now.
-func pushable(c *gin.Context, store *workspaces.Store, w workspaces.Workspace) error {
-	if err := callable(w); err != nil || w.InboundSecret != "" {
+// checkPushable is checkCallable for uploads, which need the inbound secret too. It generates a missing
+// secret and returns a 503: the workspace receives the secret with its next heartbeat.
+func checkPushable(c *gin.Context, store *workspaces.Store, w workspaces.Workspace) error {
+	if err := checkCallable(w); err != nil || w.InboundSecret != "" {
 		return err
 	}
 	if err := store.EnsureSecret(c.Request.Context(), w.ID); err != nil {
@@ -247,10 +246,11 @@ func pushable(c *gin.Context, store *workspaces.Store, w workspaces.Workspace) e
 	}
 	logger(c).WarnContext(c, "inbound secret minted")
 	return refuse(http.StatusServiceUnavailable, "workspace_reregistering", "workspace re-registering — please retry in 30 seconds").
-		with("retry_after_seconds", remintSeconds).after(remintSeconds)
+		with("retry_after_seconds", secretRetrySeconds).retryIn(secretRetrySeconds)
 }
 
-// errNoCallbackURL is the answer from before there was staging.
+// errNoCallbackURL is the answer if an upload can be neither forwarded nor staged. Its sentence is fixed
+// by the contract.
 func errNoCallbackURL(detail string) *refusal {
 	return refuse(http.StatusUnprocessableEntity, "no_callback_url",
 		"workspace has no callback URL — chat upload requires push-mode + public URL").with("detail", detail)

@@ -32,7 +32,7 @@ func ackedAt(t testing.TB, p *servertest.Platform, f stagedFile) (at string) {
 }
 
 // Planted: acked_at written by every ack.
-func TestAck_SucceedsEveryTimeAndTheFirstCounts(t *testing.T) {
+func TestAck_IsIdempotentAndCountedOnce(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -48,11 +48,11 @@ func TestAck_SucceedsEveryTimeAndTheFirstCounts(t *testing.T) {
 		t.Errorf("acked at %q, then at %q", first, again)
 	}
 	if at := ackedAt(t, p, other); at != "" {
-		t.Errorf("a file that nobody acked is acked at %q", at)
+		t.Errorf("a file without an ack is acked at %q", at)
 	}
 }
 
-func TestAck_ManyAtOnceAllSucceedAndOneCounts(t *testing.T) {
+func TestAck_ConcurrentAcksSucceedAndCountOnce(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -68,9 +68,9 @@ func TestAck_ManyAtOnceAllSucceedAndOneCounts(t *testing.T) {
 	}
 }
 
-// Acks and reads that race a sweep find the file or do not; nothing fails. Planted: an error of
-// the storage that is not ErrNotFound for a row that vanished.
-func TestAck_RacingDeletesIsNeverAFailure(t *testing.T) {
+// Acks and reads that race a sweep succeed or return 404; none is an internal error. Planted: an error other
+// than ErrNotFound from the storage for a deleted row.
+func TestAck_RacingDeleteIsNotAnInternalError(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")

@@ -13,7 +13,7 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// failsAt is a content that cannot be read from some place on.
+// failsAt is a content whose reads fail from an offset on.
 type failsAt struct {
 	*strings.Reader
 	at  int64
@@ -30,7 +30,7 @@ func (f failsAt) Read(b []byte) (int, error) {
 
 func (failsAt) Close() error { return nil }
 
-// brokenFile is a storage with one file, whose content fails at that place.
+// brokenFile is a storage with one file, whose content fails at that offset.
 func brokenFile(content string, at int64, err error) brokenStorage {
 	return brokenStorage{open: func() (pendinguploads.File, io.ReadSeekCloser, error) {
 		f := pendinguploads.File{Name: "notes.txt", MIMEType: "text/plain", Size: int64(len(content))}
@@ -40,20 +40,20 @@ func brokenFile(content string, at int64, err error) brokenStorage {
 
 var anyFile = stagedFile{URI: "/" + uuid.NewString()}
 
-func TestContent_StorageThatFailsIsAFailureWithoutItsCause(t *testing.T) {
+func TestContent_StorageFailureHidesItsCause(t *testing.T) {
 	t.Parallel()
 	p, w := withStorage(t, brokenStorage{open: func() (pendinguploads.File, io.ReadSeekCloser, error) {
 		return pendinguploads.File{}, nil, errStorage
 	}})
-	for range 2 { // the slot is given back: there is only one
+	for range 2 { // there is one slot, so the first request must release it
 		answered(t, fetch(t, p, w, anyFile), http.StatusInternalServerError, map[string]any{
 			"error": "internal error; it has been logged", "code": "internal",
 		})
 	}
 }
 
-// Nothing of the file has been sent, so the answer can still be an error, and nothing else.
-// Planted: the file's header left on the error.
+// If nothing of the file has been sent, the answer must be an error without the file's headers. Planted: the
+// file's headers left on the error.
 func TestContent_FailureBeforeTheFirstByteIsAnError(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -97,15 +97,15 @@ func TestContent_FailureAfterTheFirstByteCutsTheAnswer(t *testing.T) {
 		if logLine(t, p, "failed", "cut") == nil {
 			t.Error("nothing in the log")
 		}
-		if logLine(t, p, "fetch not noted", "cut") != nil {
-			t.Error("half a read was to be noted as a fetch")
+		if logLine(t, p, "marking the file fetched failed", "cut") != nil {
+			t.Error("the platform tried to mark a partial read as fetched")
 		}
 	}
 }
 
-// The file is there and a piece of it is not, which no sweep brings about: the client is to come back,
-// for 404 would have it give the file up. Planted: that taken for a file that is gone.
-func TestContent_PieceThatIsMissingIsNoMissingFile(t *testing.T) {
+// A file without one of its chunks is corrupt; no sweep causes that. The client must retry: a 404 would make
+// it drop the file. Planted: reported as a deleted file.
+func TestContent_MissingChunkIsAnInternalError(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")

@@ -12,7 +12,7 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// fetchedAt is the stamp of a file.
+// fetchedAt returns fetched_at of a file.
 func fetchedAt(t testing.TB, p *servertest.Platform, f stagedFile) sql.NullTime {
 	t.Helper()
 	var at sql.NullTime
@@ -22,12 +22,12 @@ func fetchedAt(t testing.TB, p *servertest.Platform, f stagedFile) sql.NullTime 
 	return at
 }
 
-// Planted: stamped on HEAD; on a range; on every read.
-func TestContent_OnlyTheFirstFullReadIsNoted(t *testing.T) {
+// Planted: fetched_at set on HEAD; on a range; on every read.
+func TestContent_OnlyTheFirstFullReadMarksFetched(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
-	for _, content := range []string{"", "0123456789"} { // HEAD of an empty file sends as much as GET does
+	for _, content := range []string{"", "0123456789"} { // HEAD of an empty file sends as many bytes as GET
 		f := stage(t, p, w, content)
 		path, tag := pendingPath(w, f, "/content"), `"`+f.SHA256+`"`
 		partial := []servertest.Request{
@@ -45,18 +45,18 @@ func TestContent_OnlyTheFirstFullReadIsNoted(t *testing.T) {
 			r.Path, r.Token = path, w.Token
 			do(t, p, fmt.Sprintf("partial-%d-%d", len(content), i), r)
 			if at := fetchedAt(t, p, f); at.Valid {
-				t.Errorf("%s %v of %d bytes was noted as a fetch", r.Method, r.Header, len(content))
+				t.Errorf("%s %v of %d bytes was marked fetched", r.Method, r.Header, len(content))
 			}
 		}
-		whole := http.Header{"Range": {"bytes=0-"}} // as some clients ask for every file
+		whole := http.Header{"Range": {"bytes=0-"}} // some clients send this for every file
 		do(t, p, fmt.Sprintf("full-%d", len(content)), servertest.Request{Path: path, Token: w.Token, Header: whole})
 		first := fetchedAt(t, p, f)
 		if !first.Valid {
-			t.Fatalf("the first full read of %d bytes was not noted", len(content))
+			t.Fatalf("the first full read of %d bytes was not marked fetched", len(content))
 		}
 		do(t, p, fmt.Sprintf("again-%d", len(content)), servertest.Request{Path: path, Token: w.Token})
 		if again := fetchedAt(t, p, f); !again.Time.Equal(first.Time) {
-			t.Errorf("the second read moved the stamp from %v to %v", first.Time, again.Time)
+			t.Errorf("the second read changed fetched_at from %v to %v", first.Time, again.Time)
 		}
 	}
 	if lines := p.Logs.Lines(t, "fetched"); len(lines) != 2 {
@@ -67,8 +67,8 @@ func TestContent_OnlyTheFirstFullReadIsNoted(t *testing.T) {
 // large is more than the buffers of a connection hold.
 const large = 16 * mib
 
-// halfRead asks for a large file and takes its header: the platform is in the middle of sending
-// it then.
+// halfRead requests a large file and reads the header of the answer, so that the platform is in the middle of
+// sending it.
 func halfRead(t testing.TB, p *servertest.Platform, w servertest.Workspace, f stagedFile, id string) (*wire, *http.Response) {
 	t.Helper()
 	c := dial(t, p.URL)
@@ -84,8 +84,8 @@ func halfRead(t testing.TB, p *servertest.Platform, w servertest.Workspace, f st
 	return c, answer
 }
 
-// Planted: stamped whatever was written.
-func TestContent_ClientThatHangsUpMidwayHasNotFetched(t *testing.T) {
+// Planted: fetched_at set whatever was written.
+func TestContent_AbortedDownloadIsNotFetched(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -94,12 +94,12 @@ func TestContent_ClientThatHangsUpMidwayHasNotFetched(t *testing.T) {
 	_ = c.Close()
 	finished(t, p, "hung-up")
 	if at := fetchedAt(t, p, f); at.Valid {
-		t.Error("half a read was noted as a fetch")
+		t.Error("a partial read was marked fetched")
 	}
 }
 
-// Planted: the cut passed over, so that the connection goes on.
-func TestContent_FileSweptInMidDownloadIsVisiblyCut(t *testing.T) {
+// Planted: the error ignored, so that the connection is kept.
+func TestContent_FileSweptDuringDownloadTruncatesTheResponse(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -108,19 +108,19 @@ func TestContent_FileSweptInMidDownloadIsVisiblyCut(t *testing.T) {
 	exec(t, p, "DELETE FROM pending_uploads WHERE file_id = $1", f.ID())
 	n, err := io.Copy(io.Discard, answer.Body)
 	if err != io.ErrUnexpectedEOF || n >= large {
-		t.Errorf("read %d of %d bytes with %v, want a cut", n, large, err)
+		t.Errorf("read %d of %d bytes with %v, want a truncated body", n, large, err)
 	}
 	if n, err := c.in.ReadByte(); err == nil {
-		t.Errorf("the connection goes on with %q", n)
+		t.Errorf("the connection was kept, and has %q", n)
 	}
 	finished(t, p, "swept")
 	if line := logLine(t, p, "fetched", "swept"); line != nil {
-		t.Errorf("noted as a fetch: %v", line)
+		t.Errorf("marked fetched: %v", line)
 	}
 }
 
-// Planted: admission without a limit; uploads and downloads that share one.
-func TestContent_SaturatedPlatformAsksToComeBack(t *testing.T) {
+// Planted: admission without a limit; one limit for uploads and downloads.
+func TestContent_SaturatedIs503WithRetryAfter(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.MaxDownloads = "1" })
 	w := p.Create(t, "poll", "")
@@ -140,8 +140,8 @@ func TestContent_SaturatedPlatformAsksToComeBack(t *testing.T) {
 	}
 }
 
-// A stamp that fails is no failure of the fetch.
-func TestContent_FetchThatCannotBeNotedIsDelivered(t *testing.T) {
+// A failure to set fetched_at must not fail the download.
+func TestContent_IsDeliveredWhenMarkingFetchedFails(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -151,7 +151,7 @@ func TestContent_FetchThatCannotBeNotedIsDelivered(t *testing.T) {
 	if r.Status != http.StatusOK || string(r.Body) != "delivered" {
 		t.Errorf("%d %s", r.Status, r.Body)
 	}
-	if logLine(t, p, "fetch not noted", "not-noted") == nil {
+	if logLine(t, p, "marking the file fetched failed", "not-noted") == nil {
 		t.Error("nothing in the log")
 	}
 }

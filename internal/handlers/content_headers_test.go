@@ -26,7 +26,7 @@ func fetch(t testing.TB, p *servertest.Platform, w servertest.Workspace, f stage
 	return p.Do(t, r)
 }
 
-// wantFileHeader checks what every answer with a file, or about one, carries.
+// wantFileHeader checks the headers that every answer with a file, or about one, has.
 func wantFileHeader(t testing.TB, header http.Header, f stagedFile, content string) {
 	t.Helper()
 	digest := sha256.Sum256([]byte(content))
@@ -113,12 +113,12 @@ func TestContent_ConditionalRequests(t *testing.T) {
 	}
 	r := fetch(t, p, w, f, "If-Match", `"x"`)
 	answered(t, r, http.StatusPreconditionFailed, map[string]any{
-		"error": "the file is not the one that If-Match names", "code": "precondition_failed",
+		"error": "If-Match does not match the file's ETag", "code": "precondition_failed",
 	})
 }
 
-// Planted: the workspace left out of the query.
-func TestContent_WhatCannotBeReadIsNotFoundAndLooksTheSame(t *testing.T) {
+// Planted: the workspace missing in the query.
+func TestContent_UnreadableFilesGetTheSame404(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w, other := p.Create(t, "poll", ""), p.Create(t, "poll", "")
@@ -172,7 +172,7 @@ func equalHeader(a, b http.Header) bool {
 	return true
 }
 
-// An acked file stays readable, also past the time it would have expired.
+// An acked file stays readable after its expiry too.
 func TestContent_AckedFileStaysReadable(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)

@@ -32,7 +32,7 @@ func list(t testing.TB, p *servertest.Platform, w servertest.Workspace, query st
 	return names
 }
 
-// Planted: newest first; > made >= for after; foreign files listed; expired ones listed.
+// Planted: newest first; >= instead of > for after; files of other workspaces listed; expired files listed.
 func TestList_StatesOrderAndPages(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
@@ -93,8 +93,8 @@ func TestList_BadParametersAreNamed(t *testing.T) {
 	}
 }
 
-// What the list and the single view say of a file at each state of its life.
-func TestShow_FollowsAFileThroughItsLife(t *testing.T) {
+// The list and the single view must agree on a file in each of its states.
+func TestShow_ReportsEveryState(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")

@@ -9,8 +9,8 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// Ranges around the borders of the pieces that a file is kept in. Planted: a piece read from
-// its start whatever the offset.
+// The ranges are around the boundaries of a file's chunks. Planted: a chunk read from its start whatever the
+// offset.
 func TestContent_SingleRanges(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
@@ -54,7 +54,7 @@ func TestContent_SingleRanges(t *testing.T) {
 	}
 }
 
-// What is no single range is answered with the whole. Planted: several ranges answered as
+// Everything but a single range is answered with the whole file. Planted: several ranges answered as
 // multipart/byteranges.
 func TestContent_OtherRangesGetTheWholeFile(t *testing.T) {
 	t.Parallel()
@@ -75,7 +75,7 @@ func TestContent_OtherRangesGetTheWholeFile(t *testing.T) {
 	}
 }
 
-func TestContent_RangeOutsideTheFileIsAnErrorLikeOthers(t *testing.T) {
+func TestContent_RangeOutsideTheFileIsAJSONError(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")

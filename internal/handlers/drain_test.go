@@ -11,13 +11,13 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// Most clients read no answer before they have sent all: they are let, also when the platform or
-// the receiver has long decided. Planted: no drain in Render; none for what the workspace answers;
-// one that reads the limited body.
-func TestUpload_ClientMaySendAllBeforeItIsAnswered(t *testing.T) {
+// Most clients read no answer before they have sent everything, so the platform reads on after it or the
+// receiver has refused. Planted: no drain in Render; none after an early answer of the workspace; one that
+// reads the limited body.
+func TestUpload_RefusedClientMayFinishSending(t *testing.T) {
 	t.Parallel()
 	early := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.WriteHeader(http.StatusInsufficientStorage) // without a look at the body
+		w.WriteHeader(http.StatusInsufficientStorage) // without reading the body
 	}))
 	t.Cleanup(early.Close)
 	fileCap := func(s *config.Settings) { s.MaxFileBytes = "1MiB" }
@@ -62,9 +62,9 @@ func TestUpload_ClientMaySendAllBeforeItIsAnswered(t *testing.T) {
 	}
 }
 
-// Who is refused and does not finish sending keeps nobody else from it meanwhile. Planted: drained
-// before the upload's place is given back, or before its room is.
-func TestUpload_RefusedClientThatStallsHoldsNothing(t *testing.T) {
+// A refused client that does not finish sending must not block other uploads. Planted: drain before the slot
+// is released, or before the spool reservation is.
+func TestUpload_StallingRefusedClientHoldsNoBudget(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, twoMiB, func(s *config.Settings) { s.MaxUploads, s.MaxFileBytes = "1", "1MiB" })
 	w := p.Create(t, "poll", "")
@@ -76,10 +76,10 @@ func TestUpload_RefusedClientThatStallsHoldsNothing(t *testing.T) {
 	if r := post(t, p, w, file("a.bin", "", pattern(mib))); r.Status != http.StatusOK {
 		t.Errorf("another upload: %d %s", r.Status, r.Body)
 	}
-	if took := time.Since(begun); took > 9*time.Second { // it is waited for for 10
+	if took := time.Since(begun); took > 9*time.Second { // the drain timeout is 10 s
 		t.Errorf("after %v", took)
 	}
 	if r := stalled.response(t); r.Status != http.StatusRequestEntityTooLarge {
-		t.Errorf("in the end it is told %d %s", r.Status, r.Body)
+		t.Errorf("after the drain timeout: %d %s", r.Status, r.Body)
 	}
 }

@@ -16,9 +16,9 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// problems is what each domain error is to a client. The first that matches counts; what
-// is not in it is a 500 with a text that says nothing.
-var problems = []struct {
+// errorResponses maps domain errors to answers. The first match applies; an error without a row is a 500
+// with a generic sentence.
+var errorResponses = []struct {
 	err     error
 	status  int
 	code    string
@@ -39,8 +39,8 @@ var problems = []struct {
 
 	{forward.ErrAnswerTooLarge, http.StatusBadGateway, "workspace_unreachable", "workspace unreachable"},
 	{forward.ErrUnreachable, http.StatusBadGateway, "workspace_unreachable", "workspace unreachable"},
-	// What was wrong with an address that could not be called is nothing to the caller; these
-	// two are for who registers it.
+	// These two are for registration. When a call fails they are wrapped in ErrUnreachable, which matches
+	// first: the caller must not learn why the platform does not call an address.
 	{forward.ErrBadURL, http.StatusBadRequest, "invalid_url", "url must be absolute, http or https, without user name or password"},
 	{forward.ErrDenied, http.StatusBadRequest, "url_not_allowed",
 		"url points to a private or reserved address, which this platform does not call"},
@@ -49,7 +49,7 @@ var problems = []struct {
 		"since_id is unknown or was pruned; omit since_id to start again, with order=asc from the oldest row"},
 
 	{events.ErrGone, http.StatusGone, "events_gone",
-		"the events after Last-Event-ID cannot be told any more; connect without it and read the lists again"},
+		"the events after Last-Event-ID are no longer available; connect without it and read the lists again"},
 	{events.ErrInvalidPosition, http.StatusBadRequest, "invalid_last_event_id", "Last-Event-ID must be the id of an event of this stream"},
 
 	{pendinguploads.ErrNotFound, http.StatusNotFound, "pending_upload_not_found", "pending upload not found, expired, or already acked"},
@@ -65,8 +65,8 @@ var problems = []struct {
 	{errSlowBody, http.StatusRequestTimeout, "body_too_slow", "request body arrived too slowly; try again on a better connection"},
 }
 
-// A refusal is an error that is made for the client: its status, code, sentence and
-// further fields, and the cause for the log.
+// A refusal is an error with the answer for the client (status, code, sentence and further fields) and
+// the cause for the log.
 type refusal struct {
 	status     int
 	code       string
@@ -93,7 +93,7 @@ func (r *refusal) because(err error) *refusal {
 	return r
 }
 
-func (r *refusal) after(seconds int) *refusal {
+func (r *refusal) retryIn(seconds int) *refusal {
 	r.retryAfter = seconds
 	return r
 }
@@ -115,7 +115,7 @@ func refusalFor(err error) *refusal {
 	if errors.As(err, &r) {
 		return r
 	}
-	for _, p := range problems {
+	for _, p := range errorResponses {
 		if errors.Is(err, p.err) {
 			return refuse(p.status, p.code, p.message).because(err)
 		}
@@ -123,23 +123,22 @@ func refusalFor(err error) *refusal {
 	return refuse(http.StatusInternalServerError, "internal", "internal error; it has been logged").because(err)
 }
 
-// cutByClient reports whether there is an error because nobody waits for the answer any more.
-func cutByClient(c *gin.Context, err error) bool {
-	// To net/http a read that fails for slowness is a client who has gone.
+// cancelledByClient reports whether err is the result of a client that has disconnected.
+func cancelledByClient(c *gin.Context, err error) bool {
+	// net/http cancels the context also when a read fails with the deadline for slow bodies.
 	return errors.Is(c.Request.Context().Err(), context.Canceled) && !errors.Is(err, errSlowBody)
 }
 
-// codeFor is what an error is counted as.
+// codeFor returns the code under which an error is counted.
 func codeFor(c *gin.Context, err error) string {
-	if cutByClient(c, err) {
+	if cancelledByClient(c, err) {
 		return "cut_by_client"
 	}
 	return refusalFor(err).code
 }
 
-// Render answers with err, unless the answer has begun already, once the client has finished
-// sending, and logs it: what the
-// platform could not do as an error, what it would not do as a refusal.
+// Render logs err, a failure of the platform at level error and a refusal at level info, and answers with
+// it unless the answer has begun. It lets the client finish sending before it answers.
 func Render(c *gin.Context, err error) {
 	r := refusalFor(err)
 	meter(c).Refused(c.FullPath(), codeFor(c, err))
@@ -148,19 +147,19 @@ func Render(c *gin.Context, err error) {
 		log = log.With(field, value)
 	}
 	switch {
-	case cutByClient(c, err):
-		log.InfoContext(c, "request cut by the client")
-	case r.status >= http.StatusInternalServerError && r.status != http.StatusInsufficientStorage: // a quota is a will
+	case cancelledByClient(c, err):
+		log.InfoContext(c, "request cancelled by the client")
+	case r.status >= http.StatusInternalServerError && r.status != http.StatusInsufficientStorage: // a full quota is no failure of the platform
 		log.ErrorContext(c, "failed")
 	case r.status == http.StatusUnauthorized:
-		refusedStranger(c, log)
+		logAuthFailure(c, log)
 	default:
 		log.InfoContext(c, "refused")
 	}
 	if c.Writer.Written() {
 		return
 	}
-	settle(c) // nobody else has to wait until this client has finished sending
+	releaseMemory(c) // before drain: a slow client must not hold memory that others need
 	drain(c)
 	body := gin.H{"error": r.message, "code": r.code}
 	for field, value := range r.fields {

@@ -19,15 +19,15 @@ import (
 )
 
 // domains are the packages whose errors reach a handler.
-var domains = []string{"wsauth", "workspaces", "forward", "activity", "receipts", "pendinguploads"}
+var domains = []string{"wsauth", "workspaces", "forward", "activity", "events", "pendinguploads"}
 
-// withoutRow are the domain errors that need none, and why.
+// withoutRow are the domain errors that need no row, and the reasons.
 var withoutRow = map[string]string{
 	"pendinguploads.ErrEmptied": "no request meets it: the platform does not start",
 }
 
-// sentinels returns the exported Err variables of a package, from its source, so that a new
-// one is seen.
+// sentinels returns the exported Err variables of a package from its source, so that a new one cannot be
+// missed.
 func sentinels(t *testing.T, name string) []string {
 	t.Helper()
 	var found []string
@@ -47,7 +47,7 @@ func sentinels(t *testing.T, name string) []string {
 	return found
 }
 
-// declarations returns what the package in folder declares, tests apart.
+// declarations returns the declarations of the package in folder, without its tests.
 func declarations(t *testing.T, folder fs.FS) []ast.Decl {
 	t.Helper()
 	names, err := fs.Glob(folder, "*.go")
@@ -72,7 +72,7 @@ func declarations(t *testing.T, folder fs.FS) []ast.Decl {
 	return all
 }
 
-// rows returns which errors the table in errors.go has, by the names in its source.
+// rows returns the names of the errors in the table of errors.go, from its source.
 func rows(t *testing.T) []string {
 	t.Helper()
 	var names []string
@@ -82,7 +82,7 @@ func rows(t *testing.T) []string {
 			continue
 		}
 		spec := vars.Specs[0].(*ast.ValueSpec)
-		if spec.Names[0].Name != "problems" {
+		if spec.Names[0].Name != "errorResponses" {
 			continue
 		}
 		for _, row := range spec.Values[0].(*ast.CompositeLit).Elts {
@@ -94,18 +94,18 @@ func rows(t *testing.T) []string {
 	return names
 }
 
-func TestProblems_HaveARowForEveryDomainError(t *testing.T) {
+func TestErrorResponses_HaveARowForEveryDomainError(t *testing.T) {
 	t.Parallel()
 	have, seen := rows(t), 0
 	for _, name := range domains {
 		found := sentinels(t, name)
 		if len(found) == 0 {
-			t.Errorf("package %s has no errors; is it read right?", name)
+			t.Errorf("no errors were found in package %s", name)
 		}
 		for _, sentinel := range found {
 			seen++
 			if !slices.Contains(have, sentinel) && withoutRow[sentinel] == "" {
-				t.Errorf("%s has no row in problems: clients would get a 500", sentinel)
+				t.Errorf("%s has no row in errorResponses: clients would get a 500", sentinel)
 			}
 		}
 	}
@@ -116,21 +116,21 @@ func TestProblems_HaveARowForEveryDomainError(t *testing.T) {
 
 var stableCode = regexp.MustCompile(`^[a-z]+(_[a-z]+)*$`)
 
-func TestProblems_AreFitForClients(t *testing.T) {
+func TestErrorResponses_AreFitForClients(t *testing.T) {
 	t.Parallel()
-	for _, p := range problems {
+	for _, p := range errorResponses {
 		if p.status < 400 || p.status > 599 || !stableCode.MatchString(p.code) || p.message == "" || strings.Contains(p.message, p.err.Error()) {
 			t.Errorf("%v: %d %s %q", p.err, p.status, p.code, p.message)
 		}
-		// The row is the one that counts, however deep the error is wrapped.
+		// The row applies however deep the error is wrapped.
 		if got := refusalFor(fmt.Errorf("a: %w", fmt.Errorf("b: %w", p.err))); got.status != p.status || got.message != p.message {
 			t.Errorf("%v: answered with %d %q", p.err, got.status, got.message)
 		}
 	}
 }
 
-// What a caller is told of an address that cannot be called does not depend on why.
-func TestProblems_UnreachableHidesWhy(t *testing.T) {
+// The answer for an address that cannot be called must not depend on the cause.
+func TestErrorResponses_UnreachableHidesTheCause(t *testing.T) {
 	t.Parallel()
 	for _, why := range []error{forward.ErrDenied, forward.ErrBadURL, forward.ErrAnswerTooLarge} {
 		if got := refusalFor(fmt.Errorf("%w: %w", forward.ErrUnreachable, why)); got.status != http.StatusBadGateway || got.message != "workspace unreachable" {
@@ -139,13 +139,13 @@ func TestProblems_UnreachableHidesWhy(t *testing.T) {
 	}
 }
 
-func TestProblems_UnknownErrorSaysNothing(t *testing.T) {
+func TestErrorResponses_UnknownErrorIsGeneric(t *testing.T) {
 	t.Parallel()
 	got := refusalFor(errors.New("pq: password authentication failed for user postgres at /var/run"))
 	if got.status != http.StatusInternalServerError || got.code != "internal" || strings.Contains(got.message, "pq") {
 		t.Errorf("answered with %d %s %q", got.status, got.code, got.message)
 	}
-	// One that a handler has translated already stays as it is.
+	// A refusal is not translated again.
 	if got := refusalFor(stageFailed(pendinguploads.ErrNotFound)); got.status != http.StatusInternalServerError || got.code != "stage_failed" {
 		t.Errorf("answered with %d %s", got.status, got.code)
 	}

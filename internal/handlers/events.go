@@ -18,46 +18,46 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// pageEvents is how many events a stream reads at once, and with that what it holds in memory:
-// some hundred bytes each.
-const pageEvents = 100
+// eventsPageSize is how many events a stream reads at once. It bounds the memory of a stream: an event has
+// a few hundred bytes.
+const eventsPageSize = 100
 
-// pace is how often a stream does what.
-type pace struct {
-	look      time.Duration // looks for events without news of any
-	pause     time.Duration // at least, between two looks: what comes in a burst is read together
-	heartbeat time.Duration // says that it is still there; proxies cut connections that are silent
-	recheck   time.Duration // looks whether its token still is good
-	retry     time.Duration // what clients are told to wait before they connect again
+// intervals are the timings of a stream.
+type intervals struct {
+	poll      time.Duration // between two reads without a notification
+	coalesce  time.Duration // the least between two reads, so that a burst of events is read together
+	heartbeat time.Duration // between two writes; proxies close idle connections
+	recheck   time.Duration // between two checks that the token is still valid
+	retry     time.Duration // the mean of the retry field, after which clients reconnect
 }
 
-var usualPace = pace{
-	look: notify.Interval, pause: 20 * time.Millisecond, heartbeat: 15 * time.Second, recheck: 30 * time.Second, retry: 2 * time.Second,
+var defaultIntervals = intervals{
+	poll: notify.Interval, coalesce: 20 * time.Millisecond, heartbeat: 15 * time.Second, recheck: 30 * time.Second, retry: 2 * time.Second,
 }
 
-// EventsHandler streams what happens in a workspace, as server-sent events (WHATWG HTML, section
-// 9.2). The id of an event is the position of who has seen it; a client that comes back with the
-// last one in Last-Event-ID goes on from there, on any replica.
+// EventsHandler streams the events of a workspace as server-sent events (WHATWG HTML, section 9.2). The id
+// of an event is the position after it: a client that reconnects with it in Last-Event-ID continues there,
+// on any replica.
 type EventsHandler struct {
 	workspaces *workspaces.Store
 	tokens     *wsauth.Tokens
 	log        *events.Log
 	hub        *notify.Hub
 	admission  *Admission
-	pace       pace
+	intervals  intervals
 }
 
 // NewEventsHandler returns the handler. admission bounds the open streams.
 func NewEventsHandler(
 	store *workspaces.Store, tokens *wsauth.Tokens, log *events.Log, hub *notify.Hub, admission *Admission,
 ) *EventsHandler {
-	return &EventsHandler{workspaces: store, tokens: tokens, log: log, hub: hub, admission: admission, pace: usualPace}
+	return &EventsHandler{workspaces: store, tokens: tokens, log: log, hub: hub, admission: admission, intervals: defaultIntervals}
 }
 
-// Stream sends events until the client goes, does not read, or may not read any more, or the
-// platform stops.
+// Stream sends events until the client disconnects or stops reading, its token is revoked, or the platform
+// stops.
 func (h *EventsHandler) Stream(c *gin.Context) error {
-	if err := known(c, h.workspaces); err != nil {
+	if err := requireExistingWorkspace(c, h.workspaces); err != nil {
 		return err
 	}
 	release, err := h.admission.Admit()
@@ -66,26 +66,26 @@ func (h *EventsHandler) Stream(c *gin.Context) error {
 	}
 	defer release()
 	workspace := wsauth.WorkspaceOf(c)
-	waiter := h.hub.Wait(workspace, notify.Rows|notify.Receipts|notify.Access)
-	defer waiter.Close()
+	subscription := h.hub.Subscribe(workspace, notify.Rows|notify.Receipts|notify.Access)
+	defer subscription.Close()
 	position, err := h.position(c, workspace)
 	if err != nil {
 		return err
 	}
 	c.Header("Content-Type", "text/event-stream")
 	c.Header("Cache-Control", "private, no-store, no-transform")
-	c.Header("X-Accel-Buffering", "no") // nginx would collect events before it passes them on
+	c.Header("X-Accel-Buffering", "no") // nginx would buffer events
 	c.Header("X-Content-Type-Options", "nosniff")
-	s := &stream{EventsHandler: h, c: c, ctx: c.Request.Context(), workspace: workspace, position: position, waiter: waiter}
+	s := &stream{EventsHandler: h, c: c, ctx: c.Request.Context(), workspace: workspace, position: position, subscription: subscription}
 	err = s.run()
-	if s.cut != nil || errors.Is(err, context.Canceled) {
-		logger(c).DebugContext(c, "stream cut", "error", errors.Join(s.cut, err))
+	if s.writeErr != nil || errors.Is(err, context.Canceled) {
+		logger(c).DebugContext(c, "stream closed by the client", "error", errors.Join(s.writeErr, err))
 		return nil
 	}
 	return err
 }
 
-// position is where the stream begins: after the event that the client names, or now.
+// position returns the start of the stream: after Last-Event-ID, or now.
 func (h *EventsHandler) position(c *gin.Context, workspace uuid.UUID) (events.Position, error) {
 	last := c.GetHeader("Last-Event-ID")
 	if last == "" {
@@ -98,85 +98,85 @@ func (h *EventsHandler) position(c *gin.Context, workspace uuid.UUID) (events.Po
 	return p, h.log.Check(c.Request.Context(), workspace, p)
 }
 
-// stillAllowed returns why a request that was let in would not be let in now.
+// stillAllowed authenticates a request again, and returns an error if it would be refused now.
 func stillAllowed(c *gin.Context, tokens *wsauth.Tokens, store *workspaces.Store) error {
 	_, err := tokens.Authenticate(c.Request.Context(), wsauth.WorkspaceOf(c), wsauth.Bearer(c.GetHeader("Authorization")))
 	if err != nil {
 		return err
 	}
-	return known(c, store)
+	return requireExistingWorkspace(c, store)
 }
 
-// A stream is one client's.
+// A stream is the connection of one client.
 type stream struct {
 	*EventsHandler
-	c         *gin.Context
-	ctx       context.Context //nolint:containedctx // it lives as long as the request
-	workspace uuid.UUID
-	position  events.Position
-	waiter    *notify.Waiter
-	cut       error // why nothing more can be written
+	c            *gin.Context
+	ctx          context.Context //nolint:containedctx // it lives as long as the request
+	workspace    uuid.UUID
+	position     events.Position
+	subscription *notify.Subscription
+	writeErr     error // the first error of a write; nothing is written after it
 }
 
-// run returns nil if the stream has come to its end: the client has gone, or the platform stops.
+// run sends events. It returns nil if the client has disconnected or the platform stops.
 func (s *stream) run() error {
-	// The position goes out at once, so that a client that is cut off before the first event
-	// misses none either. An id without data is no event.
-	retry := s.pace.retry/2 + time.Duration(rand.Int64N(int64(s.pace.retry)))
+	// The position is sent first, so that a client that is disconnected before the first event can resume
+	// too. An id without data is no event.
+	retry := s.intervals.retry/2 + time.Duration(rand.Int64N(int64(s.intervals.retry)))
 	s.write(fmt.Appendf(nil, "retry: %d\nid: %s\n\n", retry.Milliseconds(), s.position))
-	look, looked := time.Now(), time.Time{}
-	beat, check := look.Add(s.pace.heartbeat), look.Add(s.pace.recheck)
+	nextPoll, lastPoll := time.Now(), time.Time{}
+	nextHeartbeat, nextCheck := nextPoll.Add(s.intervals.heartbeat), nextPoll.Add(s.intervals.recheck)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for s.cut == nil {
+	for s.writeErr == nil {
 		now := time.Now()
-		if !now.Before(check) {
+		if !now.Before(nextCheck) {
 			if err := stillAllowed(s.c, s.tokens, s.workspaces); err != nil {
 				return err
 			}
-			check = now.Add(s.pace.recheck)
+			nextCheck = now.Add(s.intervals.recheck)
 		}
-		if !now.Before(look) {
-			told, more, err := s.tell()
+		if !now.Before(nextPoll) {
+			sent, more, err := s.sendEvents()
 			if err != nil {
 				return err
 			}
-			looked = now
-			if look = now.Add(s.pace.look); more {
-				look = now
+			lastPoll = now
+			if nextPoll = now.Add(s.intervals.poll); more {
+				nextPoll = now
 			}
-			if told {
-				beat = now.Add(s.pace.heartbeat)
+			if sent {
+				nextHeartbeat = now.Add(s.intervals.heartbeat)
 			}
 		}
-		if !now.Before(beat) {
+		if !now.Before(nextHeartbeat) {
 			s.write([]byte(":\n\n"))
-			beat = now.Add(s.pace.heartbeat)
+			nextHeartbeat = now.Add(s.intervals.heartbeat)
 		}
-		timer.Reset(min(time.Until(look), time.Until(beat), time.Until(check)))
+		timer.Reset(min(time.Until(nextPoll), time.Until(nextHeartbeat), time.Until(nextCheck)))
 		select {
 		case <-s.ctx.Done():
 			return nil
 		case <-s.hub.Done():
 			return nil
 		case <-timer.C:
-		case <-s.waiter.News():
-			kinds := s.waiter.Take()
+		case <-s.subscription.Wake():
+			kinds := s.subscription.Take()
 			if kinds&notify.Access != 0 {
-				check = now
+				nextCheck = now
 			}
-			if soon := looked.Add(s.pace.pause); kinds&^notify.Access != 0 && soon.Before(look) {
-				look = soon
+			if earliest := lastPoll.Add(s.intervals.coalesce); kinds&^notify.Access != 0 && earliest.Before(nextPoll) {
+				nextPoll = earliest
 			}
 		}
 	}
 	return nil
 }
 
-// tell sends the events after the position, and reports whether there were any and whether there
-// are more.
-func (s *stream) tell() (told, more bool, err error) {
-	events, more, err := s.log.After(s.ctx, s.workspace, s.position, pageEvents)
+// sendEvents sends the events after the position, and reports whether there were any and whether there may
+// be more.
+func (s *stream) sendEvents() (sent, more bool, err error) {
+	events, more, err := s.log.After(s.ctx, s.workspace, s.position, eventsPageSize)
 	if err != nil || len(events) == 0 {
 		return false, more, err
 	}
@@ -193,13 +193,13 @@ func (s *stream) tell() (told, more bool, err error) {
 	return true, more, nil
 }
 
-// write sends b at once.
+// write writes and flushes b.
 func (s *stream) write(b []byte) {
-	if s.cut == nil {
-		_, s.cut = s.c.Writer.Write(b)
+	if s.writeErr == nil {
+		_, s.writeErr = s.c.Writer.Write(b)
 	}
-	if s.cut == nil {
-		s.cut = http.NewResponseController(s.c.Writer).Flush()
+	if s.writeErr == nil {
+		s.writeErr = http.NewResponseController(s.c.Writer).Flush()
 	}
 }
 

@@ -26,7 +26,7 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// streaming is a server of streams at another pace, and a workspace. Nothing announces anything.
+// streaming is a server of streams with shorter intervals, and a workspace. Nothing is published to its hub.
 type streaming struct {
 	*httptest.Server
 	db        *sql.DB
@@ -36,10 +36,10 @@ type streaming struct {
 	token     string
 	ended     chan struct{} // receives when a stream has ended
 	longest   atomic.Int64  // bytes that were written at once
-	writing   atomic.Int64  // since when somebody does not take what is written, in ns; 0: nobody
+	writing   atomic.Int64  // since when a write is blocked, in ns; 0: none is
 }
 
-func newStreaming(t *testing.T, look, heartbeat, recheck time.Duration) *streaming {
+func newStreaming(t *testing.T, poll, heartbeat, recheck time.Duration) *streaming {
 	t.Helper()
 	db := pgtest.Open(t, pgtest.New(t))
 	log := slog.New(slog.DiscardHandler)
@@ -51,7 +51,7 @@ func newStreaming(t *testing.T, look, heartbeat, recheck time.Duration) *streami
 	}
 	s := &streaming{db: db, hub: notify.New(notify.Options{}), inbox: activity.New(db), workspace: w.ID, token: token, ended: make(chan struct{}, 10)}
 	events := handlers.NewEventsHandler(store, tokens, events.New(db, s.inbox), s.hub, handlers.NewAdmission(10))
-	events.SetPace(look, heartbeat, recheck)
+	events.SetIntervals(poll, heartbeat, recheck)
 	e := gin.New()
 	e.Use(handlers.Log(log), handlers.Recover(), tokens.RequireWorkspace(handlers.Render))
 	e.GET("/workspaces/:id/events/stream", func(c *gin.Context) {
@@ -67,8 +67,7 @@ func newStreaming(t *testing.T, look, heartbeat, recheck time.Duration) *streami
 	return s
 }
 
-// impatient cuts off who does not take what is written within a few seconds, as the platform does
-// after 20.
+// impatient closes a connection whose client does not read for a few seconds; the platform does so after 20.
 type impatient struct {
 	net.Listener
 	of *streaming
@@ -115,20 +114,20 @@ func (s *streaming) open(t *testing.T, last string) net.Conn {
 	return conn
 }
 
-// over waits until a stream has ended.
-func (s *streaming) over(t *testing.T) {
+// wantEnd waits until a stream has ended.
+func (s *streaming) wantEnd(t *testing.T) {
 	t.Helper()
 	select {
 	case <-s.ended:
 	case <-time.After(20 * time.Second):
-		t.Fatal("the stream goes on")
+		t.Fatal("the stream did not end")
 	}
-	if n := s.hub.Waiting(); n != 0 {
-		t.Errorf("%d still wait", n)
+	if n := s.hub.Subscriptions(); n != 0 {
+		t.Errorf("%d subscriptions are left", n)
 	}
 }
 
-// body reads the stream until it has what is wanted, or ends.
+// body reads the stream until it contains the wanted text, or ends.
 func body(t *testing.T, conn net.Conn, until string) string {
 	t.Helper()
 	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
@@ -151,8 +150,8 @@ func body(t *testing.T, conn net.Conn, until string) string {
 	return got.String()
 }
 
-// Planted: a waiter that is not closed.
-func TestWait_LeavesNothing(t *testing.T) {
+// Planted: a subscription that is not closed.
+func TestWait_LeavesNoGoroutineOrSubscription(t *testing.T) {
 	t.Parallel()
 	s := newStreaming(t, time.Hour, time.Hour, time.Hour)
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/workspaces/"+s.workspace.String()+"/activity?wait=1", nil)
@@ -165,13 +164,13 @@ func TestWait_LeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer answer.Body.Close()
-	if got, err := io.ReadAll(answer.Body); err != nil || string(got) != "[]\n" || s.hub.Waiting() != 0 {
-		t.Errorf("%q, %v, and %d still wait", got, err, s.hub.Waiting())
+	if got, err := io.ReadAll(answer.Body); err != nil || string(got) != "[]\n" || s.hub.Subscriptions() != 0 {
+		t.Errorf("%q, %v, and %d subscriptions are left", got, err, s.hub.Subscriptions())
 	}
 }
 
 // Planted: no heartbeat.
-func TestStream_ShowsThatItIsThere(t *testing.T) {
+func TestStream_SendsHeartbeats(t *testing.T) {
 	t.Parallel()
 	s := newStreaming(t, time.Hour, 50*time.Millisecond, time.Hour)
 	got := body(t, s.open(t, ""), ":\n\n:\n\n")
@@ -180,8 +179,8 @@ func TestStream_ShowsThatItIsThere(t *testing.T) {
 	}
 }
 
-// Without any news it looks by itself. Planted: no look without news.
-func TestStream_LooksByItself(t *testing.T) {
+// Without notifications a stream polls. Planted: no polling.
+func TestStream_PollsWithoutNotifications(t *testing.T) {
 	t.Parallel()
 	s := newStreaming(t, 50*time.Millisecond, time.Hour, time.Hour)
 	conn := s.open(t, "")
@@ -198,12 +197,12 @@ func TestStream_LooksByItself(t *testing.T) {
 		}
 	}
 	conn.Close()
-	s.over(t)
+	s.wantEnd(t)
 }
 
-// A token that was revoked behind the platform's back ends its streams too. Planted: no check
-// but on news; a stream goes on if the token cannot be looked up.
-func TestStream_EndsSomeTimeAfterItsToken(t *testing.T) {
+// A token that was revoked in the database ends its streams too. Planted: no check without a notification; a
+// stream that continues if the token cannot be looked up.
+func TestStream_EndsAfterItsTokenIsRevoked(t *testing.T) {
 	t.Parallel()
 	for what, statement := range map[string]string{
 		"revoked":           `UPDATE workspace_tokens SET revoked_at = now()`,
@@ -215,21 +214,21 @@ func TestStream_EndsSomeTimeAfterItsToken(t *testing.T) {
 			s := newStreaming(t, time.Hour, time.Hour, 100*time.Millisecond)
 			conn := s.open(t, "")
 			buffer := make([]byte, 1000)
-			if _, err := conn.Read(buffer); err != nil { // it has begun
+			if _, err := conn.Read(buffer); err != nil { // the stream has started
 				t.Fatal(err)
 			}
-			time.Sleep(250 * time.Millisecond) // it has been checked before, and was good
+			time.Sleep(250 * time.Millisecond) // the token has been checked at least once
 			if _, err := s.db.ExecContext(t.Context(), statement); err != nil {
 				t.Fatal(err)
 			}
-			s.over(t)
+			s.wantEnd(t)
 		})
 	}
 }
 
-// Who does not read is cut off, and until then has no connection to the database, and no more
-// than a page in memory. Planted: all events read before any is sent.
-func TestStream_WhoDoesNotReadIsCutOff(t *testing.T) {
+// A client that does not read is disconnected. Until then its stream holds no database connection, and at most
+// one page in memory. Planted: all events read before any is sent.
+func TestStream_StalledReaderIsDisconnected(t *testing.T) {
 	t.Parallel()
 	s := newStreaming(t, 50*time.Millisecond, time.Hour, time.Hour)
 	const insert = `INSERT INTO activity_logs (workspace_id, seq, activity_type, method) SELECT $1, i, 'x', repeat('m', 200) FROM generate_series(1, 50000) i`
@@ -239,42 +238,42 @@ func TestStream_WhoDoesNotReadIsCutOff(t *testing.T) {
 		}
 	}
 	begun := time.Now()
-	conn := s.open(t, "0-0") // 20 MB, of which the sockets take a little
+	conn := s.open(t, "0-0") // 20 MB, much more than the sockets buffer
 	inTime(t, "a write that waits", func() bool {
 		since := s.writing.Load()
 		if since == 0 || time.Since(time.Unix(0, since)) < 200*time.Millisecond {
 			return false
 		}
-		inUse, waiting := s.db.Stats().InUse, s.hub.Waiting()
+		inUse, waiting := s.db.Stats().InUse, s.hub.Subscriptions()
 		if s.writing.Load() != since {
-			return false // it waits no more
+			return false // the write is not blocked any more
 		}
 		if inUse != 0 || waiting != 1 {
 			t.Errorf("%d connections to the database in use by %d streams that are not read", inUse, waiting)
 		}
 		return true
 	})
-	s.over(t)
+	s.wantEnd(t)
 	if n := s.longest.Load(); n > 100<<10 {
-		t.Errorf("%d bytes were held to be sent", n)
+		t.Errorf("%d bytes were held in memory", n)
 	}
 	if took := time.Since(begun); took > 10*time.Second {
-		t.Errorf("cut off after %v", took)
+		t.Errorf("disconnected after %v", took)
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 	if n, _ := io.Copy(io.Discard, conn); n > 5<<20 {
-		t.Errorf("%d bytes were sent to who did not read", n)
+		t.Errorf("%d bytes were sent to a client that did not read", n)
 	}
 }
 
-// Planted: streams go on when the platform stops.
-func TestStream_EndsWithThePlatform(t *testing.T) {
+// Planted: streams continue when the platform stops.
+func TestStream_EndsOnShutdown(t *testing.T) {
 	t.Parallel()
 	s := newStreaming(t, time.Hour, time.Hour, time.Hour)
 	conn := s.open(t, "")
 	time.AfterFunc(200*time.Millisecond, s.hub.Close)
 	if got := body(t, conn, ""); !strings.HasSuffix(got, "\nid: 0-0\n\n") {
-		t.Errorf("the stream was not brought to a good end: %q", got)
+		t.Errorf("the stream did not end cleanly: %q", got)
 	}
-	s.over(t)
+	s.wantEnd(t)
 }

@@ -2,7 +2,7 @@ package handlers
 
 import "time"
 
-// SetPace makes a stream look, beat and check that often.
-func (h *EventsHandler) SetPace(look, heartbeat, recheck time.Duration) {
-	h.pace.look, h.pace.heartbeat, h.pace.recheck = look, heartbeat, recheck
+// SetIntervals sets how often a stream polls, sends a heartbeat and checks its token.
+func (h *EventsHandler) SetIntervals(poll, heartbeat, recheck time.Duration) {
+	h.intervals.poll, h.intervals.heartbeat, h.intervals.recheck = poll, heartbeat, recheck
 }

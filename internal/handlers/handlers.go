@@ -1,9 +1,9 @@
-// Package handlers is HTTP in and out: it parses a request, makes one call into the
-// packages that do the work, and renders the answer, as the wire contract has it.
+// Package handlers has the HTTP handlers and middleware of the wire contract. A handler parses a request,
+// makes one call into the package that does the work, and renders the answer.
 //
-// A handler returns an error instead of rendering it; Render turns it into the answer that
-// the table in errors.go gives. What clients read never has a cause in it, only the log
-// does. Guards, routes and limits of connections are the server's.
+// A handler returns an error instead of rendering it. Render maps the error to an answer with the table in
+// errors.go. Answers never contain the cause of an error; the log does. Routes, guards and limits of
+// connections belong to package server.
 package handlers
 
 import (
@@ -25,10 +25,10 @@ import (
 // maxJSONBytes bounds every JSON body, messages included.
 const maxJSONBytes = 1 << 20
 
-// A Handler answers a request or says why it cannot.
+// A Handler answers a request, or returns the error for Render.
 type Handler func(*gin.Context) error
 
-// Wrap makes a gin handler of h.
+// Wrap returns a gin handler that calls h and renders its error.
 func Wrap(h Handler) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		if err := h(c); err != nil {
@@ -37,8 +37,8 @@ func Wrap(h Handler) gin.HandlerFunc {
 	}
 }
 
-// logger returns the request's logger: its lines carry the request's id, and once the
-// caller is known the workspace and who is asking.
+// logger returns the request's logger. Its lines carry the request's id and, after a guard, the workspace
+// and the caller.
 func logger(c *gin.Context) *slog.Logger {
 	log, ok := c.Value(loggerKey).(*slog.Logger)
 	if !ok {
@@ -53,7 +53,7 @@ func logger(c *gin.Context) *slog.Logger {
 	return log.With(callerFields(wsauth.CallerOf(c))...)
 }
 
-// callerFields tell who is asking, if that is known.
+// callerFields returns the log fields of a caller, nil for the zero Caller.
 func callerFields(caller wsauth.Caller) []any {
 	switch {
 	case caller.Admin:
@@ -64,9 +64,9 @@ func callerFields(caller wsauth.Caller) []any {
 	return nil
 }
 
-// known makes the operator learn that there is no such workspace, instead of that it has
-// nothing. Whoever else passed the guard has shown a token of it.
-func known(c *gin.Context, store *workspaces.Store) error {
+// requireExistingWorkspace returns workspaces.ErrNotFound if the operator names a workspace that does not
+// exist, which would otherwise look empty. Other callers have a token of an existing workspace.
+func requireExistingWorkspace(c *gin.Context, store *workspaces.Store) error {
 	if !wsauth.CallerOf(c).Admin {
 		return nil
 	}
@@ -83,8 +83,8 @@ func fileID(c *gin.Context) (uuid.UUID, error) {
 	return id, nil
 }
 
-// readJSON reads a body of at most maxJSONBytes into v. The whole body must be one JSON
-// value; fields that v does not have are ignored.
+// readJSON parses a body of at most maxJSONBytes into v. The whole body must be one JSON value; unknown
+// fields are ignored.
 func readJSON(c *gin.Context, v any) error {
 	raw, err := readBody(c)
 	if err != nil {
@@ -101,7 +101,7 @@ func readJSON(c *gin.Context, v any) error {
 	return nil
 }
 
-// bodyError says what a body that could not be read means. limit is what the body may have.
+// bodyError translates an error of reading a body. limit is the maximum size of the body.
 func bodyError(err error, limit int64) error {
 	var tooLong *http.MaxBytesError
 	switch {
@@ -114,7 +114,7 @@ func bodyError(err error, limit int64) error {
 	}
 }
 
-// tooLarge refuses a body that is longer than limit.
+// tooLarge is the refusal of a body that is longer than limit.
 func tooLarge(limit int64) *refusal {
 	return refuse(http.StatusRequestEntityTooLarge, "request_too_large", "request body exceeds limit").with("max", limit)
 }

@@ -11,17 +11,17 @@ import (
 
 const meterKey = "handlers.meter"
 
-// The operations that are timed, by route. Limits of requests in flight go by the same names.
+// The operations that are timed. Limits of requests in flight have the same names.
 const (
 	OperationUpload  = "upload"
 	OperationContent = "content"
 	OperationAck     = "ack"
 	OperationPoll    = "poll"
-	OperationWait    = "wait"   // a poll that may be held until there is news
-	OperationStream  = "stream" // of events
+	OperationWait    = "wait"   // a poll that may be held until there are rows
+	OperationStream  = "stream" // a stream of events
 )
 
-// Operations is which operation a route is. The others are counted, and not timed.
+// Operations maps routes to operations. Other routes are counted and not timed.
 var Operations = map[string]string{
 	"POST /workspaces/:id/chat/uploads":                    OperationUpload,
 	"GET /workspaces/:id/pending-uploads/:file_id/content": OperationContent,
@@ -33,28 +33,28 @@ var Operations = map[string]string{
 func operation(c *gin.Context) string {
 	o := Operations[c.Request.Method+" "+c.FullPath()]
 	if wait := c.Query("wait"); o == OperationPoll && wait != "" && wait != "0" {
-		return OperationWait // how long that takes says nothing of the platform
+		return OperationWait // its duration is the client's choice
 	}
 	return o
 }
 
-// Measure counts and times every request, and lets handlers count what they do.
+// Measure counts and times every request, and gives handlers access to the metrics.
 func Measure(m *metrics.Platform) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		c.Set(meterKey, m)
 		answered := m.Request(c.FullPath(), c.Request.Method, operation(c))
-		defer func() { answered(c.Writer.Status()) }() // also when net/http is told to hang up
+		defer func() { answered(c.Writer.Status()) }() // deferred, so that http.ErrAbortHandler is counted too
 		c.Next()
 	}
 }
 
-// meter returns the platform's metrics. They may be nil, which counts nothing.
+// meter returns the platform's metrics. A nil *Platform counts nothing.
 func meter(c *gin.Context) *metrics.Platform {
 	m, _ := c.Value(meterKey).(*metrics.Platform)
 	return m
 }
 
-// spooling counts the bytes of the request's body as held while take runs.
+// spooling counts the bytes of the request's body as spooled while take runs.
 func spooling(c *gin.Context, take func() error) error {
 	spool := meter(c).Spool()
 	defer spool.Done("")
@@ -66,13 +66,13 @@ func spooling(c *gin.Context, take func() error) error {
 	return err
 }
 
-// MetricsHandler answers scrapes. It needs no token: metrics name no workspace and no file.
+// MetricsHandler serves the metrics. It needs no token: metrics name no workspace and no file.
 type MetricsHandler struct {
 	scrape    http.Handler
 	admission *Admission
 }
 
-// maxScrapes is how many scrapes are answered at once. Anybody may ask, and each takes some work.
+// maxScrapes bounds concurrent scrapes: the route is public, and a scrape takes some work.
 const maxScrapes = 4
 
 // NewMetricsHandler returns the handler.
@@ -91,7 +91,7 @@ func (h *MetricsHandler) Scrape(c *gin.Context) error {
 	return nil
 }
 
-// Trace makes a span of every request, and puts it into the request's context.
+// Trace starts a span for every request, and puts it into the request's context.
 func Trace(t *tracing.Tracing) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		ctx, end := t.Request(c.Request, c.FullPath(), c.ClientIP())

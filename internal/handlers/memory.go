@@ -10,49 +10,48 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// Memory bounds what requests hold of JSON at the same time: bodies that are being read and
-// pages that are being sent. Each request has an account with it, which is settled when the
-// request is over or refused.
+// Memory is a budget for the JSON that all requests hold: bodies that are being read and pages that are
+// being sent. What a request has reserved is released when the request ends or is refused.
 type Memory struct {
 	bytes *semaphore.Weighted
 }
 
-// NewMemory returns a budget of n bytes, counted as they are on the wire; parsed and encoded they
-// take a few times as much.
+// NewMemory returns a budget of n bytes as on the wire. Parsed and encoded JSON takes a few times as much
+// memory.
 func NewMemory(n int64) *Memory { return &Memory{bytes: semaphore.NewWeighted(n)} }
 
-const accountKey = "handlers.account"
+const memoryKey = "handlers.memory"
 
-type account struct {
+type memoryReservation struct {
 	memory *Memory
 	held   int64
 }
 
-// Account opens the request's account.
+// Account is middleware that lets a request reserve memory, and releases it when the request ends.
 func (m *Memory) Account(c *gin.Context) {
-	a := &account{memory: m}
-	c.Set(accountKey, a)
-	defer a.settle()
+	a := &memoryReservation{memory: m}
+	c.Set(memoryKey, a)
+	defer a.release()
 	c.Next()
 }
 
-// settle gives back what is held.
-func (a *account) settle() {
+// release returns the reservation to the budget.
+func (a *memoryReservation) release() {
 	a.memory.bytes.Release(a.held)
 	a.held = 0
 }
 
-// settle gives back early what a request holds, if it has an account.
-func settle(c *gin.Context) {
-	if a, ok := c.Value(accountKey).(*account); ok {
-		a.settle()
+// releaseMemory releases a request's reservation early.
+func releaseMemory(c *gin.Context) {
+	if a, ok := c.Value(memoryKey).(*memoryReservation); ok {
+		a.release()
 	}
 }
 
-// reserve takes n bytes until the request is over, or refuses with a 503. A request without an
-// account is not counted.
+// reserve reserves n bytes until the request ends, or refuses with a 503. Requests without the middleware
+// Account are not counted.
 func reserve(c *gin.Context, n int64) error {
-	a, ok := c.Value(accountKey).(*account)
+	a, ok := c.Value(memoryKey).(*memoryReservation)
 	if !ok {
 		return nil
 	}
@@ -63,8 +62,8 @@ func reserve(c *gin.Context, n int64) error {
 	return nil
 }
 
-// bodyStep is the least that is reserved of a body at a time. What a client announces is not
-// reserved, what it sends is.
+// bodyStep is the least that is reserved for a body at a time. Received bytes are reserved, not the
+// announced Content-Length: a client that sends nothing would otherwise block others.
 const bodyStep = 16 << 10
 
 // readBody reads a body of at most maxJSONBytes.
@@ -73,11 +72,11 @@ func readBody(c *gin.Context) ([]byte, error) {
 	var raw []byte
 	for {
 		if len(raw) == cap(raw) {
-			grown := slices.Grow(raw, bodyStep)
-			if err := reserve(c, int64(cap(grown)-cap(raw))); err != nil {
+			larger := slices.Grow(raw, bodyStep)
+			if err := reserve(c, int64(cap(larger)-cap(raw))); err != nil {
 				return nil, err
 			}
-			raw = grown
+			raw = larger
 		}
 		n, err := body.Read(raw[len(raw):cap(raw)])
 		raw = raw[:len(raw)+n]

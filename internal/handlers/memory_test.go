@@ -13,8 +13,8 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// jsonServer answers a POST with the length of its body, when release is closed, and a GET with
-// a page of 64 KiB.
+// jsonServer answers a POST with the length of its body once release is closed, and a GET with a page of
+// 64 KiB.
 func jsonServer(t *testing.T, budget int64, read chan<- struct{}, release <-chan struct{}) *httptest.Server {
 	t.Helper()
 	e := gin.New()
@@ -55,12 +55,11 @@ func status(t *testing.T, answer *http.Response, err error) int {
 	return answer.StatusCode
 }
 
-// Planted: nothing reserved; nothing given back.
-func TestMemory_IsBoundedAndGivenBack(t *testing.T) {
+// Planted: nothing reserved; nothing released.
+func TestMemory_IsBoundedAndReleased(t *testing.T) {
 	t.Parallel()
 	read, release := make(chan struct{}), make(chan struct{})
-	// A body of 60 KiB takes 64 to 80, since its buffer grows in steps: two leave too little for
-	// a third.
+	// A body of 60 KiB reserves 64 to 80, because its buffer grows in steps. Two leave too little for a third.
 	s := jsonServer(t, 192<<10, read, release)
 	ended := make(chan int, 2)
 	for range 2 {
@@ -94,8 +93,8 @@ func TestMemory_IsBoundedAndGivenBack(t *testing.T) {
 	}
 }
 
-// A length that is only announced must not keep others out. Planted: Content-Length reserved.
-func TestMemory_CountsWhatIsSentNotWhatIsAnnounced(t *testing.T) {
+// An announced length must not block other requests. Planted: Content-Length reserved.
+func TestMemory_CountsReceivedNotAnnouncedBytes(t *testing.T) {
 	t.Parallel()
 	s := jsonServer(t, 128<<10, nil, nil)
 	r, w := io.Pipe()
@@ -114,14 +113,14 @@ func TestMemory_CountsWhatIsSentNotWhatIsAnnounced(t *testing.T) {
 	}
 	answer, err := s.Client().Get(s.URL)
 	if got := status(t, answer, err); got != http.StatusOK {
-		t.Errorf("a page beside a body of which only the length came: %d", got)
+		t.Errorf("a page beside a body that was only announced: %d", got)
 	}
 	_ = w.CloseWithError(io.ErrUnexpectedEOF)
 	<-ended
 }
 
-// Planted: waiting for the answer whatever the context says, as lib/pq does.
-func TestReady_DoesNotWaitForADatabaseThatHasStopped(t *testing.T) {
+// Planted: waiting for the database after the context is done, as lib/pq does.
+func TestReady_TimesOutOnAHungDatabase(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		resume := make(chan struct{})

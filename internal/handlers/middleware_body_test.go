@@ -17,14 +17,14 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// shortWindow makes who is slow be slow quickly; who is not gets longer ones.
+// shortWindow makes the tests of slow clients fast; tests of fast clients use longer windows.
 const shortWindow = 200 * time.Millisecond
 
 var bodyTooSlow = map[string]any{
 	"error": "request body arrived too slowly; try again on a better connection", "code": "body_too_slow",
 }
 
-// boundedServer serves handler on / behind the bound on slow bodies.
+// boundedServer serves handler on / behind BoundBody.
 func boundedServer(t testing.TB, window time.Duration, handler handlers.Handler) (url string, logs *servertest.Logs) {
 	t.Helper()
 	logs = &servertest.Logs{}
@@ -36,7 +36,7 @@ func boundedServer(t testing.TB, window time.Duration, handler handlers.Handler)
 	return server.URL, logs
 }
 
-// readAll answers with how much the request has.
+// readAll answers with the length of the body.
 func readAll(c *gin.Context) error {
 	n, err := io.Copy(io.Discard, c.Request.Body)
 	if err == nil {
@@ -45,14 +45,13 @@ func readAll(c *gin.Context) error {
 	return err
 }
 
-// unread answers without a look at the body.
+// unread answers without reading the body.
 func unread(c *gin.Context) error {
 	c.JSON(http.StatusOK, gin.H{"read": 0})
 	return nil
 }
 
-// drip sends single bytes until the connection is gone, a few for each window. It returns at
-// once.
+// drip starts sending single bytes, a few in each window, until the connection is closed.
 func drip(t testing.TB, c *wire, text string) {
 	tick := time.NewTicker(shortWindow / 5)
 	ctx := t.Context()
@@ -73,7 +72,7 @@ func drip(t testing.TB, c *wire, text string) {
 
 const postHeader = "POST / HTTP/1.1\r\nHost: platform\r\n"
 
-// bodies are ways to send a body too slowly: the header, and what then comes again and again.
+// bodies are ways to send a body too slowly: the header, and the text that is then repeated.
 var slowBodies = map[string][2]string{
 	"stalled, length told":  {postHeader + "Content-Length: 1000\r\n\r\nabc", ""},
 	"dripping, length told": {postHeader + "Content-Length: 100000\r\n\r\n", "x"},
@@ -82,9 +81,9 @@ var slowBodies = map[string][2]string{
 	"stalled, a large one":  {postHeader + "Content-Length: 10000000\r\n\r\nabc", ""},
 }
 
-// Planted: every byte buys a window; the deadline taken away when it has passed, after which
-// net/http waits for the rest before it answers.
-func TestBoundBody_SlowClientIsToldAndSentAway(t *testing.T) {
+// Planted: every byte starts a new window; the deadline cleared when it has passed, after which net/http waits
+// for the rest before it answers.
+func TestBoundBody_SlowClientGets408(t *testing.T) {
 	t.Parallel()
 	for name, slow := range slowBodies {
 		t.Run(name, func(t *testing.T) {
@@ -105,8 +104,8 @@ func TestBoundBody_SlowClientIsToldAndSentAway(t *testing.T) {
 	}
 }
 
-// Who is refused without a look at the body cannot hold the connection with it either: net/http
-// reads some of the rest before it answers. Planted: no deadline until the first read.
+// A client that is refused without reading its body must not hold the connection either: net/http reads some
+// of the body before it answers. Planted: no deadline until the first read.
 func TestBoundBody_UnreadBodyHoldsNothing(t *testing.T) {
 	t.Parallel()
 	for name, slow := range slowBodies {
@@ -126,8 +125,8 @@ func TestBoundBody_UnreadBodyHoldsNothing(t *testing.T) {
 	}
 }
 
-// Several windows long, but each has its share: it takes its time and is served.
-func TestBoundBody_LongUploadThatIsFastEnoughPasses(t *testing.T) {
+// An upload that takes several windows and sends enough in each must succeed.
+func TestBoundBody_LongUploadAboveTheMinimumRatePasses(t *testing.T) {
 	t.Parallel()
 	const window, pieces, piece = 4 * time.Second, 15, 4 << 10
 	url, _ := boundedServer(t, window, readAll)
@@ -144,9 +143,8 @@ func TestBoundBody_LongUploadThatIsFastEnoughPasses(t *testing.T) {
 	}
 }
 
-// Once the body is read its deadline is over: net/http goes on reading, to learn whether the
-// client is there still, and would take the deadline for one who has gone. The connection
-// serves the next request.
+// The deadline must be cleared when the body has been read: net/http continues to read the connection to
+// detect a disconnect, and would take the deadline for one. The connection must serve the next request.
 func TestBoundBody_DeadlineEndsWithTheBody(t *testing.T) {
 	t.Parallel()
 	const window = time.Second
@@ -164,7 +162,7 @@ func TestBoundBody_DeadlineEndsWithTheBody(t *testing.T) {
 	}
 	url, _ := boundedServer(t, window, thinks)
 	c := dial(t, url)
-	// The share of a window, less, and more; and one without a body in between.
+	// The bodies have a window's share, less, and more; one request in between has no body.
 	for _, n := range []int{204, 1, 0, 5000} {
 		c.send(t, postHeader+fmt.Sprintf("Content-Length: %d\r\n\r\n", n)+strings.Repeat("x", n))
 		if r := c.response(t); r.Status != http.StatusOK || string(r.Body) != fmt.Sprintf(`{"read":%d}`, n) {
@@ -177,7 +175,7 @@ func TestBoundBody_DeadlineEndsWithTheBody(t *testing.T) {
 	}
 }
 
-// A client that waits for its answer holds nothing of the bound's.
+// A keep-alive client that waits for its answers must not hit the deadline of a body.
 func TestBoundBody_WholePlatformServesOnOneConnection(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)

@@ -13,8 +13,8 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// deadlines is an answer's writer that notes the read deadlines it is given, as the time they
-// leave; 0 takes a deadline away.
+// deadlines is a ResponseWriter that records the read deadlines that are set, as the time left; 0 is a cleared
+// deadline.
 type deadlines struct {
 	http.ResponseWriter
 	leave []time.Duration
@@ -29,10 +29,10 @@ func (d *deadlines) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// last is the deadline that holds.
+// last returns the current deadline.
 func (d *deadlines) last() time.Duration { return d.leave[len(d.leave)-1] }
 
-// bounded returns a request's body as BoundBody leaves it, and the deadlines it sets.
+// bounded returns a request's body wrapped by BoundBody, and the deadlines that it sets.
 func bounded(body io.Reader, window time.Duration) (io.Reader, *deadlines) {
 	c, d := boundedContext(body, window)
 	return c.Request.Body, d
@@ -46,9 +46,9 @@ func boundedContext(body io.Reader, window time.Duration) (*gin.Context, *deadli
 	return c, d
 }
 
-// A body comes a byte at a time, each after a wait. What the platform takes in between costs the
-// client nothing. Planted: a new window with every read; a window that is over at a fixed time.
-func TestBoundBody_OnlyAWholeShareBuysTime(t *testing.T) {
+// A body arrives a byte at a time, each after a wait. The time that the platform takes between two reads does
+// not count. Planted: a new window with every read; a window that ends at a fixed time.
+func TestBoundBody_OnlyAFullWindowExtendsTheDeadline(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const window, share, wait = 8 * time.Second, 8 * minBodyRate, 500 * time.Microsecond
@@ -58,7 +58,7 @@ func TestBoundBody_OnlyAWholeShareBuysTime(t *testing.T) {
 		}), window)
 		for n := range 2*share + 2 {
 			if n%1000 == 0 {
-				time.Sleep(time.Minute) // the platform's own doing
+				time.Sleep(time.Minute) // time that the platform takes
 			}
 			if _, err := body.Read(make([]byte, 1)); err != nil {
 				t.Fatal(err)
@@ -70,9 +70,9 @@ func TestBoundBody_OnlyAWholeShareBuysTime(t *testing.T) {
 	})
 }
 
-// Planted: the deadline left in place at the end; taken away when the body was too slow, which
-// makes net/http wait for the rest.
-func TestBoundBody_DeadlineIsTakenAwayAtTheEndOnly(t *testing.T) {
+// Planted: the deadline left at the end; cleared when the body was too slow, which makes net/http wait for the
+// rest.
+func TestBoundBody_DeadlineIsClearedOnlyAtTheEnd(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name      string
@@ -84,13 +84,13 @@ func TestBoundBody_DeadlineIsTakenAwayAtTheEndOnly(t *testing.T) {
 		{"client gone", io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, false},
 	} {
 		body, d := bounded(failing("some bytes", c.err), time.Second)
-		for range 2 { // what has ended stays ended
+		for range 2 { // the error is sticky
 			if _, err := io.Copy(io.Discard, readerFunc(body.Read)); !errors.Is(err, c.want) && c.want != io.EOF || c.want == io.EOF && err != nil {
 				t.Errorf("%s: read ended with %v, want %v", c.name, err, c.want)
 			}
 		}
 		if away := d.last() == 0; away != c.away {
-			t.Errorf("%s: the deadline is taken away: %t", c.name, away)
+			t.Errorf("%s: the deadline is cleared: %t", c.name, away)
 		}
 	}
 }
@@ -102,9 +102,9 @@ func TestBoundBody_RequestWithoutABodyHasNoDeadline(t *testing.T) {
 	}
 }
 
-// Planted: a window for each read, so that it never ends; the deadline left in place at the end,
-// or taken away when the client goes on and on.
-func TestDrain_EndsWithTheBodyOrInTime(t *testing.T) {
+// Planted: a new timeout for each read, so that it never ends; the deadline left at the end, or cleared when
+// the client does not end.
+func TestDrain_EndsWithTheBodyOrTheTimeout(t *testing.T) {
 	t.Parallel()
 	for name, ends := range map[string]bool{"ends": true, "never ends": false} {
 		t.Run(name, func(t *testing.T) {
@@ -131,7 +131,7 @@ func TestDrain_EndsWithTheBodyOrInTime(t *testing.T) {
 				if !ends && (took != drainTimeout || d.last() != drainTimeout) {
 					t.Errorf("took %v, deadline %v", took, d.last())
 				}
-				drain(c) // there is nothing any more
+				drain(c) // the body has ended
 				if time.Since(start) != took {
 					t.Errorf("a second drain took %v", time.Since(start)-took)
 				}
@@ -140,8 +140,8 @@ func TestDrain_EndsWithTheBodyOrInTime(t *testing.T) {
 	}
 }
 
-// Planted: the header not looked at; nobody drained who sent it.
-func TestDrain_OneWhoWaitsToBeAskedIsNotAsked(t *testing.T) {
+// Planted: Expect ignored; clients that sent Expect never drained.
+func TestDrain_SkipsClientsThatAwait100Continue(t *testing.T) {
 	t.Parallel()
 	for _, asked := range []bool{false, true} {
 		var read int
@@ -162,18 +162,18 @@ func TestDrain_OneWhoWaitsToBeAskedIsNotAsked(t *testing.T) {
 	}
 }
 
-// Planted: given back when the request is over.
-func TestRender_MemoryIsGivenBackBeforeTheClientHasFinished(t *testing.T) {
+// Planted: released when the request ends.
+func TestRender_ReleasesMemoryBeforeDraining(t *testing.T) {
 	t.Parallel()
 	const all = 100
 	m, drained := NewMemory(all), false
 	c, _ := boundedContext(readerFunc(func([]byte) (int, error) {
 		if drained = true; !m.bytes.TryAcquire(all) {
-			t.Error("it is held still")
+			t.Error("the memory is still reserved")
 		}
 		return 0, io.EOF
 	}), time.Minute)
-	c.Set(accountKey, &account{memory: m})
+	c.Set(memoryKey, &memoryReservation{memory: m})
 	if err := reserve(c, all); err != nil {
 		t.Fatal(err)
 	}

@@ -19,16 +19,16 @@ const (
 	// filesField is the form field whose parts are the files.
 	filesField = "files"
 
-	// maxOtherParts is how many parts that are no files a request may have.
+	// maxOtherParts is the maximum number of parts that are not files.
 	maxOtherParts = 64
 
-	// maxPartHeader bounds the header of one part, in bytes. mime/multipart alone would hold
-	// up to 10 MiB of it.
+	// maxPartHeader bounds the header of one part, in bytes. mime/multipart itself would buffer up to
+	// 10 MiB.
 	maxPartHeader = 32 << 10
 )
 
-// wireBuffers are for bodies on their way: mime/multipart reads 4 KiB at a time, and without a buffer
-// each would be a system call.
+// wireBuffers are read buffers for bodies: mime/multipart reads 4 KiB at a time, and without a buffer each
+// read would be a system call.
 var wireBuffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, wireBytes) }}
 
 const wireBytes = 64 << 10
@@ -39,14 +39,14 @@ func (h *ChatFilesHandler) spool(r *http.Request, batch *pendinguploads.Batch) e
 	if err != nil || mediaType != "multipart/form-data" || params["boundary"] == "" {
 		return refuse(http.StatusBadRequest, "not_multipart", "Content-Type must be multipart/form-data with a boundary")
 	}
-	// To mime/multipart a body that was cut between two parts, or in the header of one, ends
-	// as if there were no more. Here it never ends: what follows the client's bytes is the line
-	// break that may be missing after the last boundary, and then an error.
+	// mime/multipart takes a body that is truncated between two parts, or in a part's header, for
+	// complete. So the client's bytes are followed by the line break that may be missing after the last
+	// boundary, and then by an error instead of the end.
 	wire := wireBuffers.Get().(*bufio.Reader)
 	defer wireBuffers.Put(wire)
 	wire.Reset(r.Body)
 	defer wire.Reset(nil)
-	body := &headerGuard{Reader: io.MultiReader(wire, strings.NewReader("\r\n"), cut{})}
+	body := &headerLimit{Reader: io.MultiReader(wire, strings.NewReader("\r\n"), truncatedBody{})}
 	reader := multipart.NewReader(body, params["boundary"])
 	others := 0
 	for {
@@ -99,8 +99,8 @@ func (h *ChatFilesHandler) spoolFile(part *multipart.Part, batch *pendinguploads
 	}
 }
 
-// skip reads a part that is no file. Only by reading it to its end is the next one's header
-// all that is left to the reader.
+// skip reads a part that is not a file to its end. Otherwise NextRawPart would read the rest under the limit
+// for headers.
 func (h *ChatFilesHandler) skip(part *multipart.Part) error {
 	if _, err := io.Copy(io.Discard, part); err != nil {
 		return h.partError(err)
@@ -108,52 +108,52 @@ func (h *ChatFilesHandler) skip(part *multipart.Part) error {
 	return nil
 }
 
-// partError says what it means that the multipart body could not be read on.
+// partError translates an error of reading the multipart body.
 func (h *ChatFilesHandler) partError(err error) error {
 	var full *refusal
-	if errors.As(err, &full) { // the reader's own: there is no room for more
+	if errors.As(err, &full) { // the reader returned it: the spool budget is exhausted
 		return full
 	}
-	if errors.Is(err, errPartHeader) {
+	if errors.Is(err, errPartHeaderTooLarge) {
 		return refuse(http.StatusBadRequest, "part_header_too_large", fmt.Sprintf("a part's header is longer than %d bytes", maxPartHeader)).
 			with("max", maxPartHeader).because(err)
 	}
 	return bodyError(err, h.limits.MaxRequestBytes)
 }
 
-// cut is where a body goes on that had no last boundary.
-type cut struct{}
+// truncatedBody is read after the end of a body without its last boundary.
+type truncatedBody struct{}
 
 // Read implements io.Reader.
-func (cut) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+func (truncatedBody) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
-var errPartHeader = errors.New("handlers: part header too large")
+var errPartHeaderTooLarge = errors.New("handlers: part header too large")
 
-// headerGuard bounds what is read from the body while it is armed. mime/multipart reads ahead
-// by at most its buffer of 4 KiB, which the bound leaves room for. It keeps the error that
-// ended the body, since to net/textproto a header that could not be read on is a malformed one.
-type headerGuard struct {
+// headerLimit bounds what is read from the body while it is armed. mime/multipart reads ahead by at most its
+// buffer of 4 KiB, for which the bound has room. It keeps the error that ended the body, because
+// net/textproto reports a truncated header as malformed.
+type headerLimit struct {
 	io.Reader
-	armed bool
-	left  int
-	err   error
+	armed     bool
+	bytesLeft int
+	err       error
 }
 
-func (g *headerGuard) arm()    { g.armed, g.left = true, maxPartHeader }
-func (g *headerGuard) disarm() { g.armed = false }
+func (g *headerLimit) arm()    { g.armed, g.bytesLeft = true, maxPartHeader }
+func (g *headerLimit) disarm() { g.armed = false }
 
 // Read implements io.Reader.
-func (g *headerGuard) Read(p []byte) (int, error) {
+func (g *headerLimit) Read(p []byte) (int, error) {
 	switch {
 	case !g.armed:
-	case g.left <= 0:
-		g.err = errPartHeader
+	case g.bytesLeft <= 0:
+		g.err = errPartHeaderTooLarge
 		return 0, g.err
 	default:
-		p = p[:min(len(p), g.left)]
+		p = p[:min(len(p), g.bytesLeft)]
 	}
 	n, err := g.Reader.Read(p)
-	g.left -= n
+	g.bytesLeft -= n
 	g.err = err
 	return n, err
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// FuzzMultipart reads arbitrary bytes as the body of an upload. Whatever they are: no panic, no
-// more than the limits allow, nothing left on disk, an error only of the client's kind; and what
-// passes was complete, and is what it says it is.
+// FuzzMultipart reads arbitrary bytes as the body of an upload. They must cause no panic, stay within the
+// limits, leave nothing on disk, and cause only 4xx errors. An accepted body must be complete, and its files
+// must have the size, name and type that they report.
 func FuzzMultipart(f *testing.F) {
 	limits := UploadLimits{MaxFileBytes: 64, MaxRequestBytes: 100, MaxFiles: 3}
 	for _, seed := range []string{
@@ -58,7 +58,7 @@ func FuzzMultipart(f *testing.F) {
 	})
 }
 
-// What passes is byte for byte what was sent, through memory and through the temporary file.
+// An accepted file has exactly the bytes that were sent, in memory and in a temporary file.
 func TestSpool_KeepsEveryByte(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{0, 1, 4095, 4096, 4097, 1<<20 - 1, 1 << 20, 1<<20 + 1, 3<<20 + 7} {

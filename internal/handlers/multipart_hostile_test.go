@@ -21,8 +21,8 @@ const (
 	otherPart       = "--b\r\nContent-Disposition: form-data; name=\"other\"\r\n\r\n\r\n"
 )
 
-// spooled reads a body as an upload is read, within limits, and returns what came of it. It fails
-// the test if anything is left in the folder for temporary files.
+// spooled spools a body within limits, and returns the files and the error. It fails the test if anything is
+// left in the spool folder.
 func spooled(t testing.TB, limits UploadLimits, contentType string, body io.Reader) ([]pendinguploads.NewFile, error) {
 	t.Helper()
 	dir := t.TempDir()
@@ -30,7 +30,7 @@ func spooled(t testing.TB, limits UploadLimits, contentType string, body io.Read
 	batch := pendinguploads.NewBatch(pendinguploads.Limits{MaxFileBytes: limits.MaxFileBytes, MaxBatchBytes: limits.MaxRequestBytes}, dir)
 	r := httptest.NewRequest(http.MethodPost, "/", body)
 	r.Header.Set("Content-Type", contentType)
-	r.Body = http.MaxBytesReader(httptest.NewRecorder(), r.Body, limits.MaxRequestBytes+bodyAllowance)
+	r.Body = http.MaxBytesReader(httptest.NewRecorder(), r.Body, limits.MaxRequestBytes+multipartOverheadBytes)
 	err := h.spool(r, batch)
 	files := batch.Files()
 	if err := batch.Close(); err != nil {
@@ -67,11 +67,10 @@ func text(s string) io.Reader { return strings.NewReader(s) }
 
 var usual = UploadLimits{MaxFileBytes: 100 << 20, MaxRequestBytes: 100 << 20, MaxFiles: 64}
 
-// What a stranger makes of a multipart body costs neither memory nor disk. Not parallel: it
-// measures what is allocated. Planted: no bound on a part's header (10 MiB of it are held), no
-// bound on other parts.
+// A hostile multipart body must cost neither memory nor disk. Not parallel: the test measures allocations.
+// Planted: no bound on a part's header (10 MiB are buffered); no bound on other parts.
 func TestSpool_HostileBodiesAreRefusedCheaply(t *testing.T) {
-	const most = 6 << 20 // all told, also what a buffer of 1 MiB takes to grow
+	const most = 6 << 20 // everything together, including the growth of a buffer of 1 MiB
 	limits := UploadLimits{MaxFileBytes: 2 << 20, MaxRequestBytes: 20 << 20, MaxFiles: 64}
 	cases := []struct {
 		name string
@@ -105,7 +104,7 @@ func TestSpool_HostileBodiesAreRefusedCheaply(t *testing.T) {
 	}
 }
 
-// wantCode checks that err is a refusal of the client's doing, with that code.
+// wantCode checks that err is a 4xx refusal with that code.
 func wantCode(t testing.TB, err error, code string) {
 	t.Helper()
 	var r *refusal
@@ -114,9 +113,9 @@ func wantCode(t testing.TB, err error, code string) {
 	}
 }
 
-// The bound on a header is for headers: content of any length passes between them, and a header
-// of nearly its length too. Planted: the guard not disarmed for the content.
-func TestSpool_HeaderGuardLetsContentPass(t *testing.T) {
+// The limit applies to headers only: content of any length passes, and so does a header just below the limit.
+// Planted: the limit not disarmed for the content.
+func TestSpool_HeaderLimitDoesNotLimitContent(t *testing.T) {
 	t.Parallel()
 	var body strings.Builder
 	for i := range 60 {
@@ -135,7 +134,7 @@ func TestSpool_HeaderGuardLetsContentPass(t *testing.T) {
 	}
 }
 
-// One byte around each cap. Planted: > made >= and the other way round.
+// Bodies one byte below and above each cap. Planted: > instead of >=, and the reverse.
 func TestSpool_CapsAreExact(t *testing.T) {
 	t.Parallel()
 	limits := UploadLimits{MaxFileBytes: 1000, MaxRequestBytes: 1500, MaxFiles: 3}
@@ -177,7 +176,7 @@ type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 
-// A body whose reader fails, wherever that is, is refused for what failed.
+// A body whose reader fails is refused with the reader's error, wherever it fails.
 func TestSpool_BodyThatFailsMidway(t *testing.T) {
 	t.Parallel()
 	whole := goodPart + otherPart + goodPart

@@ -7,16 +7,16 @@ import (
 	"github.com/molecule-ai/platform/internal/notify"
 )
 
-const newsKey = "handlers.news"
+const hubKey = "handlers.hub"
 
-// News lets handlers announce what they did to those who wait for it.
-func News(hub *notify.Hub) gin.HandlerFunc {
-	return func(c *gin.Context) { c.Set(newsKey, hub) }
+// Notify gives handlers access to the hub.
+func Notify(hub *notify.Hub) gin.HandlerFunc {
+	return func(c *gin.Context) { c.Set(hubKey, hub) }
 }
 
-// announce says that there is news of these kinds in the workspace. It is called after the commit,
-// and neither waits nor fails.
-func announce(c *gin.Context, workspace uuid.UUID, kinds notify.Kind) {
-	hub, _ := c.Value(newsKey).(*notify.Hub)
-	hub.Announce(workspace, kinds)
+// publish wakes held polls and streams of the workspace. Call it after the commit. It does not block, and
+// does nothing without a hub.
+func publish(c *gin.Context, workspace uuid.UUID, kinds notify.Kind) {
+	hub, _ := c.Value(hubKey).(*notify.Hub)
+	hub.Publish(workspace, kinds)
 }

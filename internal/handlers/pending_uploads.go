@@ -19,18 +19,18 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// markTimeout bounds the note that a file was fetched, which is made after its bytes.
+// markTimeout bounds MarkFetched, which runs after the bytes were sent.
 const markTimeout = 5 * time.Second
 
-// sendBytes is how much of a file is handed to the connection at a time.
+// sendBytes is the size of a write to the connection.
 const sendBytes = 128 << 10
 
-// PendingUploadsHandler is how a workspace fetches and acknowledges its files.
+// PendingUploadsHandler lets a workspace list, fetch and acknowledge its files.
 type PendingUploadsHandler struct {
 	workspaces *workspaces.Store
 	storage    pendinguploads.Storage
 	admission  *Admission
-	links      Links // nil: none
+	signer     URLSigner // nil: none
 }
 
 // NewPendingUploadsHandler returns the handler. admission bounds the files being read.
@@ -58,10 +58,10 @@ func (h *PendingUploadsHandler) Content(c *gin.Context) error {
 		return err
 	}
 	defer content.Close()
-	contentHeaders(c, file)
-	source := &watchedReader{ReadSeeker: content}
+	setContentHeaders(c, file)
+	source := &errorRecorder{ReadSeeker: content}
 	target := &rangeWriter{ResponseWriter: c.Writer}
-	// No name and no time: the type is set, and the digest says more than a date.
+	// Without name and time: the type is set already, and the ETag is stronger than a date.
 	http.ServeContent(target, c.Request, "", time.Time{}, source)
 	meter(c).Sent(target.written)
 	if target.refused != "" {
@@ -71,8 +71,8 @@ func (h *PendingUploadsHandler) Content(c *gin.Context) error {
 		audit(c, "read in part", "file_id", file.ID, "filename", file.Name, "size", file.Size, "bytes", target.written)
 	}
 	if source.err != nil {
-		// What was sent is shorter than announced, which the client sees. Or nothing was sent
-		// yet, and the answer is the error.
+		// Either the client detects a body shorter than announced, or nothing was sent yet and the answer
+		// is the error, without the file's headers.
 		if !c.Writer.Written() {
 			for _, ofFile := range fileHeaders {
 				c.Writer.Header().Del(ofFile)
@@ -88,60 +88,60 @@ func (h *PendingUploadsHandler) Content(c *gin.Context) error {
 	return nil
 }
 
-// markFetched is best effort: the bytes are there, and the ack is what counts.
+// markFetched is best effort: the client has the bytes, and only its ack decides about the file.
 func (h *PendingUploadsHandler) markFetched(c *gin.Context, file pendinguploads.File, took time.Duration) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), markTimeout)
 	defer cancel()
 	first, err := h.storage.MarkFetched(ctx, file.Workspace, file.ID)
 	switch {
 	case err != nil:
-		logger(c).WarnContext(c, "fetch not noted", append(auditFields(c), "file_id", file.ID, "error", err)...)
+		logger(c).WarnContext(c, "marking the file fetched failed", append(auditFields(c), "file_id", file.ID, "error", err)...)
 	case !first:
 		audit(c, "read again", "file_id", file.ID, "filename", file.Name, "size", file.Size)
 	default:
-		announce(c, file.Workspace, notify.Receipts)
+		publish(c, file.Workspace, notify.Receipts)
 		meter(c).Fetched(file.Size)
 		audit(c, "fetched", "file_id", file.ID, "filename", file.Name, "size", file.Size, "duration", took)
 	}
 }
 
-// fileHeaders are what only the answer with a file has: a file that is gone looks like one
-// that never was.
+// fileHeaders are the headers that only an answer with a file may have: an error must not differ between a
+// deleted file and one that never existed.
 var fileHeaders = []string{
 	"Accept-Ranges", "Cache-Control", "Content-Disposition", "Content-Length", "Content-Range", "Content-Security-Policy",
 	"Content-Type", "Cross-Origin-Resource-Policy", "Etag", "Repr-Digest", "X-Content-Type-Options",
 }
 
-// contentHeaders are what keeps a stranger's file harmless in a browser, and lets a client
-// check and resume what it gets.
-func contentHeaders(c *gin.Context, f pendinguploads.File) {
+// setContentHeaders sets the headers that keep a browser from running an untrusted file, and that let a
+// client verify and resume a download.
+func setContentHeaders(c *gin.Context, f pendinguploads.File) {
 	c.Header("Content-Type", f.MIMEType)
 	c.Header("Content-Disposition", pendinguploads.ContentDisposition(f.Name))
 	c.Header("ETag", `"`+hex.EncodeToString(f.SHA256[:])+`"`)
 	c.Header("Repr-Digest", reprDigest(f))
 	c.Header("Cache-Control", "private, no-store")
 	c.Header("Cross-Origin-Resource-Policy", "same-origin")
-	sandbox(c)
-	// One range is what a resumed download needs. Several are answered with the whole, as
-	// RFC 9110 section 14.2 allows: many small ones cost more than they bring.
+	setSandboxHeaders(c)
+	// A resumed download needs one range. Several ranges are answered with the whole file, as RFC 9110
+	// section 14.2 allows: many small ones would multiply the work of a request.
 	if strings.Contains(c.GetHeader("Range"), ",") {
 		c.Request.Header.Del("Range")
 	}
 }
 
-// sandbox keeps a browser from running what a stranger wrote.
-func sandbox(c *gin.Context) {
+// setSandboxHeaders keeps a browser from running untrusted content.
+func setSandboxHeaders(c *gin.Context) {
 	c.Header("X-Content-Type-Options", "nosniff")
 	c.Header("Content-Security-Policy", "sandbox; default-src 'none'; frame-ancestors 'none'")
 }
 
-// watchedReader keeps the error that http.ServeContent does not pass on.
-type watchedReader struct {
+// errorRecorder keeps the read error that http.ServeContent does not return.
+type errorRecorder struct {
 	io.ReadSeeker
 	err error
 }
 
-func (r *watchedReader) Read(p []byte) (int, error) {
+func (r *errorRecorder) Read(p []byte) (int, error) {
 	n, err := r.ReadSeeker.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
 		r.err = err
@@ -149,9 +149,8 @@ func (r *watchedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// rangeWriter counts what is sent, and makes the answers that http.ServeContent refuses with
-// errors like all others: it writes text to a range outside the file, and nothing to an
-// If-Match that does not.
+// rangeWriter counts the bytes sent, and replaces the error answers of http.ServeContent (plain text for an
+// unsatisfiable range, no body for a failed If-Match) with JSON errors.
 type rangeWriter struct {
 	gin.ResponseWriter
 	written int64
@@ -165,7 +164,7 @@ func (w *rangeWriter) WriteHeader(status int) {
 	case http.StatusRequestedRangeNotSatisfiable:
 		w.refused, sentence = "range_not_satisfiable", "range is outside the file"
 	case http.StatusPreconditionFailed:
-		w.refused, sentence = "precondition_failed", "the file is not the one that If-Match names"
+		w.refused, sentence = "precondition_failed", "If-Match does not match the file's ETag"
 	default:
 		w.ResponseWriter.WriteHeader(status)
 		return
@@ -174,20 +173,20 @@ func (w *rangeWriter) WriteHeader(status int) {
 		w.Header().Del(ofFile)
 	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	w.Header().Set("Cache-Control", "private, no-store") // net/http takes it from errors
+	w.Header().Set("Cache-Control", "private, no-store") // http.ServeContent deletes it for errors
 	w.ResponseWriter.WriteHeader(status)
 	_, w.err = w.ResponseWriter.WriteString(`{"error":"` + sentence + `","code":"` + w.refused + `"}`)
 }
 
-// ReadFrom implements io.ReaderFrom, by which http.ServeContent copies. It would otherwise take
-// 32 KiB at a time, and the connection as many system calls.
+// ReadFrom implements io.ReaderFrom, which http.ServeContent's copy uses. Without it the copy would write
+// 32 KiB at a time, with as many system calls.
 func (w *rangeWriter) ReadFrom(r io.Reader) (int64, error) {
 	buffer := sendBuffers.Get().(*[]byte)
 	defer sendBuffers.Put(buffer)
 	return io.CopyBuffer(onlyWriter{w}, r, *buffer)
 }
 
-// onlyWriter hides what else a writer can do.
+// onlyWriter hides the other methods of a writer, so that io.CopyBuffer does not call ReadFrom again.
 type onlyWriter struct{ io.Writer }
 
 var sendBuffers = sync.Pool{New: func() any { b := make([]byte, sendBytes); return &b }}
@@ -213,7 +212,7 @@ func (h *PendingUploadsHandler) Ack(c *gin.Context) error {
 		return err
 	}
 	if first {
-		announce(c, f.Workspace, notify.Receipts)
+		publish(c, f.Workspace, notify.Receipts)
 		waited := f.AckedAt.Sub(f.CreatedAt)
 		meter(c).Acked(f.Size, waited)
 		audit(c, "acked", "file_id", f.ID, "filename", f.Name, "size", f.Size, "duration", waited)
@@ -222,7 +221,7 @@ func (h *PendingUploadsHandler) Ack(c *gin.Context) error {
 	return nil
 }
 
-// List shows what is staged, oldest first.
+// List lists staged files, oldest first.
 func (h *PendingUploadsHandler) List(c *gin.Context) error {
 	p := params{get: c.Query}
 	q := pendinguploads.ListQuery{
@@ -238,7 +237,7 @@ func (h *PendingUploadsHandler) List(c *gin.Context) error {
 	if p.err != nil {
 		return p.err
 	}
-	if err := known(c, h.workspaces); err != nil {
+	if err := requireExistingWorkspace(c, h.workspaces); err != nil {
 		return err
 	}
 	files, err := h.storage.List(c.Request.Context(), wsauth.WorkspaceOf(c), q)
@@ -253,7 +252,7 @@ func (h *PendingUploadsHandler) List(c *gin.Context) error {
 	return nil
 }
 
-// Show shows one file; it is how the sender learns that it arrived.
+// Show returns one file; a sender polls it until the file is acked.
 func (h *PendingUploadsHandler) Show(c *gin.Context) error {
 	id, err := fileID(c)
 	if err != nil {

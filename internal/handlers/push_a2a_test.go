@@ -22,8 +22,7 @@ func ask(t testing.TB, p *servertest.Platform, w servertest.Workspace) *serverte
 	})
 }
 
-// recorded returns the one inbox row of w without what differs from run to run, which it
-// checks, and its duration.
+// recorded returns the only inbox row of w, without the fields that differ between runs, which it checks.
 func recorded(t testing.TB, p *servertest.Platform, w servertest.Workspace) (row map[string]any, ms float64) {
 	t.Helper()
 	var rows []map[string]any
@@ -101,8 +100,8 @@ func TestPushMessage_AnswerIsRelayedAndTheCallRecorded(t *testing.T) {
 	}
 }
 
-// Planted: only calls that were answered are recorded.
-func TestPushMessage_CallThatFailsIsRecordedToo(t *testing.T) {
+// Planted: only answered calls recorded.
+func TestPushMessage_FailedCallIsRecorded(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "push", nobody)

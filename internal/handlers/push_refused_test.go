@@ -11,7 +11,7 @@ import (
 
 var unreachable = map[string]any{"error": "workspace unreachable", "code": "workspace_unreachable"}
 
-// nobody is a URL on which nobody listens.
+// nobody is a URL on which nothing listens.
 const nobody = "http://127.0.0.1:1"
 
 func TestPush_LegacyWorkspaceWithoutURLHasNoCallbackURL(t *testing.T) {
@@ -23,7 +23,7 @@ func TestPush_LegacyWorkspaceWithoutURLHasNoCallbackURL(t *testing.T) {
 	nothingStaged(t, p)
 }
 
-func TestPush_WorkspaceWithoutURLYetIsAskedToRetry(t *testing.T) {
+func TestPush_WorkspaceWithoutURLYetIs503WithRetryAfter(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	r := post(t, p, p.Create(t, "push", ""), file("a", "", "a"))
@@ -34,7 +34,7 @@ func TestPush_WorkspaceWithoutURLYetIsAskedToRetry(t *testing.T) {
 	nothingStaged(t, p)
 }
 
-// Planted: the missing secret refused but not made.
+// Planted: a missing secret is refused but not generated.
 func TestPush_MissingSecretIsMintedAndDeliveredByTheNextHeartbeat(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
@@ -91,9 +91,9 @@ func TestPush_UnreachableReceiver(t *testing.T) {
 	nothingStaged(t, p)
 }
 
-// A stored URL that the guard refuses looks like one where nobody is: how the platform's own
-// network looks is no stranger's business.
-func TestPush_GuardRefusalLooksLikeAnUnreachableReceiver(t *testing.T) {
+// A stored URL that the guard denies gets the same answer as one on which nothing listens: callers must not
+// learn about the platform's own network.
+func TestPush_GuardRefusalIsReportedAsUnreachable(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.PushAllowCIDRs = "" })
 	receiver := newReceiver(t)
@@ -112,14 +112,14 @@ func TestPush_GuardRefusalLooksLikeAnUnreachableReceiver(t *testing.T) {
 	}
 }
 
-// The cap holds for push too, also for a caller who does not tell the length; the receiver
-// never takes what has come for the whole.
+// The cap applies to push uploads too, with and without a Content-Length. The receiver must not take the
+// truncated body for a complete one.
 func TestPush_BodyOverTheCap(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, smallCaps)
 	receiver := newReceiver(t)
 	w := p.Create(t, "push", receiver.URL)
-	body := struct{ *strings.Reader }{strings.NewReader(pattern(3*mib + 1))} // its length is not seen
+	body := struct{ *strings.Reader }{strings.NewReader(pattern(3*mib + 1))} // hides the length
 	answered(t, p.Do(t, uploadRequest(w, body)), http.StatusRequestEntityTooLarge, requestTooLarge(2*mib))
 	eventually(t, "receiver to see the end", func() bool { return len(receiver.requests) > 0 })
 	if got := receiver.only(t); got.err == nil {

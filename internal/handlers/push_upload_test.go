@@ -23,7 +23,7 @@ type seen struct {
 	err          error // of reading the body
 }
 
-// receiver is a push workspace that notes what it is sent.
+// receiver is a push workspace that records the requests it receives.
 type receiver struct {
 	*httptest.Server
 	requests chan seen
@@ -44,7 +44,7 @@ func newReceiver(t testing.TB, answer ...http.HandlerFunc) *receiver {
 	return r
 }
 
-// only returns the one request that came.
+// only returns the only request received.
 func (r *receiver) only(t testing.TB) seen {
 	t.Helper()
 	if n := len(r.requests); n != 1 {
@@ -53,7 +53,7 @@ func (r *receiver) only(t testing.TB) seen {
 	return <-r.requests
 }
 
-// safe fails the test unless an answer that a stranger wrote is harmless in a browser.
+// safe fails the test unless a relayed answer has the headers that make it harmless in a browser.
 func safe(t testing.TB, header http.Header) {
 	t.Helper()
 	for name, want := range map[string]string{
@@ -65,8 +65,7 @@ func safe(t testing.TB, header http.Header) {
 	}
 }
 
-// push uploads body with that Content-Type, and with headers that are none of a receiver's
-// business.
+// push uploads body with that Content-Type, and with headers that must not reach the receiver.
 func push(t testing.TB, p *servertest.Platform, w servertest.Workspace, contentType string, body io.Reader) *servertest.Response {
 	t.Helper()
 	request := uploadRequest(w, body)
@@ -77,9 +76,9 @@ func push(t testing.TB, p *servertest.Platform, w servertest.Workspace, contentT
 	return p.Do(t, request)
 }
 
-// Planted: the caller's Authorization forwarded; Content-Type made anew; Content-Length dropped;
-// the secret of no workspace; nosniff not sent.
-func TestPush_ReceiverGetsTheVeryRequest(t *testing.T) {
+// Planted: the caller's Authorization forwarded; Content-Type rewritten; Content-Length dropped; no secret;
+// nosniff not sent.
+func TestPush_ReceiverGetsTheUnchangedRequest(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	const odd = `multipart/form-data; BOUNDARY="odd (boundary)"; charset=UTF-8`
@@ -131,7 +130,7 @@ func TestPush_ReceiverGetsTheVeryRequest(t *testing.T) {
 	}
 }
 
-func TestPush_AnswerIsRelayedAndMadeHarmless(t *testing.T) {
+func TestPush_AnswerIsRelayedWithSandboxHeaders(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	cases := []struct {
@@ -204,8 +203,8 @@ func TestPush_RedirectIsRelayedNotFollowed(t *testing.T) {
 	}
 }
 
-// Planted: the request sent on with what has come when the caller is cut.
-func TestPush_CallerCutInMidBodyIsNoCompleteRequest(t *testing.T) {
+// Planted: the request completed with the received bytes when the caller disconnects.
+func TestPush_TruncatedUploadIsNotACompleteRequest(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	for name, start := range map[string][2]string{
@@ -218,8 +217,8 @@ func TestPush_CallerCutInMidBodyIsNoCompleteRequest(t *testing.T) {
 		c.send(t, uploadHeader(p.Create(t, "push", receiver.URL), start[0], "X-Request-ID: "+name)+start[1]+pattern(1000))
 		_ = c.Close()
 		finished(t, p, name)
-		if line := logLine(t, p, "request cut by the client", name); line == nil {
-			t.Errorf("%s: no line says that the client cut it", name)
+		if line := logLine(t, p, "request cancelled by the client", name); line == nil {
+			t.Errorf("%s: no line says that the client cancelled it", name)
 		}
 		select {
 		case got := <-receiver.requests:
@@ -227,7 +226,7 @@ func TestPush_CallerCutInMidBodyIsNoCompleteRequest(t *testing.T) {
 				t.Errorf("%s: receiver saw a complete request of %d bytes", name, len(got.body))
 			}
 			<-answered
-		default: // it was cut before the receiver saw any of it
+		default: // cancelled before the receiver saw any of it
 		}
 	}
 }

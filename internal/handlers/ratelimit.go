@@ -12,49 +12,46 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// burstTime is how long a token that was idle may go on at any speed, counted in what it gets in
-// that time. With the defaults these are 3,000 requests: a poller that comes back to a workspace
-// full of small files (1,000, two requests each) takes them as fast as it can.
+// burstTime times the rate is the burst of an idle token. With the defaults that is 3,000 requests: a poller
+// that reconnects to a workspace full of small files (1,000, two requests each) is not slowed down.
 const burstTime = 30 * time.Second
 
-// Registrations by nobody known: each may leave a workspace behind. A fleet that is set up at once
-// fits into the burst; a workspace that has its token is not among these.
+// Limits of registrations without a valid token, each of which may create a workspace. A fleet that is set
+// up at once fits into the burst. A workspace that presents its token is not limited by these.
 const (
-	newcomersOfAddress        = 60
-	newcomersOfAddressRefill  = 10 * time.Second // for one more
-	newcomersOfEverybody      = 600
-	newcomersOfEverybodyEvery = time.Second
+	registrationsPerAddress       = 60
+	registrationsPerAddressRefill = 10 * time.Second // until one more
+	registrationsTotal            = 600
+	registrationsTotalRefill      = time.Second
 )
 
-// RateLimits bound how often requests come, on this replica: those with a token by the token, and
-// registrations by who has none by the client's address. The operator's token has no limit: all
-// canvases share it, so one of them could shut out the others; what they send is bounded by
-// admission, and who holds that token can do anything anyway.
+// RateLimits limit the rate of requests on this replica: by token, and by the client's address for
+// registrations without a valid token. The operator's token has no limit, because all canvases share it and
+// one could lock out the others; admission bounds what they send, and its holder can do anything anyway.
 //
-// A request takes its turn once, when it arrives, however long it is held then. Wrong tokens are
-// not counted: who could be refused for them is whoever shares the address of a guesser, and there
-// is nothing to guess in 256 bits.
+// A request counts once, on arrival, however long it is held. Invalid tokens are not counted: a limit by
+// address would refuse clients that share the address with an attacker, and 256 bits cannot be guessed.
 type RateLimits struct {
-	tokens    *buckets[uuid.UUID]
-	newcomers *buckets[netip.Prefix]
-	everybody *rate.Limiter
+	tokens           *buckets[uuid.UUID]
+	registrations    *buckets[netip.Prefix]
+	allRegistrations *rate.Limiter
 }
 
 // NewRateLimits allows each token that many requests a second, and thirty times as many at once
-// after it was idle. If it is 0 it returns nil, which limits nothing.
+// after it was idle. It returns nil, which limits nothing, if perSecond is 0.
 func NewRateLimits(perSecond float64) *RateLimits {
 	if perSecond <= 0 {
 		return nil
 	}
 	return &RateLimits{
-		tokens:    newBuckets[uuid.UUID](rate.Limit(perSecond), max(1, int(perSecond*burstTime.Seconds())), maxBuckets),
-		newcomers: newBuckets[netip.Prefix](rate.Every(newcomersOfAddressRefill), newcomersOfAddress, maxBuckets),
-		everybody: rate.NewLimiter(rate.Every(newcomersOfEverybodyEvery), newcomersOfEverybody),
+		tokens:           newBuckets[uuid.UUID](rate.Limit(perSecond), max(1, int(perSecond*burstTime.Seconds())), maxBuckets),
+		registrations:    newBuckets[netip.Prefix](rate.Every(registrationsPerAddressRefill), registrationsPerAddress, maxBuckets),
+		allRegistrations: rate.NewLimiter(rate.Every(registrationsTotalRefill), registrationsTotal),
 	}
 }
 
-// Guard refuses a request whose token had too many. It comes after the guard that found out whose
-// the token is.
+// Guard is middleware that refuses a request if its token exceeds the rate. It needs the caller, so it runs
+// after the wsauth guards.
 func (r *RateLimits) Guard(c *gin.Context) {
 	if err := r.admit(wsauth.CallerOf(c)); err != nil {
 		Render(c, err)
@@ -62,7 +59,7 @@ func (r *RateLimits) Guard(c *gin.Context) {
 	}
 }
 
-// admit counts a request of a known caller.
+// admit counts a request of an authenticated caller.
 func (r *RateLimits) admit(caller wsauth.Caller) error {
 	if r == nil || caller.Admin {
 		return nil
@@ -73,15 +70,15 @@ func (r *RateLimits) admit(caller wsauth.Caller) error {
 	return nil
 }
 
-// admitNewcomer counts a registration of who has shown no live token of the workspace. The
-// address's own share comes first: what one address is refused is not taken from the others.
-func (r *RateLimits) admitNewcomer(address string) error {
+// admitRegistration counts a registration without a live token of the workspace. The limit of the address is
+// checked first, so that refused registrations do not consume the limit for all.
+func (r *RateLimits) admitRegistration(address string) error {
 	if r == nil {
 		return nil
 	}
-	wait := r.newcomers.take(network(address))
+	wait := r.registrations.take(clientNetwork(address))
 	if wait == 0 {
-		wait = take(r.everybody)
+		wait = take(r.allRegistrations)
 	}
 	if wait > 0 {
 		return tooManyRequests("too many registrations; retry later", wait)
@@ -89,21 +86,22 @@ func (r *RateLimits) admitNewcomer(address string) error {
 	return nil
 }
 
-// network is what one client has of addresses: of IPv6 it is given a /64.
-func network(address string) netip.Prefix {
+// clientNetwork returns the addresses that one client is assumed to have: a /64 for IPv6, one address for
+// IPv4.
+func clientNetwork(address string) netip.Prefix {
 	a, err := netip.ParseAddr(address)
 	if err != nil {
-		return netip.Prefix{} // no client has such a one; they share
+		return netip.Prefix{} // not an address; such clients share a bucket
 	}
 	bits := 32
 	if a = a.Unmap(); a.Is6() {
 		bits = 64
 	}
-	p, _ := a.Prefix(bits) // an address has as many
+	p, _ := a.Prefix(bits) // bits is never too large
 	return p
 }
 
-// tooManyRequests tells when to come back, in whole seconds: never too early.
+// tooManyRequests is a 429 with Retry-After in whole seconds, rounded up.
 func tooManyRequests(message string, wait time.Duration) *refusal {
-	return refuse(http.StatusTooManyRequests, "rate_limited", message).after(int((wait + time.Second - 1) / time.Second))
+	return refuse(http.StatusTooManyRequests, "rate_limited", message).retryIn(int((wait + time.Second - 1) / time.Second))
 }

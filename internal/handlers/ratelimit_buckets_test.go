@@ -13,8 +13,7 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// Planted: one bucket for all; the time to wait rounded down; a refused request that takes of what
-// is yet to come.
+// Planted: one bucket for all keys; the wait rounded down; a refused request that consumes future tokens.
 func TestBuckets_EachKeyHasItsOwnBurstAndItsOwnRate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -45,8 +44,8 @@ func TestBuckets_EachKeyHasItsOwnBurstAndItsOwnRate(t *testing.T) {
 	})
 }
 
-// Planted: no bound; the one used last thrown out; the one first seen thrown out, though in use.
-func TestBuckets_AreBoundedAndTheIdleGoFirst(t *testing.T) {
+// Planted: no bound; the most recently used bucket evicted; the oldest bucket evicted although it is in use.
+func TestBuckets_AreBoundedAndEvictTheIdle(t *testing.T) {
 	t.Parallel()
 	const most = 10
 	b := newBuckets[int](rate.Every(time.Hour), 2, most)
@@ -55,18 +54,18 @@ func TestBuckets_AreBoundedAndTheIdleGoFirst(t *testing.T) {
 	for key := range 100 * most {
 		b.take(key)
 		if b.take(-1) == 0 {
-			t.Fatalf("the busy key was forgotten after %d others", key)
+			t.Fatalf("the busy key was evicted after %d others", key)
 		}
-		if len(b.byKey) > most || b.used.Len() != len(b.byKey) {
-			t.Fatalf("%d buckets and %d in order, want at most %d", len(b.byKey), b.used.Len(), most)
+		if len(b.byKey) > most || b.recentlyUsed.Len() != len(b.byKey) {
+			t.Fatalf("%d buckets and %d in order, want at most %d", len(b.byKey), b.recentlyUsed.Len(), most)
 		}
 	}
 	if b.take(100*most-2) != 0 || b.take(100*most-2) == 0 {
-		t.Error("a key that was seen lately was forgotten")
+		t.Error("a recently used key was evicted")
 	}
 }
 
-// A poller that comes back takes a workspace full of small files, with the defaults, at any speed.
+// With the defaults, a poller that reconnects may fetch a workspace full of small files without a limit.
 func TestRateLimits_APollerMayFetchAFullWorkspaceAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -106,8 +105,8 @@ func TestRateLimits_AreByTokenAndNotForTheOperator(t *testing.T) {
 	})
 }
 
-// Planted: no Retry-After; 0; rounded down, so that who obeys is refused again.
-func TestRateLimits_TellWhenToComeBack(t *testing.T) {
+// Planted: no Retry-After; 0; rounded down, so that a client that waits for it is refused again.
+func TestRateLimits_SetRetryAfter(t *testing.T) {
 	t.Parallel()
 	for _, perSecond := range []float64{0.001, 0.03, 0.4, 0.7, 3, 1000} {
 		synctest.Test(t, func(t *testing.T) {
@@ -138,23 +137,23 @@ func TestRateLimits_TellWhenToComeBack(t *testing.T) {
 	}
 }
 
-// Planted: the share of everybody asked first, so that one address uses it up; no share of
-// everybody; no limit for an address that cannot be read.
-func TestRateLimits_NewcomersByAddressAndAltogether(t *testing.T) {
+// Planted: the total checked first, so that one address exhausts it; no total; no limit for an address that
+// cannot be parsed.
+func TestRateLimits_RegistrationsPerAddressAndInTotal(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := NewRateLimits(100)
 		count := func(address string, tries int) (admitted int) {
 			for range tries {
-				if r.admitNewcomer(address) == nil {
+				if r.admitRegistration(address) == nil {
 					admitted++
 				}
 			}
 			return admitted
 		}
 		for _, address := range []string{"192.0.2.1", "2001:db8::1", ""} {
-			if n := count(address, 10*newcomersOfEverybody); n != newcomersOfAddress {
-				t.Errorf("%q: %d at once, want %d", address, n, newcomersOfAddress)
+			if n := count(address, 10*registrationsTotal); n != registrationsPerAddress {
+				t.Errorf("%q: %d at once, want %d", address, n, registrationsPerAddress)
 			}
 		}
 		if n := count("2001:db8::ffff:1", 1); n != 0 {
@@ -163,38 +162,38 @@ func TestRateLimits_NewcomersByAddressAndAltogether(t *testing.T) {
 		if n := count("2001:db8:0:1::1", 1); n != 1 {
 			t.Error("another /64 has none")
 		}
-		all := 3*newcomersOfAddress + 1
+		all := 3*registrationsPerAddress + 1
 		for i := range 256 {
-			all += count("198.51.100."+strconv.Itoa(i), newcomersOfAddress)
+			all += count("198.51.100."+strconv.Itoa(i), registrationsPerAddress)
 		}
-		if all != newcomersOfEverybody {
-			t.Errorf("%d at once altogether, want %d", all, newcomersOfEverybody)
+		if all != registrationsTotal {
+			t.Errorf("%d at once altogether, want %d", all, registrationsTotal)
 		}
-		wait := refusalFor(r.admitNewcomer("203.0.113.1"))
+		wait := refusalFor(r.admitRegistration("203.0.113.1"))
 		if wait.code != "rate_limited" || wait.retryAfter != 1 {
 			t.Errorf("when everybody's share is used up: %+v", wait)
 		}
 	})
 }
 
-func TestNetwork_IsWhatOneClientHas(t *testing.T) {
+func TestClientNetwork_IsASlash64ForIPv6(t *testing.T) {
 	t.Parallel()
 	for address, want := range map[string]string{
 		"192.0.2.7": "192.0.2.7/32", "::ffff:192.0.2.7": "192.0.2.7/32", "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::/64",
 		"fe80::1%eth0": "fe80::/64", "::1": "::/64", "": "invalid Prefix", "nowhere": "invalid Prefix",
 	} {
-		if got := network(address).String(); got != want {
+		if got := clientNetwork(address).String(); got != want {
 			t.Errorf("%q: %s, want %s", address, got, want)
 		}
 	}
 }
 
-func TestRateLimits_OfNothingLimitNothing(t *testing.T) {
+func TestRateLimits_ZeroMeansUnlimited(t *testing.T) {
 	t.Parallel()
 	r := NewRateLimits(0)
 	caller := wsauth.Caller{TokenID: uuid.New()}
 	for range 10_000 {
-		if r.admit(caller) != nil || r.admitNewcomer("192.0.2.1") != nil {
+		if r.admit(caller) != nil || r.admitRegistration("192.0.2.1") != nil {
 			t.Fatal("refused")
 		}
 	}

@@ -17,7 +17,7 @@ import (
 // onceInALongTime gives each token one request, and the next after 1,000 seconds.
 func onceInALongTime(s *config.Settings) { s.RateLimit = "0.001" }
 
-// rateLimited fails the test unless the answer is a 429 that says when to come back.
+// rateLimited fails the test unless the answer is a 429 with Retry-After.
 func rateLimited(t testing.TB, what string, r *servertest.Response) {
 	t.Helper()
 	seconds, err := strconv.Atoi(r.Header.Get("Retry-After"))
@@ -26,8 +26,7 @@ func rateLimited(t testing.TB, what string, r *servertest.Response) {
 	}
 }
 
-// tokenRoutes are the operations of the OpenAPI file that a workspace's token opens, as requests
-// for w.
+// tokenRoutes returns the operations of the OpenAPI file that a workspace's token may call, as requests for w.
 func tokenRoutes(t testing.TB, w servertest.Workspace) map[string]servertest.Request {
 	t.Helper()
 	doc, err := openapi3.NewLoader().LoadFromData(server.OpenAPI)
@@ -56,7 +55,7 @@ func tokenRoutes(t testing.TB, w servertest.Workspace) map[string]servertest.Req
 
 // Planted: the guard not on the group of routes; a heartbeat and a registration not counted; no
 // Retry-After; no 429 in the OpenAPI file.
-func TestRateLimit_HoldsOnEveryRouteThatATokenOpens(t *testing.T) {
+func TestRateLimit_AppliesToEveryTokenRoute(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, onceInALongTime)
 	w, other := p.Create(t, "poll", ""), p.Create(t, "poll", "")
@@ -74,7 +73,7 @@ func TestRateLimit_HoldsOnEveryRouteThatATokenOpens(t *testing.T) {
 	answered(t, p.Do(t, show), http.StatusTooManyRequests,
 		map[string]any{"error": "too many requests with this token; retry later", "code": "rate_limited"})
 
-	// Nobody else is slowed down: not the operator there, nor another workspace.
+	// Others are not limited: neither the operator in the same workspace, nor another workspace.
 	for range 3 {
 		if r := p.Do(t, servertest.Request{Path: show.Path, Token: servertest.AdminToken}); r.Status != http.StatusOK {
 			t.Errorf("the operator: %d %s", r.Status, r.Body)
@@ -88,8 +87,8 @@ func TestRateLimit_HoldsOnEveryRouteThatATokenOpens(t *testing.T) {
 	}
 }
 
-// Planted: 0 taken as a rate.
-func TestRateLimit_OfNothingIsNone(t *testing.T) {
+// Planted: 0 applied as a rate.
+func TestRateLimit_ZeroMeansUnlimited(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.RateLimit = "0" })
 	w := p.Create(t, "poll", "")
@@ -108,10 +107,10 @@ func register(t testing.TB, p *servertest.Platform, id, token, address string) *
 		Body:   strings.NewReader(`{"id":"` + id + `","agent_card":{},"delivery_mode":"poll"}`)})
 }
 
-// An address may register 60 at once and then one every 10 seconds; how many it gets in before it
-// is told to wait depends on how long that takes. Planted: no limit; any token taken for a known
-// one; the limit asked before it is known whose the token is.
-func TestRateLimit_NewcomersOfAnAddressHaveTheirTurns(t *testing.T) {
+// An address may register 60 workspaces at once and then one every 10 s, so how many are admitted depends on how
+// long the test takes. Planted: no limit; any token taken for a valid one; the limit checked before the token
+// is.
+func TestRateLimit_LimitsRegistrationsPerAddress(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.TrustedProxies = "127.0.0.1" })
 	const address = "2001:db8::1"

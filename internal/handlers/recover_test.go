@@ -16,7 +16,7 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// panicking serves a route that runs f, behind what every request goes through.
+// panicking serves a route that runs f, behind the middleware of every request.
 func panicking(t *testing.T, f gin.HandlerFunc) (url string, log *safeBuffer) {
 	t.Helper()
 	log = &safeBuffer{}
@@ -91,7 +91,7 @@ func TestRecover_AnswersJSONAndLogsTheStack(t *testing.T) {
 	}
 }
 
-// Once the answer has begun nothing can be added to it: no error may stand in a file's bytes.
+// Nothing may be added to an answer that has begun: an error must not end up in a file's bytes.
 func TestRecover_DoesNotAddToAnAnswer(t *testing.T) {
 	t.Parallel()
 	url, log := panicking(t, func(c *gin.Context) {
@@ -106,7 +106,7 @@ func TestRecover_DoesNotAddToAnAnswer(t *testing.T) {
 	}
 }
 
-// http.ErrAbortHandler is how a handler hangs up; it must reach net/http.
+// A handler closes the connection with http.ErrAbortHandler, which must reach net/http.
 func TestRecover_LetsAbortThrough(t *testing.T) {
 	t.Parallel()
 	url, _ := panicking(t, func(*gin.Context) { panic(http.ErrAbortHandler) })
@@ -115,7 +115,7 @@ func TestRecover_LetsAbortThrough(t *testing.T) {
 	}
 }
 
-func TestRender_TellsAClientThatIsGoneFromAFault(t *testing.T) {
+func TestRender_DistinguishesADisconnectedClientFromAFault(t *testing.T) {
 	t.Parallel()
 	var log safeBuffer
 	c, _ := gin.CreateTestContext(httptest.NewRecorder())
@@ -124,7 +124,7 @@ func TestRender_TellsAClientThatIsGoneFromAFault(t *testing.T) {
 	c.Request = httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
 	c.Set(loggerKey, slog.New(slog.NewJSONHandler(&log, nil)))
 	Render(c, ctx.Err())
-	if !strings.Contains(log.String(), `"level":"INFO","msg":"request cut by the client"`) {
+	if !strings.Contains(log.String(), `"level":"INFO","msg":"request cancelled by the client"`) {
 		t.Errorf("logged %s", log.String())
 	}
 }

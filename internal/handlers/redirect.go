@@ -13,24 +13,24 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// Links hands out URLs from which anybody can read a file for a while, "" for a file that has none.
-// *pendinguploads.Bucket does.
-type Links interface {
+// URLSigner returns signed URLs, with which anybody can read a file until they expire; "" for a file that
+// is not in an object store. *pendinguploads.Bucket implements it.
+type URLSigner interface {
 	Link(ctx context.Context, workspace, id uuid.UUID) (pendinguploads.File, string, error)
 }
 
-// WithLinks lets clients that ask for it with redirect=true fetch bytes past the platform.
-func (h *PendingUploadsHandler) WithLinks(links Links) { h.links = links }
+// WithSignedURLs makes Content redirect clients that request redirect=true to a signed URL.
+func (h *PendingUploadsHandler) WithSignedURLs(signer URLSigner) { h.signer = signer }
 
-// redirect sends the client to the bytes, and reports whether it did. What is no plain download is
-// answered here as always, and so is a file whose store has no URLs, or cannot make one now.
+// redirect answers with a redirect to a signed URL, and reports whether it did. The platform serves ranges
+// and conditional requests itself, as well as files for which the store returns no signed URL.
 func (h *PendingUploadsHandler) redirect(c *gin.Context, id uuid.UUID) (bool, error) {
 	if c.Request.Method != http.MethodGet {
 		return false, nil
 	}
 	p := params{get: c.Query}
-	asked := p.oneOf("redirect", "true", "false") == "true"
-	if p.err != nil || !asked || h.links == nil {
+	requested := p.oneOf("redirect", "true", "false") == "true"
+	if p.err != nil || !requested || h.signer == nil {
 		return false, p.err
 	}
 	for _, conditional := range []string{"Range", "If-Match", "If-None-Match"} {
@@ -38,23 +38,23 @@ func (h *PendingUploadsHandler) redirect(c *gin.Context, id uuid.UUID) (bool, er
 			return false, nil
 		}
 	}
-	file, link, err := h.links.Link(c.Request.Context(), wsauth.WorkspaceOf(c), id)
+	file, signedURL, err := h.signer.Link(c.Request.Context(), wsauth.WorkspaceOf(c), id)
 	if err != nil && !errors.Is(err, pendinguploads.ErrNotFound) {
-		logger(c).WarnContext(c, "no link to a file; its bytes are served here", "file_id", id, "error", err)
+		logger(c).WarnContext(c, "no signed URL for the file; the platform serves its bytes", "file_id", id, "error", err)
 	}
-	if err != nil || link == "" {
+	if err != nil || signedURL == "" {
 		return false, nil
 	}
 	audit(c, "redirected", "file_id", file.ID, "filename", file.Name, "size", file.Size)
-	c.Header("Location", link)
+	c.Header("Location", signedURL)
 	c.Header("Repr-Digest", reprDigest(file))
 	c.Header("Cache-Control", "no-store")
 	c.Status(http.StatusTemporaryRedirect)
-	c.Writer.WriteHeaderNow() // gin's own would add a page of HTML
+	c.Writer.WriteHeaderNow() // c.Redirect would add an HTML body
 	return true, nil
 }
 
-// reprDigest is the digest of a file, as RFC 9530 writes it.
+// reprDigest returns the Repr-Digest header of a file (RFC 9530).
 func reprDigest(f pendinguploads.File) string {
 	return "sha-256=:" + base64.StdEncoding.EncodeToString(f.SHA256[:]) + ":"
 }

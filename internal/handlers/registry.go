@@ -15,7 +15,7 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// RegistryHandler is where workspaces report: when they start, and that they live.
+// RegistryHandler serves the registrations and heartbeats of workspaces.
 type RegistryHandler struct {
 	workspaces *workspaces.Store
 	tokens     *wsauth.Tokens
@@ -23,14 +23,14 @@ type RegistryHandler struct {
 	rates      *RateLimits
 }
 
-// NewRegistryHandler returns the handler. If open, an unknown id may register without a
-// token. It keeps rates itself: only the body says whose token there must be.
+// NewRegistryHandler returns the handler. If open, an unknown id may register without a token. The handler
+// applies rates itself, because the workspace to authenticate is in the body.
 func NewRegistryHandler(store *workspaces.Store, tokens *wsauth.Tokens, open bool, rates *RateLimits) *RegistryHandler {
 	return &RegistryHandler{workspaces: store, tokens: tokens, open: open, rates: rates}
 }
 
-// Register stores what a workspace says of itself. It has no guard, since a workspace has no
-// token before; the store decides who may.
+// Register registers a workspace. The route has no guard, because a new workspace has no token yet; the
+// store decides who may register.
 func (h *RegistryHandler) Register(c *gin.Context) error {
 	var body struct {
 		ID           string          `json:"id"`
@@ -68,31 +68,30 @@ func (h *RegistryHandler) Register(c *gin.Context) error {
 	return nil
 }
 
-// admit finds out who registers the workspace and counts that. A workspace that has no token yet may
-// come with any: that is nobody.
+// admit authenticates the caller of a registration and applies the rate limits. A workspace without a token
+// may present any: it is the zero Caller.
 func (h *RegistryHandler) admit(c *gin.Context, id uuid.UUID) (wsauth.Caller, error) {
 	caller, err := h.tokens.Authenticate(c.Request.Context(), id, wsauth.Bearer(c.GetHeader("Authorization")))
 	switch {
 	case err == nil:
 		return caller, h.rates.admit(caller)
 	case errors.Is(err, wsauth.ErrUnauthorized):
-		return wsauth.Caller{}, h.rates.admitNewcomer(c.ClientIP())
+		return wsauth.Caller{}, h.rates.admitRegistration(c.ClientIP())
 	}
 	return wsauth.Caller{}, err
 }
 
-// auditRegistration tells who registered, which no guard has found out before, and which token
-// that gave.
+// auditRegistration writes the audit line of a registration, with the id of the token that it issued.
 func (h *RegistryHandler) auditRegistration(c *gin.Context, caller wsauth.Caller, id uuid.UUID, w workspaces.Workspace, issued bool) {
-	about := []any{"workspace_id", id, "delivery_mode", w.DeliveryMode(), "token_issued", issued}
+	attrs := []any{"workspace_id", id, "delivery_mode", w.DeliveryMode(), "token_issued", issued}
 	if issued {
-		about = append(about, "new_token_id", newestToken(c, h.tokens, id))
+		attrs = append(attrs, "new_token_id", newestToken(c, h.tokens, id))
 	}
-	auditBy(c, caller, "registered", about...)
+	auditAs(c, caller, "registered", attrs...)
 }
 
-// newestToken returns the id of the token that was issued last, for the log. It is the zero one
-// if that cannot be found out.
+// newestToken returns the id of the token that was issued last, for the audit trail, or the zero UUID if the
+// lookup fails.
 func newestToken(c *gin.Context, tokens *wsauth.Tokens, workspace uuid.UUID) uuid.UUID {
 	list, err := tokens.List(c.Request.Context(), workspace)
 	if err != nil || len(list) == 0 {
@@ -101,7 +100,7 @@ func newestToken(c *gin.Context, tokens *wsauth.Tokens, workspace uuid.UUID) uui
 	return list[len(list)-1].ID
 }
 
-// Heartbeat notes that a workspace lives and what it reports.
+// Heartbeat stores the heartbeat of a workspace.
 func (h *RegistryHandler) Heartbeat(c *gin.Context) error {
 	var body struct {
 		WorkspaceID string `json:"workspace_id"`
@@ -133,7 +132,7 @@ func (h *RegistryHandler) Heartbeat(c *gin.Context) error {
 	return nil
 }
 
-// report is what a workspace may tell with its heartbeat. It is kept as it is sent.
+// report has the optional fields of a heartbeat. They are stored as sent.
 type report struct {
 	ActiveTasks   json.RawMessage `json:"active_tasks,omitempty"`
 	ErrorRate     json.RawMessage `json:"error_rate,omitempty"`
@@ -143,7 +142,7 @@ type report struct {
 	RuntimeState  json.RawMessage `json:"runtime_state,omitempty"`
 }
 
-// WorkspacesHandler is how the operator keeps workspaces, and their tokens.
+// WorkspacesHandler manages workspaces and their tokens.
 type WorkspacesHandler struct {
 	workspaces *workspaces.Store
 	tokens     *wsauth.Tokens
@@ -157,7 +156,7 @@ func NewWorkspacesHandler(store *workspaces.Store, tokens *wsauth.Tokens) *Works
 // maxNameBytes bounds the name of a workspace.
 const maxNameBytes = 200
 
-// Create makes a workspace and its first token.
+// Create creates a workspace and its first token.
 func (h *WorkspacesHandler) Create(c *gin.Context) error {
 	var body struct {
 		Name         string          `json:"name"`
@@ -181,7 +180,7 @@ func (h *WorkspacesHandler) Create(c *gin.Context) error {
 	return nil
 }
 
-// List shows the workspaces, newest first.
+// List lists the workspaces, newest first.
 func (h *WorkspacesHandler) List(c *gin.Context) error {
 	list, err := h.workspaces.List(c.Request.Context())
 	if err != nil {
@@ -195,7 +194,7 @@ func (h *WorkspacesHandler) List(c *gin.Context) error {
 	return nil
 }
 
-// Show shows one workspace.
+// Show returns one workspace.
 func (h *WorkspacesHandler) Show(c *gin.Context) error {
 	w, err := h.workspaces.Get(c.Request.Context(), wsauth.WorkspaceOf(c))
 	if err != nil {
@@ -205,7 +204,7 @@ func (h *WorkspacesHandler) Show(c *gin.Context) error {
 	return nil
 }
 
-// Remove leaves a tombstone of a workspace.
+// Remove turns a workspace into a tombstone.
 func (h *WorkspacesHandler) Remove(c *gin.Context) error {
 	id, err := wsauth.ParseUUID(c.Param("id"))
 	if err != nil {
@@ -214,13 +213,13 @@ func (h *WorkspacesHandler) Remove(c *gin.Context) error {
 	if err := h.workspaces.Remove(c.Request.Context(), id); err != nil {
 		return err
 	}
-	announce(c, id, notify.Access)
+	publish(c, id, notify.Access)
 	audit(c, "workspace removed", "workspace_id", id)
 	c.PureJSON(http.StatusOK, gin.H{"status": workspaces.StatusRemoved})
 	return nil
 }
 
-// MintToken makes a further token. It is shown this once.
+// MintToken issues another token, and returns it for the only time.
 func (h *WorkspacesHandler) MintToken(c *gin.Context) error {
 	bearer, token, err := h.workspaces.Mint(c.Request.Context(), wsauth.WorkspaceOf(c))
 	if err != nil {
@@ -233,9 +232,9 @@ func (h *WorkspacesHandler) MintToken(c *gin.Context) error {
 	return nil
 }
 
-// ListTokens shows what may be known of the live tokens.
+// ListTokens lists the public parts of the live tokens.
 func (h *WorkspacesHandler) ListTokens(c *gin.Context) error {
-	if err := known(c, h.workspaces); err != nil {
+	if err := requireExistingWorkspace(c, h.workspaces); err != nil {
 		return err
 	}
 	tokens, err := h.tokens.List(c.Request.Context(), wsauth.WorkspaceOf(c))
@@ -249,7 +248,7 @@ func (h *WorkspacesHandler) ListTokens(c *gin.Context) error {
 	return nil
 }
 
-// RevokeToken ends a token at once.
+// RevokeToken revokes a token with immediate effect.
 func (h *WorkspacesHandler) RevokeToken(c *gin.Context) error {
 	id, err := wsauth.ParseUUID(c.Param("token_id"))
 	if err != nil {
@@ -258,7 +257,7 @@ func (h *WorkspacesHandler) RevokeToken(c *gin.Context) error {
 	if err := h.tokens.Revoke(c.Request.Context(), wsauth.WorkspaceOf(c), id); err != nil {
 		return err
 	}
-	announce(c, wsauth.WorkspaceOf(c), notify.Access)
+	publish(c, wsauth.WorkspaceOf(c), notify.Access)
 	audit(c, "token revoked", "revoked_token_id", id)
 	c.PureJSON(http.StatusOK, gin.H{"status": "revoked"})
 	return nil
@@ -277,7 +276,7 @@ func viewWorkspace(w workspaces.Workspace) workspaceView {
 	return workspaceView{w.ID, w.Name, w.Status, w.DeliveryMode(), utc(w.LastHeartbeatAt), w.CreatedAt.UTC()}
 }
 
-// utc makes every time of an answer end in Z.
+// utc converts a time for an answer: times in answers end in Z.
 func utc(t *time.Time) *time.Time {
 	if t == nil {
 		return nil
@@ -286,7 +285,7 @@ func utc(t *time.Time) *time.Time {
 	return &u
 }
 
-// storable makes JSON that PostgreSQL takes: it wants valid UTF-8, Go's parser does not.
+// storable returns JSON that PostgreSQL accepts: it requires valid UTF-8, and Go's parser does not.
 func storable(raw json.RawMessage) json.RawMessage {
 	return bytes.ToValidUTF8(raw, []byte("\uFFFD"))
 }

@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	// patience is how long a test waits for what must come.
-	patience = 20 * time.Second
+	// testTimeout bounds every wait of a test.
+	testTimeout = 20 * time.Second
 
 	boundary = "boundary-of-a-test"
 	formType = "multipart/form-data; boundary=" + boundary
@@ -29,8 +29,7 @@ const (
 	mib = 1 << 20
 )
 
-// part is one part of a form, written by hand, so that a test decides every byte of its
-// header.
+// part is one part of a form. It is written by hand, so that a test decides every byte of its header.
 type part struct {
 	header string // lines, without the last line break
 	body   string
@@ -45,7 +44,7 @@ func file(name, contentType, content string) part {
 	return part{header, content}
 }
 
-// field is a part that is no file.
+// field returns a part that is not a file.
 func field(name, value string) part {
 	return part{`Content-Disposition: form-data; name="` + name + `"`, value}
 }
@@ -66,7 +65,7 @@ func uploadRequest(w servertest.Workspace, body io.Reader) servertest.Request {
 	}
 }
 
-// post sends parts to a workspace, and returns whatever is answered.
+// post uploads parts to a workspace, and returns the answer.
 func post(t testing.TB, p *servertest.Platform, w servertest.Workspace, parts ...part) *servertest.Response {
 	t.Helper()
 	return p.Do(t, uploadRequest(w, strings.NewReader(form(parts...))))
@@ -160,7 +159,7 @@ func emptyFolder(t testing.TB, dir string) {
 	}
 }
 
-// exec changes the platform's database behind its back.
+// exec changes the database without the platform.
 func exec(t testing.TB, p *servertest.Platform, query string, args ...any) {
 	t.Helper()
 	if _, err := p.DB.ExecContext(t.Context(), query, args...); err != nil {
@@ -168,23 +167,22 @@ func exec(t testing.TB, p *servertest.Platform, query string, args ...any) {
 	}
 }
 
-// eventually waits until done, which must be soon.
+// eventually waits up to testTimeout until done.
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	late := time.After(patience)
+	late := time.After(testTimeout)
 	for !done() {
 		select {
 		case <-tick.C:
 		case <-late:
-			t.Fatalf("not within %v: %s", patience, what)
+			t.Fatalf("not within %v: %s", testTimeout, what)
 		}
 	}
 }
 
-// finished waits until the platform has done all it does for a request: the line about it
-// is the last thing.
+// finished waits until the platform has finished a request: its log line is the last action.
 func finished(t testing.TB, p *servertest.Platform, requestID string) {
 	t.Helper()
 	eventually(t, "end of request "+requestID, func() bool {
@@ -209,7 +207,7 @@ type wire struct {
 	in *bufio.Reader
 }
 
-// dial connects to the server at an http:// URL. Whatever is not done in time fails.
+// dial connects to the server at an http:// URL. Reads and writes fail after testTimeout.
 func dial(t testing.TB, url string) *wire {
 	t.Helper()
 	var d net.Dialer
@@ -218,7 +216,7 @@ func dial(t testing.TB, url string) *wire {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(testTimeout)); err != nil {
 		t.Fatal(err)
 	}
 	return &wire{conn, bufio.NewReader(conn)}
@@ -271,7 +269,7 @@ func sum(content string) string {
 	return hex.EncodeToString(digest[:])
 }
 
-// pattern is n bytes of which no two stretches are alike.
+// pattern returns n bytes without a repeated sequence.
 func pattern(n int) string {
 	b := make([]byte, n)
 	for i := range b {

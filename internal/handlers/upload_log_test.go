@@ -23,7 +23,7 @@ func do(t testing.TB, p *servertest.Platform, id string, r servertest.Request) *
 	return answer
 }
 
-// Planted: each of the lines left out; the file's own name instead of the sanitized one.
+// Planted: each of the lines missing; the original name instead of the sanitized one.
 func TestLog_EveryChangeOfAFileIsOneLine(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, smallCaps)

@@ -12,8 +12,8 @@ import (
 
 var boundaries atomic.Int64
 
-// postOnce is post with an Idempotency-Key, or several. Each call has another boundary, as each
-// of a browser's has.
+// postOnce is post with an Idempotency-Key, or several. Each call has a different boundary, as a browser's
+// requests do.
 func postOnce(t testing.TB, p *servertest.Platform, w servertest.Workspace, keys []string, parts ...part) *servertest.Response {
 	t.Helper()
 	other := strings.ReplaceAll(t.Name(), "/", "-") + "-" + strings.Repeat("x", int(boundaries.Add(1)%40))
@@ -25,9 +25,9 @@ func postOnce(t testing.TB, p *servertest.Platform, w servertest.Workspace, keys
 
 func keyed(key string) []string { return []string{key} }
 
-// The first answer comes again to the byte, whatever happened since, also from another replica
-// whose sessions are in another time zone. Planted: expires_at made anew; times not in UTC.
-func TestUpload_SentAgainIsAnsweredAgain(t *testing.T) {
+// A retry gets the first answer byte for byte, whatever happened since, and from another replica whose sessions
+// are in another time zone too. Planted: a new expires_at; times not in UTC.
+func TestUpload_RetryWithTheSameKeyIsReplayed(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -56,13 +56,13 @@ func TestUpload_SentAgainIsAnsweredAgain(t *testing.T) {
 		t.Errorf("%d files were staged again", n)
 	}
 	if n := len(p.Logs.Lines(t, "staged")) + len(other.Logs.Lines(t, "staged")); n != len(files) {
-		t.Errorf("%d lines tell of a staged file, want %d", n, len(files))
+		t.Errorf("%d lines staged, want %d", n, len(files))
 	}
 	emptyFolder(t, p.Config.SpoolDir)
 }
 
 // Planted: ErrKeyReused or ErrKeyInUse as a failure to stage; no Retry-After.
-func TestUpload_KeyThatIsTaken(t *testing.T) {
+func TestUpload_KeyInUseOrReused(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -88,7 +88,7 @@ func TestUpload_KeyThatIsTaken(t *testing.T) {
 		t.Errorf("Retry-After %q, want 1", after)
 	}
 	if lines := p.Logs.Lines(t, "failed"); len(lines) != 0 {
-		t.Errorf("the platform takes it for its failure: %v", lines)
+		t.Errorf("logged as a failure of the platform: %v", lines)
 	}
 	if n := count(t, p, "pending_uploads"); n != 1 {
 		t.Errorf("%d files, want the first", n)
@@ -122,9 +122,8 @@ func TestUpload_KeyIsVisibleASCII(t *testing.T) {
 	}
 }
 
-// The platform cannot know what a push workspace made of the first: it passes on both, and
-// the workspace does not see the key.
-func TestUpload_KeyIsNothingToAPushWorkspace(t *testing.T) {
+// The platform does not know what a push workspace did with the first upload. It forwards both, without the key.
+func TestUpload_KeyIsIgnoredForPushWorkspaces(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	receiver := newReceiver(t)
@@ -139,9 +138,8 @@ func TestUpload_KeyIsNothingToAPushWorkspace(t *testing.T) {
 	}
 }
 
-// Planted: the quota's fields left out; the error of a full workspace as a failure; the quota
-// of all workspaces together.
-func TestUpload_QuotaIsRefusedWithWhatIsUsed(t *testing.T) {
+// Planted: the quota's fields missing; a full quota logged as a failure; one quota for all workspaces together.
+func TestUpload_QuotaRefusalReportsUsage(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.QuotaBytes, s.QuotaFiles = "3MiB", "3" })
 	w := p.Create(t, "poll", "")
@@ -152,7 +150,7 @@ func TestUpload_QuotaIsRefusedWithWhatIsUsed(t *testing.T) {
 			"code":  "quota_exceeded", "quota": what, "used": used, "limit": limit,
 		})
 		if after := r.Header.Get("Retry-After"); after != "" {
-			t.Errorf("Retry-After %q, and nobody knows", after)
+			t.Errorf("Retry-After is %q, want none", after)
 		}
 	}
 	first := stage(t, p, w, pattern(2*mib))

@@ -111,7 +111,7 @@ func TestUploadPoll_CanvasUploadsWithTheAdminToken(t *testing.T) {
 	wantAnnounced(t, p, w, files)
 }
 
-// Planted: > made >= in the per-file and in the request cap.
+// Planted: >= instead of > in the per-file and in the request cap.
 func TestUploadPoll_FilesOfExactlyTheCapsPass(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, smallCaps)
@@ -141,7 +141,7 @@ func TestUploadPoll_AsManyFilesAsAllowedPass(t *testing.T) {
 	wantAnnounced(t, p, w, accepted(t, post(t, p, w, parts...)))
 }
 
-func TestLimits_AreToldToAnyone(t *testing.T) {
+func TestLimits_ArePublic(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, smallCaps)
 	r := p.Do(t, servertest.Request{Path: "/uploads/limits"})
@@ -162,8 +162,8 @@ func (e *endless) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// The default caps, and a client that does not tell the length: nobody here ever holds the
-// file.
+// The default caps, and a client without a Content-Length. Neither the test nor the platform holds the file in
+// memory.
 func TestUploadPoll_FileOfTheDefaultCapStreamsThrough(t *testing.T) {
 	t.Parallel()
 	const size = 100 * mib

@@ -57,7 +57,7 @@ func TestUpload_NotMultipart(t *testing.T) {
 
 // Planted: a limit of files or parts off by one; a batch staged before its last part is
 // read; the per-file cap off by one; no check of the sum.
-func TestUpload_RefusedBodyLeavesNoTrace(t *testing.T) {
+func TestUpload_RefusedBodyLeavesNothingStaged(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, smallCaps)
 	w := p.Create(t, "poll", "")
@@ -127,8 +127,8 @@ func TestUpload_ContentLengthOverTheCapIsRefusedBeforeAByteIsRead(t *testing.T) 
 	nothingStaged(t, p)
 }
 
-// A body cut anywhere, in whatever way, is refused whole: here at every byte of a body whose
-// length is told right, so that only the missing end gives it away.
+// A truncated body is refused as a whole, wherever it was truncated: here at every byte of a body whose
+// Content-Length matches, so that only the missing boundary shows it.
 func TestUpload_BodyThatEndsTooEarlyIsRefused(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
@@ -149,9 +149,8 @@ func TestUpload_BodyThatEndsTooEarlyIsRefused(t *testing.T) {
 	}
 }
 
-// A client that vanishes in the middle of its body leaves nothing, whichever way it told the
-// length.
-func TestUpload_ClientThatVanishesLeavesNoTrace(t *testing.T) {
+// A client that disconnects in the middle of its body leaves nothing staged, with and without a Content-Length.
+func TestUpload_DisconnectedClientLeavesNothingStaged(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -169,8 +168,8 @@ func TestUpload_ClientThatVanishesLeavesNoTrace(t *testing.T) {
 	nothingStaged(t, p)
 }
 
-// Planted: admission without a limit; a slot that is never given back.
-func TestUpload_SaturatedPlatformAsksToComeBack(t *testing.T) {
+// Planted: admission without a limit; a slot that is never released.
+func TestUpload_SaturatedIs503WithRetryAfter(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.MaxUploads = "1" })
 	w := p.Create(t, "poll", "")
@@ -178,7 +177,7 @@ func TestUpload_SaturatedPlatformAsksToComeBack(t *testing.T) {
 	slow := dial(t, p.URL)
 	slow.send(t, uploadHeader(w, fmt.Sprintf("Content-Length: %d", len(body)), "Expect: 100-continue"))
 	if answer := slow.answer(t); answer.StatusCode != http.StatusContinue {
-		t.Fatalf("expected to be asked for the body, got %s", answer.Status)
+		t.Fatalf("expected 100 Continue, got %s", answer.Status)
 	}
 
 	r := post(t, p, w, file("a.txt", "", "a"))
@@ -192,8 +191,8 @@ func TestUpload_SaturatedPlatformAsksToComeBack(t *testing.T) {
 	eventually(t, "room for another upload", func() bool { return post(t, p, w, file("b.txt", "", "b")).Status == http.StatusOK })
 }
 
-// Before its migration the platform works as it did without staging.
-func TestUpload_PollWithoutStagingIsToldThereIsNoCallbackURL(t *testing.T) {
+// On the base schema the platform works without staging.
+func TestUpload_PollWithoutStagingIs422NoCallbackURL(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.New(t)
 	if _, err := pgtest.Open(t, dsn).Exec("DROP TABLE pending_upload_chunks, pending_uploads"); err != nil {

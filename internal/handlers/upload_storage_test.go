@@ -26,10 +26,10 @@ import (
 
 var couldNotStage = map[string]any{"error": "could not stage file", "code": "stage_failed"}
 
-// errStorage is a cause that no client may read.
+// errStorage is a cause that must not reach a client.
 var errStorage = errors.New("pq: disk of db-7.internal is full")
 
-// brokenStorage fails as it is told. What it is not told panics.
+// brokenStorage fails with the configured errors. Other methods panic.
 type brokenStorage struct {
 	pendinguploads.Storage
 	stage func([]pendinguploads.NewFile) ([]pendinguploads.File, error)
@@ -78,7 +78,7 @@ func withStorage(t testing.TB, storage pendinguploads.Storage) (*servertest.Plat
 	return p, servertest.Workspace{ID: w.ID.String(), Token: token}
 }
 
-func TestUpload_StorageThatFailsIsAFailureWithoutItsCause(t *testing.T) {
+func TestUpload_StorageFailureHidesItsCause(t *testing.T) {
 	t.Parallel()
 	for _, cause := range []error{errStorage, pendinguploads.ErrInvalidFile, pendinguploads.ErrNotFound, context.DeadlineExceeded} {
 		p, w := withStorage(t, brokenStorage{stage: func([]pendinguploads.NewFile) ([]pendinguploads.File, error) { return nil, cause }})
@@ -90,8 +90,8 @@ func TestUpload_StorageThatFailsIsAFailureWithoutItsCause(t *testing.T) {
 	}
 }
 
-// A panic is answered like every other failure, and gives its slot back: there is only one.
-func TestUpload_StorageThatPanicsIsAFailureLikeOthers(t *testing.T) {
+// A panic is answered like any other failure and releases its slot, of which there is one.
+func TestUpload_StoragePanicIsAnInternalError(t *testing.T) {
 	t.Parallel()
 	p, w := withStorage(t, brokenStorage{stage: func([]pendinguploads.NewFile) ([]pendinguploads.File, error) { panic(errStorage) }})
 	for range 2 {
@@ -102,8 +102,8 @@ func TestUpload_StorageThatPanicsIsAFailureLikeOthers(t *testing.T) {
 	emptyFolder(t, p.Config.SpoolDir)
 }
 
-// The files reach the storage only when the last byte of the request has been read: here the
-// storage would see them, and must not. Planted: each file staged as soon as it is read.
+// The storage must not get a file before the last byte of the request has been read. Planted: each file staged as
+// soon as it is read.
 func TestUpload_NothingIsStagedBeforeTheLastPartIsRead(t *testing.T) {
 	t.Parallel()
 	p, w := withStorage(t, brokenStorage{stage: func(files []pendinguploads.NewFile) ([]pendinguploads.File, error) {
@@ -119,7 +119,7 @@ func TestUpload_NothingIsStagedBeforeTheLastPartIsRead(t *testing.T) {
 }
 
 // The last statement of the transaction fails, in the real storage.
-func TestUpload_InboxThatCannotBeWrittenLeavesNoFile(t *testing.T) {
+func TestUpload_InboxFailureLeavesNoFile(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -132,7 +132,7 @@ func TestUpload_InboxThatCannotBeWrittenLeavesNoFile(t *testing.T) {
 	wantAnnounced(t, p, w, accepted(t, post(t, p, w, file("a.txt", "", "a"), file("b.txt", "", "b"))))
 }
 
-func TestUpload_SpoolFolderThatVanishedIsThePlatformsFailure(t *testing.T) {
+func TestUpload_MissingSpoolFolderIsAnInternalError(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")

@@ -1,16 +1,16 @@
-// Package notify wakes those who wait for something to happen in a workspace: polls that are held
-// until there is a row, and streams of events.
+// Package notify wakes held polls and event streams when something changes in their workspace.
 //
-// News says only that it is worth looking. It carries nothing, so nothing is lost with it: who is
-// woken reads the database, and so does, every few seconds, who is not. Within the platform news
-// arrives at once. Other replicas are told through PostgreSQL's NOTIFY, from a connection of its
-// own and after the commit: within the writing transaction it would take a lock that all of the
-// database waits for (measured: 9,700 transactions a second become 3,000). If that connection is
-// down, or a pooler stands in between that passes no notifications, everything works, a few
-// seconds later.
+// A notification is a hint without contents: it names a workspace and the kinds of change. A
+// subscriber that is woken reads the database, and the hub polls the database every few seconds
+// besides, so a lost notification delays a subscriber and loses nothing.
 //
-// A waiter costs a few hundred bytes, and neither a goroutine nor a connection. Close ends all
-// waits at once.
+// Within one replica a subscriber is woken at once. Other replicas are notified through
+// PostgreSQL's LISTEN and NOTIFY. NOTIFY is sent on a connection of its own after the commit: in
+// the writing transaction it would take a lock that serializes all commits of the database
+// (measured: 9,700 transactions a second become 3,000). If the LISTEN connection is down, or a
+// pooler in transaction mode delivers no notifications, changes are seen by polling.
+//
+// A subscription costs a few hundred bytes, no goroutine and no connection. Close ends all of them.
 package notify
 
 import (
@@ -25,81 +25,80 @@ import (
 	"github.com/google/uuid"
 )
 
-// Kind says what it is worth looking at. Kinds can be combined.
+// Kind is a set of kinds of change.
 type Kind uint8
 
-// The kinds of news.
+// The kinds of change.
 const (
 	Rows     Kind = 1 << iota // the inbox has new rows
-	Receipts                  // files were fetched, acknowledged, or have expired
+	Receipts                  // files were fetched or acknowledged, or have expired
 	Access                    // a token was revoked, or the workspace removed
 
-	all = Rows | Receipts | Access
+	allKinds = Rows | Receipts | Access
 )
 
-// Interval is the longest that a waiter goes without looking, whatever becomes of the news.
+// Interval is the longest time until a change is seen if its notification is lost.
 const Interval = 5 * time.Second
 
-// Options are what a Hub needs to reach other replicas and to notice what they did. Without DB
-// it knows of this platform only.
+// Options configure a Hub. Without DB it serves this replica only.
 type Options struct {
-	// Newest returns for each workspace a number that grows with each row of its inbox; a
-	// workspace without any may be left out.
+	// Newest returns the number of the newest inbox row of each workspace; numbers grow with each
+	// row. A workspace without rows may be missing. The hub polls it.
 	Newest func(ctx context.Context, workspaces []uuid.UUID) (map[uuid.UUID]int64, error)
 
-	DB  *sql.DB // to send from; one connection is enough
-	DSN string  // to listen with
+	DB  *sql.DB // for NOTIFY; one connection is enough
+	DSN string  // for LISTEN
 	Log *slog.Logger
 }
 
-// Hub knows who waits. It is safe for concurrent use. A nil *Hub takes announcements and does
-// nothing with them.
+// Hub holds the subscriptions of one replica. It is safe for concurrent use. Publish on a nil *Hub
+// does nothing.
 type Hub struct {
-	options Options
-	id      string // by which it knows its own notifications
-	closed  chan struct{}
-	pending chan struct{} // untold is not empty
+	options   Options
+	id        string // identifies this hub's own notifications
+	closed    chan struct{}
+	sendReady chan struct{} // signals that unsent is not empty
 
-	mu      sync.Mutex
-	places  map[uuid.UUID]*place
-	waiters int
-	untold  map[uuid.UUID]Kind // what other replicas have not been told yet
+	mu            sync.Mutex
+	watches       map[uuid.UUID]*watch
+	subscriptions int
+	unsent        map[uuid.UUID]Kind // published here, not sent to other replicas yet
 }
 
-// A place is a workspace that is waited for.
-type place struct {
-	waiters []*Waiter
-	newest  int64 // of its rows, when the hub last looked
-	known   bool  // the hub has looked
-	left    bool  // nobody waited when the hub last looked
+// A watch is a workspace that has subscriptions, or had some lately.
+type watch struct {
+	subscriptions []*Subscription
+	newest        int64 // the number of its newest row at the last poll
+	polled        bool  // newest is set
+	idle          bool  // there was no subscription at the last poll
 }
 
-// New returns a hub. It does nothing by itself until Run.
+// New returns a hub. Polling and the exchange with other replicas start with Run.
 func New(o Options) *Hub {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Hub{
-		options: o, id: newID(), closed: make(chan struct{}), pending: make(chan struct{}, 1),
-		places: map[uuid.UUID]*place{}, untold: map[uuid.UUID]Kind{},
+		options: o, id: newID(), closed: make(chan struct{}), sendReady: make(chan struct{}, 1),
+		watches: map[uuid.UUID]*watch{}, unsent: map[uuid.UUID]Kind{},
 	}
 }
 
-// Run looks for what the news missed, and exchanges news with other replicas, until ctx is done.
-// It does not end when the database is away.
+// Run polls for changes without a notification, and exchanges notifications with other replicas,
+// until ctx is done. It keeps retrying while the database is unavailable.
 func (h *Hub) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	if h.options.Newest != nil {
-		wg.Go(func() { h.look(ctx) })
+		wg.Go(func() { h.poll(ctx) })
 	}
 	if h.options.DB != nil {
-		wg.Go(func() { h.tell(ctx) })
-		wg.Go(func() { h.listen(ctx) })
+		wg.Go(func() { h.sendLoop(ctx) })
+		wg.Go(func() { h.listenLoop(ctx) })
 	}
 	wg.Wait()
 }
 
-// Close ends all waits, those to come too.
+// Close ends all subscriptions, present and future: it closes Done.
 func (h *Hub) Close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -113,19 +112,20 @@ func (h *Hub) Close() {
 // Done is closed by Close.
 func (h *Hub) Done() <-chan struct{} { return h.closed }
 
-// Waiting returns how many wait.
-func (h *Hub) Waiting() int {
+// Subscriptions returns how many subscriptions are open.
+func (h *Hub) Subscriptions() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.waiters
+	return h.subscriptions
 }
 
-// maxUntold bounds what waits to be told to other replicas. Beyond, they have to look.
-const maxUntold = 20_000
+// maxUnsent bounds the workspaces that wait to be sent. Changes beyond it reach other replicas by
+// polling.
+const maxUnsent = 20_000
 
-// Announce says that there is news of these kinds in the workspace. Call it after the commit. It
-// never waits.
-func (h *Hub) Announce(workspace uuid.UUID, kinds Kind) {
+// Publish wakes the subscriptions to these kinds of the workspace, here and on other replicas. Call
+// it after the commit. It does not block.
+func (h *Hub) Publish(workspace uuid.UUID, kinds Kind) {
 	if h == nil {
 		return
 	}
@@ -135,91 +135,92 @@ func (h *Hub) Announce(workspace uuid.UUID, kinds Kind) {
 	if h.options.DB == nil {
 		return
 	}
-	if _, ok := h.untold[workspace]; ok || len(h.untold) < maxUntold {
-		h.untold[workspace] |= kinds
+	if _, ok := h.unsent[workspace]; ok || len(h.unsent) < maxUnsent {
+		h.unsent[workspace] |= kinds
 	}
 	select {
-	case h.pending <- struct{}{}:
+	case h.sendReady <- struct{}{}:
 	default:
 	}
 }
 
-// wake wakes the waiters of this platform. h.mu is held.
+// wake wakes the subscriptions of this replica. The caller holds h.mu.
 func (h *Hub) wake(workspace uuid.UUID, kinds Kind) {
-	if p := h.places[workspace]; p != nil {
-		for _, w := range p.waiters {
-			w.wake(kinds)
+	if w := h.watches[workspace]; w != nil {
+		for _, s := range w.subscriptions {
+			s.wake(kinds)
 		}
 	}
 }
 
-// Waiter waits for news of a workspace.
-type Waiter struct {
+// Subscription is woken by changes in a workspace.
+type Subscription struct {
 	hub       *Hub
 	workspace uuid.UUID
 	kinds     Kind
-	came      atomic.Uint32 // the kinds that came and were not taken
-	news      chan struct{} // of one element, so that news that nobody has taken is one piece of news
+	pending   atomic.Uint32 // kinds published since the last Take
+	wakeups   chan struct{} // capacity 1: several changes before a Take are one wake-up
 }
 
-// Wait returns a waiter for news of these kinds. Wait first and look then, so that nothing falls
-// between; and Close it when done.
-func (h *Hub) Wait(workspace uuid.UUID, kinds Kind) *Waiter {
-	w := &Waiter{hub: h, workspace: workspace, kinds: kinds, news: make(chan struct{}, 1)}
+// Subscribe returns a subscription to these kinds of change. Subscribe before reading the database:
+// a change between the read and Subscribe would be missed until the next poll. The caller closes
+// the subscription.
+func (h *Hub) Subscribe(workspace uuid.UUID, kinds Kind) *Subscription {
+	s := &Subscription{hub: h, workspace: workspace, kinds: kinds, wakeups: make(chan struct{}, 1)}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	p := h.places[workspace]
-	if p == nil {
-		p = &place{}
-		h.places[workspace] = p
+	w := h.watches[workspace]
+	if w == nil {
+		w = &watch{}
+		h.watches[workspace] = w
 	}
-	p.waiters, p.left = append(p.waiters, w), false
-	h.waiters++
-	return w
+	w.subscriptions, w.idle = append(w.subscriptions, s), false
+	h.subscriptions++
+	return s
 }
 
-// News receives when there is news; Take tells of which kinds.
-func (w *Waiter) News() <-chan struct{} { return w.news }
+// Wake returns the channel that receives when there was a change; Take returns its kinds.
+func (s *Subscription) Wake() <-chan struct{} { return s.wakeups }
 
-// Take returns the kinds of the news that came since the last call.
-func (w *Waiter) Take() Kind { return Kind(w.came.Swap(0)) }
+// Take returns the kinds of the changes since the last call.
+func (s *Subscription) Take() Kind { return Kind(s.pending.Swap(0)) }
 
-// wake never waits.
-func (w *Waiter) wake(kinds Kind) {
-	if kinds &= w.kinds; kinds == 0 {
+// wake does not block.
+func (s *Subscription) wake(kinds Kind) {
+	if kinds &= s.kinds; kinds == 0 {
 		return
 	}
-	w.came.Or(uint32(kinds))
+	s.pending.Or(uint32(kinds))
 	select {
-	case w.news <- struct{}{}:
+	case s.wakeups <- struct{}{}:
 	default:
 	}
 }
 
-// Close ends the waiting.
-func (w *Waiter) Close() {
-	h := w.hub
+// Close removes the subscription from its hub.
+func (s *Subscription) Close() {
+	h := s.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	p := h.places[w.workspace]
-	for i, other := range p.waiters {
-		if other != w {
+	w := h.watches[s.workspace]
+	for i, other := range w.subscriptions {
+		if other != s {
 			continue
 		}
-		last := len(p.waiters) - 1
-		p.waiters[i], p.waiters[last] = p.waiters[last], nil
-		p.waiters = p.waiters[:last]
-		h.waiters--
+		last := len(w.subscriptions) - 1
+		w.subscriptions[i], w.subscriptions[last] = w.subscriptions[last], nil
+		w.subscriptions = w.subscriptions[:last]
+		h.subscriptions--
 		break
 	}
-	// What the hub knows of the workspace stays for a while: the next poll comes soon.
-	if len(p.waiters) == 0 && !p.known {
-		delete(h.places, w.workspace)
+	// A watch that was polled stays for a while: a client's next poll follows soon, and a new watch
+	// would wake it once without a change.
+	if len(w.subscriptions) == 0 && !w.polled {
+		delete(h.watches, s.workspace)
 	}
 }
 
-// jitter keeps those who began together from looking together for ever: between four fifths of d
-// and d.
+// jitter returns a duration between 0.8 d and d, so that loops that started together drift apart.
 func jitter(d time.Duration) time.Duration {
 	return d - time.Duration(rand.Float64()*0.2*float64(d))
 }

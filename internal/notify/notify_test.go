@@ -11,102 +11,102 @@ import (
 	"github.com/google/uuid"
 )
 
-// came reports whether there is news, and takes it.
-func came(w *Waiter) Kind {
+// takeKinds returns the kinds of the changes since the last call, 0 without a wake-up.
+func takeKinds(s *Subscription) Kind {
 	select {
-	case <-w.News():
-		return w.Take()
+	case <-s.Wake():
+		return s.Take()
 	default:
 		return 0
 	}
 }
 
-// places returns of how many workspaces the hub knows something.
-func places(h *Hub) int {
+// watchCount returns how many workspaces the hub watches.
+func watchCount(h *Hub) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.places)
+	return len(h.watches)
 }
 
-// Planted: wake without looking at the kinds; all waiters of all workspaces woken.
-func TestHub_WakesWhomItConcerns(t *testing.T) {
+// Planted: wake ignores the kinds; wakes the subscriptions of all workspaces.
+func TestHub_WakesMatchingSubscriptions(t *testing.T) {
 	t.Parallel()
 	h := New(Options{})
 	here, there := uuid.New(), uuid.New()
-	rows, both, elsewhere := h.Wait(here, Rows), h.Wait(here, Rows|Receipts), h.Wait(there, all)
-	h.Announce(here, Receipts)
-	if came(rows) != 0 || came(both) != Receipts || came(elsewhere) != 0 {
-		t.Error("receipts: the wrong ones were woken")
+	rows, both, elsewhere := h.Subscribe(here, Rows), h.Subscribe(here, Rows|Receipts), h.Subscribe(there, allKinds)
+	h.Publish(here, Receipts)
+	if takeKinds(rows) != 0 || takeKinds(both) != Receipts || takeKinds(elsewhere) != 0 {
+		t.Error("receipts: the wrong subscriptions were woken")
 	}
-	h.Announce(here, Rows)
-	h.Announce(here, Receipts)
-	h.Announce(here, Rows)
-	if came(rows) != Rows || came(both) != Rows|Receipts || came(elsewhere) != 0 {
-		t.Error("rows and receipts: the wrong ones were woken")
+	h.Publish(here, Rows)
+	h.Publish(here, Receipts)
+	h.Publish(here, Rows)
+	if takeKinds(rows) != Rows || takeKinds(both) != Rows|Receipts || takeKinds(elsewhere) != 0 {
+		t.Error("rows and receipts: the wrong subscriptions were woken")
 	}
-	if came(rows) != 0 || came(both) != 0 {
-		t.Error("the same news came twice")
+	if takeKinds(rows) != 0 || takeKinds(both) != 0 {
+		t.Error("a change woke a subscription twice")
 	}
-	h.Announce(uuid.New(), all) // nobody is there
-	for _, w := range []*Waiter{rows, both, elsewhere} {
+	h.Publish(uuid.New(), allKinds) // no subscriptions
+	for _, w := range []*Subscription{rows, both, elsewhere} {
 		w.Close()
 	}
-	h.Announce(here, Rows)
-	if came(rows) != 0 || h.Waiting() != 0 || places(h) != 0 {
-		t.Errorf("%d wait at %d places after all have left", h.Waiting(), places(h))
+	h.Publish(here, Rows)
+	if takeKinds(rows) != 0 || h.Subscriptions() != 0 || watchCount(h) != 0 {
+		t.Errorf("%d subscriptions and %d watches after all were closed", h.Subscriptions(), watchCount(h))
 	}
 }
 
-func TestHub_CloseEndsAllWaits(t *testing.T) {
+func TestHub_CloseEndsAllSubscriptions(t *testing.T) {
 	t.Parallel()
 	h := New(Options{})
 	var wg sync.WaitGroup
 	for range 1000 {
-		w := h.Wait(uuid.New(), Rows)
+		w := h.Subscribe(uuid.New(), Rows)
 		wg.Go(func() {
 			defer w.Close()
 			select {
-			case <-w.News():
+			case <-w.Wake():
 			case <-h.Done():
 			}
 		})
 	}
 	h.Close()
-	h.Close() // again is nothing
+	h.Close() // a second Close does nothing
 	wg.Wait()
-	if h.Waiting() != 0 {
-		t.Errorf("%d still wait", h.Waiting())
+	if h.Subscriptions() != 0 {
+		t.Errorf("%d subscriptions are left", h.Subscriptions())
 	}
 	select {
 	case <-h.Done():
 	default:
-		t.Error("a wait to come would not end")
+		t.Error("Done is not closed for later subscriptions")
 	}
 }
 
-// A handler without a hub, as in tests, announces to nobody.
-func TestHub_NilTakesAnnouncements(t *testing.T) {
+// Handlers in tests have no hub.
+func TestHub_NilIgnoresPublish(t *testing.T) {
 	t.Parallel()
-	(*Hub)(nil).Announce(uuid.New(), Rows)
+	(*Hub)(nil).Publish(uuid.New(), Rows)
 }
 
-func TestPayloads_CarryAllAndFit(t *testing.T) {
+func TestFormatPayloads_CarryAllEntriesWithinTheLimit(t *testing.T) {
 	t.Parallel()
-	for _, n := range []int{0, 1, maxItems - 1, maxItems, maxItems + 1, 3*maxItems + 7} {
+	for _, n := range []int{0, 1, maxEntries - 1, maxEntries, maxEntries + 1, 3*maxEntries + 7} {
 		id, sent, got := newID(), map[uuid.UUID]Kind{}, map[uuid.UUID]Kind{}
 		for i := range n {
-			sent[uuid.New()] = 1 + Kind(i)%all
+			sent[uuid.New()] = 1 + Kind(i)%allKinds
 		}
-		all := payloads(id, sent)
+		all := formatPayloads(id, sent)
 		for _, p := range all {
 			if len(p) >= 8000 {
 				t.Errorf("%d items: a payload of %d bytes", n, len(p))
 			}
-			if from := unpack(p, func(w uuid.UUID, k Kind) { got[w] |= k }); from != id {
+			if from := parsePayload(p, func(w uuid.UUID, k Kind) { got[w] |= k }); from != id {
 				t.Errorf("from %q, want %q", from, id)
 			}
 		}
-		if len(got) != n || len(all) != max(1, (n+maxItems-1)/maxItems) {
+		if len(got) != n || len(all) != max(1, (n+maxEntries-1)/maxEntries) {
 			t.Errorf("%d items: %d arrived in %d payloads", n, len(got), len(all))
 		}
 		for w, k := range sent {
@@ -117,26 +117,26 @@ func TestPayloads_CarryAllAndFit(t *testing.T) {
 	}
 }
 
-// Whoever may connect to the database may write to the channel.
-func TestUnpack_PassesOverWhatItDoesNotUnderstand(t *testing.T) {
+// Any client of the database may write to the channel.
+func TestParsePayload_IgnoresUnknownFormats(t *testing.T) {
 	t.Parallel()
-	good := payloads("AAAAAAAA", map[uuid.UUID]Kind{uuid.New(): Rows})[0]
+	good := formatPayloads("AAAAAAAA", map[uuid.UUID]Kind{uuid.New(): Rows})[0]
 	for _, bad := range []string{
-		"", "1", "hello", "2" + good[1:], good[:len(good)-1], good + "x", good[:headChars] + strings.Repeat("!", itemChars),
+		"", "1", "hello", "2" + good[1:], good[:len(good)-1], good + "x", good[:headerChars] + strings.Repeat("!", entryChars),
 		good[:len(good)-1] + "9", good[:len(good)-1] + "\x00", strings.Repeat("\xff", 8000),
 	} {
-		unpack(bad, func(w uuid.UUID, k Kind) { t.Errorf("%q: %s, %d", bad, w, k) })
+		parsePayload(bad, func(w uuid.UUID, k Kind) { t.Errorf("%q: %s, %d", bad, w, k) })
 	}
 }
 
-// rows is an inbox for the hub: a number for each workspace, and a count of the questions.
-type rows struct {
+// fakeInbox has a newest row number for each workspace, and counts the queries.
+type fakeInbox struct {
 	mu      sync.Mutex
 	newest  map[uuid.UUID]int64
 	queries int
 }
 
-func (r *rows) Newest(_ context.Context, workspaces []uuid.UUID) (map[uuid.UUID]int64, error) {
+func (r *fakeInbox) Newest(_ context.Context, workspaces []uuid.UUID) (map[uuid.UUID]int64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.queries++
@@ -149,14 +149,14 @@ func (r *rows) Newest(_ context.Context, workspaces []uuid.UUID) (map[uuid.UUID]
 	return found, nil
 }
 
-func (r *rows) add(id uuid.UUID) {
+func (r *fakeInbox) add(id uuid.UUID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.newest[id]++
 }
 
-// count returns the number of questions since it was last called.
-func (r *rows) count() int {
+// count returns the number of queries since the last call.
+func (r *fakeInbox) count() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := r.queries
@@ -164,51 +164,51 @@ func (r *rows) count() int {
 	return n
 }
 
-// A row that nobody announced is noticed within Interval, whenever it comes; and 10,000 who wait
-// cost a few queries, and are not woken for nothing. Planted: no look at all; a place forgotten as
-// soon as it is empty, so that each poll is woken once for nothing.
-func TestHub_NoticesWhatNobodyAnnounced(t *testing.T) {
+// A row without a notification wakes its subscriber within Interval. 10,000 subscriptions cost a few
+// queries, and are not woken without a change. Planted: no polling; a watch dropped as soon as it is
+// empty, so that each new subscription is woken once without a change.
+func TestHub_PollFindsUnpublishedRows(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const waiting = 10_000
-		r := &rows{newest: map[uuid.UUID]int64{}}
+		r := &fakeInbox{newest: map[uuid.UUID]int64{}}
 		h := New(Options{Newest: r.Newest})
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { h.Run(ctx); close(ended) }()
-		waiters := make([]*Waiter, waiting)
+		waiters := make([]*Subscription, waiting)
 		for i := range waiters {
-			waiters[i] = h.Wait(uuid.New(), Rows)
+			waiters[i] = h.Subscribe(uuid.New(), Rows)
 		}
 		time.Sleep(2 * Interval)
 		woken := func() (n int) {
 			for _, w := range waiters {
-				if came(w) != 0 {
+				if takeKinds(w) != 0 {
 					n++
 				}
 			}
 			return n
 		}
 		if n := woken(); n != waiting {
-			t.Errorf("%d of %d were looked after in the beginning", n, waiting)
+			t.Errorf("%d of %d were woken by the first poll", n, waiting)
 		}
-		// As polls do: they come back as soon as they were answered.
+		// Clients poll again as soon as they are answered.
 		for i, w := range waiters {
 			w.Close()
-			waiters[i] = h.Wait(w.workspace, Rows)
+			waiters[i] = h.Subscribe(w.workspace, Rows)
 		}
 		r.count()
 		time.Sleep(time.Minute)
-		if n, queries := woken(), r.count(); n != 0 || queries > 2*(waiting/lookBatch)*int(time.Minute/Interval)*5/4 {
-			t.Errorf("%d were woken for nothing, %d queries in a minute", n, queries)
+		if n, queries := woken(), r.count(); n != 0 || queries > 2*(waiting/pollBatchSize)*int(time.Minute/Interval)*5/4 {
+			t.Errorf("%d were woken without a change, %d queries in a minute", n, queries)
 		}
 		for i := range 100 {
 			w := waiters[i*97]
 			r.add(w.workspace)
 			start := time.Now()
-			<-w.News()
+			<-w.Wake()
 			if took := time.Since(start); took > Interval {
-				t.Errorf("noticed after %v", took)
+				t.Errorf("woken after %v", took)
 			}
 			time.Sleep(time.Duration(i) * 37 * time.Millisecond)
 		}
@@ -216,8 +216,8 @@ func TestHub_NoticesWhatNobodyAnnounced(t *testing.T) {
 			w.Close()
 		}
 		time.Sleep(4 * Interval)
-		if places(h) != 0 {
-			t.Errorf("%d places are remembered though nobody waits", places(h))
+		if watchCount(h) != 0 {
+			t.Errorf("%d watches are left without a subscription", watchCount(h))
 		}
 		stop()
 		<-ended

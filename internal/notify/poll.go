@@ -8,21 +8,21 @@ import (
 )
 
 const (
-	// lookBatch is how many workspaces one query is about. Between two there is a pause, so that
-	// those who are woken do not all read at once.
-	lookBatch = 500
+	// pollBatchSize is how many workspaces one query covers. Queries are spread over the interval,
+	// so that the subscribers they wake do not all read at once.
+	pollBatchSize = 500
 
-	lookTimeout = 4 * time.Second
+	pollTimeout = 4 * time.Second
 )
 
-// look wakes those whose workspace has rows that they were not told of. One query is about many
-// workspaces: if 10,000 polls each looked by themselves, that would be 2,000 queries a second for
-// nothing.
-func (h *Hub) look(ctx context.Context) {
+// poll wakes the subscribers of workspaces with new rows that no notification reported. One query
+// covers many workspaces: 10,000 held polls that each queried every 5 s would be 2,000 queries a
+// second.
+func (h *Hub) poll(ctx context.Context) {
 	failing := false
 	for {
-		batches := h.batches()
-		// Half the interval: who comes right after a round began is in the next one.
+		batches := h.pollBatches()
+		// Half the interval: a subscription that misses one round is in the next.
 		pause := jitter(Interval/2) / time.Duration(max(len(batches), 1))
 		if len(batches) == 0 && !sleep(ctx, pause) {
 			return
@@ -31,42 +31,43 @@ func (h *Hub) look(ctx context.Context) {
 			if !sleep(ctx, pause) {
 				return
 			}
-			err := h.lookAt(ctx, batch)
+			err := h.pollBatch(ctx, batch)
 			if err != nil && !failing && ctx.Err() == nil {
-				h.options.Log.WarnContext(ctx, "held polls cannot look for rows; they are told of what comes through this platform", "error", err)
+				h.options.Log.WarnContext(ctx, "polling the database for new inbox rows failed; held polls depend on notifications until it succeeds", "error", err)
 			}
 			failing = err != nil
 		}
 	}
 }
 
-// batches returns the workspaces whose rows are waited for, and forgets those that nobody has
-// waited for since it was last called.
-func (h *Hub) batches() [][]uuid.UUID {
+// pollBatches returns the workspaces that have subscriptions, in batches, and drops the watches that
+// had none at two calls in a row.
+func (h *Hub) pollBatches() [][]uuid.UUID {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var batches [][]uuid.UUID
-	for id, p := range h.places {
-		if len(p.waiters) == 0 {
-			if p.left {
-				delete(h.places, id)
+	for id, w := range h.watches {
+		if len(w.subscriptions) == 0 {
+			if w.idle {
+				delete(h.watches, id)
 			}
-			p.left = true
+			w.idle = true
 			continue
 		}
-		if n := len(batches); n == 0 || len(batches[n-1]) == lookBatch {
-			batches = append(batches, make([]uuid.UUID, 0, lookBatch))
+		if n := len(batches); n == 0 || len(batches[n-1]) == pollBatchSize {
+			batches = append(batches, make([]uuid.UUID, 0, pollBatchSize))
 		}
 		batches[len(batches)-1] = append(batches[len(batches)-1], id)
 	}
 	return batches
 }
 
-// lookAt wakes the waiters of those workspaces whose number has changed. Also of those it sees
-// for the first time, for it cannot know what they have seen. A number that is older than a
-// waiter does no harm: what came before the waiter looked costs it one look for nothing.
-func (h *Hub) lookAt(ctx context.Context, workspaces []uuid.UUID) error {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+// pollBatch wakes the subscribers of the workspaces whose newest row has changed since the last
+// poll, and of those that are polled for the first time, because the hub does not know which rows
+// their subscribers have read. A subscriber may be woken for a row that it has read already; it then
+// reads once without a result.
+func (h *Hub) pollBatch(ctx context.Context, workspaces []uuid.UUID) error {
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
 	newest, err := h.options.Newest(ctx, workspaces)
 	if err != nil {
@@ -75,14 +76,14 @@ func (h *Hub) lookAt(ctx context.Context, workspaces []uuid.UUID) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, id := range workspaces {
-		p := h.places[id]
-		if p == nil {
+		w := h.watches[id]
+		if w == nil {
 			continue
 		}
-		if !p.known || p.newest != newest[id] {
+		if !w.polled || w.newest != newest[id] {
 			h.wake(id, Rows)
 		}
-		p.known, p.newest = true, newest[id]
+		w.polled, w.newest = true, newest[id]
 	}
 	return nil
 }

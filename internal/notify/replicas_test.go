@@ -17,11 +17,11 @@ import (
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 )
 
-// patience is how long a test waits for what must come.
-const patience = 20 * time.Second
+// testTimeout bounds every wait of a test.
+const testTimeout = 20 * time.Second
 
 // start runs a hub that sends to db and listens with dsn, until the test ends.
-func start(t *testing.T, dsn string, db *sql.DB, r *rows, log *logs) *Hub {
+func start(t *testing.T, dsn string, db *sql.DB, r *fakeInbox, log *logBuffer) *Hub {
 	h := New(Options{Newest: r.Newest, DB: db, DSN: dsn, Log: slog.New(slog.NewTextHandler(log, nil))})
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan struct{})
@@ -30,7 +30,7 @@ func start(t *testing.T, dsn string, db *sql.DB, r *rows, log *logs) *Hub {
 		stop()
 		select {
 		case <-ended:
-		case <-time.After(patience):
+		case <-time.After(testTimeout):
 			t.Error("Run did not end")
 		}
 	})
@@ -43,100 +43,101 @@ func pool(t *testing.T, dsn string) *sql.DB {
 	return db
 }
 
-// replicas are two hubs on one database; they hear each other.
+// replicas are two hubs on one database that receive each other's notifications.
 func replicas(t *testing.T) (a, b *Hub, db *sql.DB) {
 	dsn := pgtest.New(t)
 	db = pgtest.Open(t, dsn)
-	r := &rows{newest: map[uuid.UUID]int64{}}
-	a, b = start(t, dsn, pool(t, dsn), r, &logs{}), start(t, dsn, pool(t, dsn), r, &logs{})
-	hears(t, a, b)
-	hears(t, b, a)
+	r := &fakeInbox{newest: map[uuid.UUID]int64{}}
+	a, b = start(t, dsn, pool(t, dsn), r, &logBuffer{}), start(t, dsn, pool(t, dsn), r, &logBuffer{})
+	waitDelivered(t, a, b)
+	waitDelivered(t, b, a)
 	return a, b, db
 }
 
-// hears waits until b hears what a tells. Receipts, for the hubs notice rows by looking.
-func hears(t *testing.T, a, b *Hub) {
+// waitDelivered waits until b receives what a publishes. It uses Receipts, because rows are found by
+// polling too.
+func waitDelivered(t *testing.T, a, b *Hub) {
 	t.Helper()
 	workspace := uuid.New()
-	w := b.Wait(workspace, Receipts)
+	w := b.Subscribe(workspace, Receipts)
 	defer w.Close()
-	over := time.After(patience)
+	deadline := time.After(testTimeout)
 	for {
-		a.Announce(workspace, Receipts)
+		a.Publish(workspace, Receipts)
 		select {
-		case <-w.News():
+		case <-w.Wake():
 			return
 		case <-time.After(20 * time.Millisecond):
-		case <-over:
-			t.Fatal("the replicas do not hear each other")
+		case <-deadline:
+			t.Fatal("no notification arrived from the other replica")
 		}
 	}
 }
 
-// Planted: nothing sent; own notifications acted upon.
-func TestReplicas_TellEachOther(t *testing.T) {
+// Planted: nothing sent; a hub wakes subscriptions for its own notifications.
+func TestReplicas_WakeEachOther(t *testing.T) {
 	t.Parallel()
 	a, b, _ := replicas(t)
-	here, there := a.Wait(uuid.New(), Receipts), b.Wait(uuid.New(), Receipts)
+	here, there := a.Subscribe(uuid.New(), Receipts), b.Subscribe(uuid.New(), Receipts)
 	var took []time.Duration
 	for range 50 {
 		begun := time.Now()
-		a.Announce(there.workspace, Receipts)
+		a.Publish(there.workspace, Receipts)
 		select {
-		case <-there.News():
+		case <-there.Wake():
 			took = append(took, time.Since(begun))
-		case <-time.After(patience):
-			t.Fatal("not told")
+		case <-time.After(testTimeout):
+			t.Fatal("not woken")
 		}
-		b.Announce(here.workspace, Receipts)
+		b.Publish(here.workspace, Receipts)
 		select {
-		case <-here.News():
-		case <-time.After(patience):
-			t.Fatal("not told")
+		case <-here.Wake():
+		case <-time.After(testTimeout):
+			t.Fatal("not woken")
 		}
 	}
 	slices.Sort(took)
 	t.Logf("from replica to replica: p50 %v, max %v", took[len(took)/2], took[len(took)-1])
 	if median := took[len(took)/2]; median > time.Second {
-		t.Errorf("the news took %v", median)
+		t.Errorf("notifications took %v", median)
 	}
-	// What a replica announces it acts upon once, not again when it hears itself.
-	own := a.Wait(uuid.New(), Receipts)
-	a.Announce(own.workspace, Receipts)
-	<-own.News()
-	hears(t, a, b)
-	hears(t, b, a) // notifications come in order, so by now it has heard itself
-	if came(own) != 0 {
-		t.Error("a replica was woken by what it announced itself")
+	// A change wakes its own replica once, not again when the notification comes back.
+	own := a.Subscribe(uuid.New(), Receipts)
+	a.Publish(own.workspace, Receipts)
+	<-own.Wake()
+	waitDelivered(t, a, b)
+	waitDelivered(t, b, a) // notifications arrive in order: the replica has received its own
+	if takeKinds(own) != 0 {
+		t.Error("a replica was woken by its own notification")
 	}
 }
 
-// More workspaces than go into one notification.
-func TestReplicas_TellOfManyWorkspacesAtOnce(t *testing.T) {
+// There are more workspaces than fit into one payload.
+func TestReplicas_SplitManyWorkspacesOverPayloads(t *testing.T) {
 	t.Parallel()
 	a, b, _ := replicas(t)
-	waiters := make([]*Waiter, 2*maxItems+5)
+	waiters := make([]*Subscription, 2*maxEntries+5)
 	for i := range waiters {
-		waiters[i] = b.Wait(uuid.New(), Access)
+		waiters[i] = b.Subscribe(uuid.New(), Access)
 	}
 	for _, w := range waiters {
-		a.Announce(w.workspace, Access)
+		a.Publish(w.workspace, Access)
 	}
-	over := time.After(patience)
+	deadline := time.After(testTimeout)
 	for i, w := range waiters {
 		select {
-		case <-w.News():
+		case <-w.Wake():
 			if kinds := w.Take(); kinds != Access {
 				t.Fatalf("workspace %d: kinds %d", i, kinds)
 			}
-		case <-over:
-			t.Fatalf("workspace %d was not told of", i)
+		case <-deadline:
+			t.Fatalf("workspace %d was not woken", i)
 		}
 	}
 }
 
 // Planted: no second attempt to connect.
-func TestReplicas_ListenAgainAfterTheConnectionIsCut(t *testing.T) {
+func TestReplicas_ReconnectAfterConnectionLoss(t *testing.T) {
 	t.Parallel()
 	a, b, db := replicas(t)
 	for range 3 {
@@ -145,36 +146,37 @@ func TestReplicas_ListenAgainAfterTheConnectionIsCut(t *testing.T) {
 		if err := db.QueryRowContext(t.Context(), kill).Scan(&cut); err != nil || cut < 2 {
 			t.Fatalf("%d connections cut, %v", cut, err)
 		}
-		hears(t, a, b)
-		hears(t, b, a)
+		waitDelivered(t, a, b)
+		waitDelivered(t, b, a)
 	}
 }
 
-// Notifications go to listeners of the same database; so a hub that listens at another is like
-// one behind a pooler in transaction mode. Planted: a line at every attempt; no probe.
-func TestListen_DeafConnectionIsReportedOnce(t *testing.T) {
+// Notifications reach listeners of the same database only, so a hub that listens on another database
+// behaves like one behind a pooler in transaction mode. Planted: a log line at every attempt; no
+// probe.
+func TestListen_ReportsAConnectionWithoutNotificationsOnce(t *testing.T) {
 	t.Parallel()
-	var log logs
-	r := &rows{newest: map[uuid.UUID]int64{}}
+	var log logBuffer
+	r := &fakeInbox{newest: map[uuid.UUID]int64{}}
 	h := start(t, pgtest.Empty(t), pool(t, pgtest.Empty(t)), r, &log)
-	const line = "not listening to other replicas"
+	const line = "LISTEN connection lost"
 	for begun := time.Now(); !strings.Contains(log.String(), line); time.Sleep(50 * time.Millisecond) {
-		if time.Since(begun) > patience {
-			t.Fatal("nobody was told")
+		if time.Since(begun) > testTimeout {
+			t.Fatal("nothing was logged")
 		}
 	}
-	w := h.Wait(uuid.New(), Rows)
+	w := h.Subscribe(uuid.New(), Rows)
 	defer w.Close()
 	for range 2 {
 		r.add(w.workspace)
 		begun := time.Now()
-		<-w.News()
+		<-w.Wake()
 		if took := time.Since(begun); took > Interval+time.Second {
-			t.Errorf("a row was noticed after %v", took)
+			t.Errorf("a row was polled after %v", took)
 		}
 	}
-	h.Announce(w.workspace, Rows)
-	<-w.News()
+	h.Publish(w.workspace, Rows)
+	<-w.Wake()
 	time.Sleep(probeTimeout + time.Second) // a second attempt has failed by now
 	if n := strings.Count(log.String(), line); n != 1 || !strings.Contains(log.String(), "pooler") {
 		t.Errorf("%d lines:\n%s", n, log.String())
@@ -188,46 +190,46 @@ func TestRun_LeavesNoGoroutine(t *testing.T) {
 	db := pool(t, dsn)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
-	h := New(Options{DB: db, DSN: dsn, Newest: (&rows{}).Newest})
+	h := New(Options{DB: db, DSN: dsn, Newest: (&fakeInbox{}).Newest})
 	other := New(Options{DB: db, DSN: dsn})
 	go func() { h.Run(ctx); close(ended) }()
-	w := h.Wait(uuid.New(), Receipts)
+	w := h.Subscribe(uuid.New(), Receipts)
 	for waiting := true; waiting; {
 		if err := other.send(ctx, map[uuid.UUID]Kind{w.workspace: Receipts}); err != nil {
 			t.Fatal(err)
 		}
 		select {
-		case <-w.News():
+		case <-w.Wake():
 			waiting = false
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	for range 200 { // on their way when it stops
+	for range 200 { // in flight when the hub stops
 		_ = other.send(ctx, nil)
 	}
 	stop()
 	select {
 	case <-ended:
-	case <-time.After(patience):
+	case <-time.After(testTimeout):
 		t.Fatal("Run did not end")
 	}
 	_ = db.Close()
 	goleak.VerifyNone(t, before)
 }
 
-// logs collects what is logged.
-type logs struct {
+// logBuffer collects what is logged.
+type logBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (l *logs) Write(p []byte) (int, error) {
+func (l *logBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.Write(p)
 }
 
-func (l *logs) String() string {
+func (l *logBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()

@@ -94,7 +94,7 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		}
 		pending = handlers.NewPendingUploadsHandler(store, storage, handlers.NewAdmission(c.MaxDownloads))
 		if c.StorageRedirect && s.bucket != nil {
-			pending.WithLinks(s.bucket)
+			pending.WithSignedURLs(s.bucket)
 		}
 	} else if c.StorageURL != "" {
 		return nil, errNoObjects
@@ -201,7 +201,7 @@ func (s *Server) engine() (*gin.Engine, error) {
 	if s.tracing != nil {
 		e.Use(handlers.Trace(s.tracing))
 	}
-	e.Use(handlers.Log(s.log), handlers.Measure(s.metrics), handlers.Recover(), handlers.BoundBody(s.patience.body), handlers.News(s.news))
+	e.Use(handlers.Log(s.log), handlers.Measure(s.metrics), handlers.Recover(), handlers.BoundBody(s.patience.body), handlers.Notify(s.news))
 	if len(s.config.CORSOrigins) > 0 {
 		e.Use(cors.New(cors.Config{
 			AllowOrigins: s.config.CORSOrigins,

@@ -26,8 +26,7 @@ var errBadURL = errors.New("url refused")
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// A fixture is a store on a database of its own, whose url check refuses whatever has
-// "forbidden" in it.
+// A fixture is a store on a database of its own, whose URL check refuses URLs that contain "forbidden".
 type fixture struct {
 	*workspaces.Store
 	tokens *wsauth.Tokens
@@ -46,7 +45,7 @@ func newFixture(t *testing.T) fixture {
 	}), tokens, db}
 }
 
-// legacy makes a row as the platform had them before it had tokens and delivery modes.
+// legacy inserts a row as it was before tokens and delivery modes.
 func (f fixture) legacy(t *testing.T) uuid.UUID {
 	t.Helper()
 	var id uuid.UUID
@@ -95,7 +94,7 @@ func (f fixture) revokeAll(t *testing.T, id uuid.UUID) {
 	}
 }
 
-// works reports whether the token lets its bearer act on the workspace.
+// works reports whether the token is valid for the workspace.
 func (f fixture) works(t *testing.T, id uuid.UUID, bearer string) bool {
 	t.Helper()
 	_, err := f.tokens.Authenticate(t.Context(), id, bearer)
@@ -105,7 +104,7 @@ func (f fixture) works(t *testing.T, id uuid.UUID, bearer string) bool {
 	return err == nil
 }
 
-// registration is what a poll workspace sends.
+// registration returns the registration of a poll workspace.
 func registration(id uuid.UUID, bearer string) workspaces.Registration {
 	return workspaces.Registration{ID: id, AgentCard: json.RawMessage(`{"name":"agent"}`), Mode: workspaces.Poll, Bearer: bearer}
 }

@@ -7,8 +7,9 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// A list of tokens is held in memory, so it has an end. Planted: no limit; revoked ones counted.
-func TestMint_HasALimitOfLiveTokens(t *testing.T) {
+// A list of tokens is held in memory, so their number is limited. Planted: no limit; revoked tokens
+// counted.
+func TestMint_LimitsLiveTokens(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	w, _ := f.create(t, "poll", "")

@@ -10,7 +10,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// A Registration is what a workspace says of itself when it starts.
+// A Registration is what a workspace reports when it starts.
 type Registration struct {
 	ID        uuid.UUID
 	AgentCard json.RawMessage // a JSON object
@@ -20,13 +20,13 @@ type Registration struct {
 	Open      bool            // an unknown id may register without a token
 }
 
-// Register stores what a workspace says of itself. If it has no live token, it gets one,
-// which is returned; otherwise the returned token is empty.
+// Register stores a registration. If the workspace has no live token, Register issues one and returns
+// it; otherwise the returned token is empty.
 //
-// A workspace that ever had a token is only changed for the bearer of a live one or for
-// the operator: wsauth.ErrUnauthorized otherwise. An unknown id comes in if r.Open, or
-// with the operator's token: ErrRegistrationClosed otherwise. ErrRemoved for a tombstone.
-// ErrInvalidMode, ErrURLRequired and the errors of the url check are about the values.
+// A workspace that ever had a token is changed only for the bearer of a live one or of the operator's
+// token; other callers get wsauth.ErrUnauthorized. An unknown id is accepted if r.Open, or with the
+// operator's token; otherwise Register returns ErrRegistrationClosed. A tombstone is ErrRemoved. Bad
+// values are ErrInvalidMode, ErrURLRequired, or the error of the URL check.
 func (s *Store) Register(ctx context.Context, r Registration) (Workspace, string, error) {
 	if !r.Mode.valid() {
 		return Workspace{}, "", ErrInvalidMode
@@ -71,9 +71,9 @@ func (s *Store) register(ctx context.Context, tx *sql.Tx, r Registration) (Works
 	return w, bearer, err
 }
 
-// admit returns the workspace's row, locked, if the caller may register it. An unknown id
-// gets a row. The lock makes concurrent first registrations take turns, so that only one
-// of them gets the token.
+// admit returns the workspace's row, locked, if the caller may register it. It inserts a row for an
+// unknown id. The lock serializes concurrent first registrations, so that only one of them gets the
+// token.
 func (s *Store) admit(ctx context.Context, tx *sql.Tx, r Registration) (Workspace, error) {
 	admin := s.tokens.IsAdmin(r.Bearer)
 	w, err := scan(tx.QueryRowContext(ctx, sqlLock, r.ID))
@@ -95,11 +95,11 @@ func (s *Store) admit(ctx context.Context, tx *sql.Tx, r Registration) (Workspac
 	if admin {
 		return w, nil
 	}
-	_, ever, err := s.tokens.History(ctx, tx, r.ID)
+	_, total, err := s.tokens.History(ctx, tx, r.ID)
 	if err != nil {
 		return Workspace{}, err
 	}
-	if ever > 0 {
+	if total > 0 {
 		_, err = s.tokens.AuthenticateIn(ctx, tx, r.ID, r.Bearer)
 		return w, err
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// Who may register what, and who gets a token.
+// The table says which callers may register a workspace, and which of them get a token.
 func TestRegister_AdmitsByTokenAndConfiguration(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -82,7 +82,7 @@ func TestRegister_AdmitsByTokenAndConfiguration(t *testing.T) {
 			}
 			if test.want != nil {
 				if after, _ := f.Get(t.Context(), id); after != before || w != (workspaces.Workspace{}) {
-					t.Errorf("a refusal changed %+v to %+v, or told %+v", before, after, w)
+					t.Errorf("a refusal changed %+v to %+v, or returned %+v", before, after, w)
 				}
 				return
 			}
@@ -125,7 +125,7 @@ func TestRegister_ModeAndURL(t *testing.T) {
 		mode      workspaces.Mode
 		url       string
 		want      error
-		wantMode  workspaces.Mode // as it counts
+		wantMode  workspaces.Mode // the effective one
 		wantURL   string
 	}{
 		"new, not said":                  {fresh, "", goodURL, nil, workspaces.Push, goodURL},
@@ -197,9 +197,8 @@ func TestRegister_KeepsTheSecret(t *testing.T) {
 	}
 }
 
-// Twenty at once for an id that nobody has a token for: whoever loses must not have a token,
-// nor get in without one. All of them are held at the workspace's row until the last one has
-// come.
+// Twenty concurrent registrations of an id without a token: exactly one gets the token, and the others
+// are refused. All are blocked on the workspace's row until the last one waits for it.
 func TestRegister_OneOfManyFirstRegistrationsGetsTheToken(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -216,7 +215,7 @@ func TestRegister_OneOfManyFirstRegistrationsGetsTheToken(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer gate.Rollback() //nolint:errcheck // it is rolled back below, if all goes well
+			defer gate.Rollback() //nolint:errcheck // after the rollback below it does nothing
 			if _, err := gate.ExecContext(t.Context(), test.hold, test.id); err != nil {
 				t.Fatal(err)
 			}

@@ -1,9 +1,9 @@
-// Package workspaces keeps the records of workspaces: how each is reached, whether it is
-// alive, and the secret by which it knows the platform.
+// Package workspaces stores the records of workspaces: delivery mode and URL, the last heartbeat, and
+// the inbound secret with which the platform authenticates to a push workspace.
 //
-// A workspace is never deleted. Removing it leaves a tombstone, whose id cannot be taken
-// again. Registering promises that nobody takes over an id: whoever cannot prove to be the
-// workspace, or the operator, gets nothing about one that ever had a token.
+// A workspace is never deleted. Removing it leaves a tombstone, whose id cannot be registered again. An
+// id cannot be taken over: once a workspace has had a token, only the bearer of a live one and the
+// operator can register it or read its record. The package owns the table workspaces.
 package workspaces
 
 import (
@@ -23,20 +23,20 @@ import (
 
 // The errors of this package. They are returned wrapped; test for them with errors.Is.
 var (
-	// ErrNotFound: there is no such workspace, or it has been removed.
+	// ErrNotFound: the workspace does not exist, or has been removed.
 	ErrNotFound = errors.New("workspaces: no such workspace")
 
-	// ErrRemoved: a workspace that has been removed wants to register.
+	// ErrRemoved: a removed workspace tried to register.
 	ErrRemoved = errors.New("workspaces: workspace was removed")
 
-	// ErrRegistrationClosed: an unknown id wants to register, and only the operator may let
-	// it in.
+	// ErrRegistrationClosed: an unknown id tried to register while registration is closed; the operator
+	// must create the workspace.
 	ErrRegistrationClosed = errors.New("workspaces: registration is closed")
 
-	// ErrInvalidMode: a delivery mode other than push and poll.
+	// ErrInvalidMode: the delivery mode is neither push nor poll.
 	ErrInvalidMode = errors.New("workspaces: invalid delivery mode")
 
-	// ErrURLRequired: a push workspace wants to register without saying where it is.
+	// ErrURLRequired: a push workspace tried to register without a URL.
 	ErrURLRequired = errors.New("workspaces: push needs a url")
 )
 
@@ -45,11 +45,11 @@ type Mode string
 
 // The modes. A stored mode may also be empty: a legacy row, which is treated as Push.
 const (
-	Push Mode = "push" // the platform calls the workspace's url
-	Poll Mode = "poll" // the workspace asks its inbox
+	Push Mode = "push" // the platform calls the workspace's URL
+	Poll Mode = "poll" // the workspace polls its inbox
 )
 
-// valid reports whether m is a mode, or empty for "not said".
+// valid reports whether m is a mode or empty.
 func (m Mode) valid() bool { return m == "" || m == Push || m == Poll }
 
 // StatusRemoved marks a tombstone.
@@ -59,15 +59,15 @@ const StatusRemoved = "removed"
 type Workspace struct {
 	ID              uuid.UUID
 	Name            string
-	Status          string // provisioning until it registers or is heard of, then online
+	Status          string // provisioning until the first registration or heartbeat, then online
 	Mode            Mode   // as stored; see DeliveryMode
 	URL             string // "" if it has none
-	InboundSecret   string // "" if none was made yet; the platform shows it to the workspace
+	InboundSecret   string // "" if none was generated yet; the platform sends it to the workspace
 	LastHeartbeatAt *time.Time
 	CreatedAt       time.Time
 }
 
-// DeliveryMode is the mode that counts: a legacy row is push.
+// DeliveryMode returns the effective mode: Push for a legacy row.
 func (w Workspace) DeliveryMode() Mode {
 	if w.Mode == "" {
 		return Push
@@ -76,47 +76,60 @@ func (w Workspace) DeliveryMode() Mode {
 }
 
 const (
-	columns = `id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), ` +
-		`coalesce(platform_inbound_secret, ''), last_heartbeat_at, created_at`
+	sqlGet = `
+SELECT id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesce(platform_inbound_secret, ''),
+    last_heartbeat_at, created_at
+FROM workspaces WHERE id = $1 AND status <> 'removed'`
 
-	sqlGet = `SELECT ` + columns + ` FROM workspaces WHERE id = $1 AND status <> 'removed'`
+	sqlLock = `
+SELECT id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesce(platform_inbound_secret, ''),
+    last_heartbeat_at, created_at
+FROM workspaces WHERE id = $1 FOR UPDATE`
 
-	sqlLock = `SELECT ` + columns + ` FROM workspaces WHERE id = $1 FOR UPDATE`
+	sqlList = `
+SELECT id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesce(platform_inbound_secret, ''),
+    last_heartbeat_at, created_at
+FROM workspaces WHERE status <> 'removed' ORDER BY created_at DESC, id DESC`
 
-	sqlList = `SELECT ` + columns + ` FROM workspaces WHERE status <> 'removed' ORDER BY created_at DESC, id DESC`
-
-	sqlCreate = `INSERT INTO workspaces (name, delivery_mode, url, platform_inbound_secret) ` +
-		`VALUES ($1, $2, nullif($3, ''), $4) RETURNING ` + columns
+	sqlCreate = `
+INSERT INTO workspaces (name, delivery_mode, url, platform_inbound_secret) VALUES ($1, $2, nullif($3, ''), $4)
+RETURNING id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesce(platform_inbound_secret, ''),
+    last_heartbeat_at, created_at`
 
 	sqlCreateWithID = `INSERT INTO workspaces (id, delivery_mode) VALUES ($1, 'push') ON CONFLICT (id) DO NOTHING`
 
-	sqlRegister = `UPDATE workspaces SET status = 'online', agent_card = $2, ` +
-		`delivery_mode = coalesce(nullif($3, ''), delivery_mode), url = coalesce(nullif($4, ''), url), ` +
-		`platform_inbound_secret = coalesce(platform_inbound_secret, $5) WHERE id = $1 RETURNING ` + columns
+	sqlRegister = `
+UPDATE workspaces SET status = 'online', agent_card = $2, delivery_mode = coalesce(nullif($3, ''), delivery_mode),
+    url = coalesce(nullif($4, ''), url), platform_inbound_secret = coalesce(platform_inbound_secret, $5)
+WHERE id = $1
+RETURNING id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesce(platform_inbound_secret, ''),
+    last_heartbeat_at, created_at`
 
-	sqlHeartbeat = `UPDATE workspaces SET status = 'online', last_heartbeat_at = now(), last_heartbeat = $2, ` +
-		`platform_inbound_secret = coalesce(platform_inbound_secret, $3) ` +
-		`WHERE id = $1 AND status <> 'removed' RETURNING platform_inbound_secret`
+	sqlHeartbeat = `
+UPDATE workspaces SET status = 'online', last_heartbeat_at = now(), last_heartbeat = $2,
+    platform_inbound_secret = coalesce(platform_inbound_secret, $3)
+WHERE id = $1 AND status <> 'removed' RETURNING platform_inbound_secret`
 
-	sqlEnsureSecret = `UPDATE workspaces SET platform_inbound_secret = coalesce(platform_inbound_secret, $2) ` +
-		`WHERE id = $1 AND status <> 'removed'`
+	sqlEnsureSecret = `
+UPDATE workspaces SET platform_inbound_secret = coalesce(platform_inbound_secret, $2)
+WHERE id = $1 AND status <> 'removed'`
 
 	sqlRemove = `UPDATE workspaces SET status = 'removed', removed_at = coalesce(removed_at, now()) WHERE id = $1`
 )
 
-// Store keeps the records. It is safe for concurrent use.
+// Store reads and writes the records. It is safe for concurrent use.
 type Store struct {
 	db       *sql.DB
 	tokens   *wsauth.Tokens
 	checkURL func(string) error
 }
 
-// New returns the records in db. checkURL refuses urls that the platform would not call.
+// New returns the store in db. checkURL refuses URLs that the platform does not call.
 func New(db *sql.DB, tokens *wsauth.Tokens, checkURL func(string) error) *Store {
 	return &Store{db: db, tokens: tokens, checkURL: checkURL}
 }
 
-// Get returns a workspace. ErrNotFound, also for a removed one.
+// Get returns a workspace. ErrNotFound if it does not exist or was removed.
 func (s *Store) Get(ctx context.Context, id uuid.UUID) (Workspace, error) {
 	w, err := scan(s.db.QueryRowContext(ctx, sqlGet, id))
 	if err != nil {
@@ -146,9 +159,8 @@ func (s *Store) List(ctx context.Context) ([]Workspace, error) {
 	return list, nil
 }
 
-// Create makes a workspace and its first token. An empty mode is Push; url may be empty,
-// the workspace then brings it when it registers. ErrInvalidMode, or the error of the
-// url check.
+// Create creates a workspace and its first token. An empty mode is Push. The url may be empty until the
+// workspace registers. Bad values are ErrInvalidMode or the error of the URL check.
 func (s *Store) Create(ctx context.Context, name string, mode Mode, url string) (Workspace, string, error) {
 	if !mode.valid() {
 		return Workspace{}, "", ErrInvalidMode
@@ -179,7 +191,8 @@ func (s *Store) Create(ctx context.Context, name string, mode Mode, url string) 
 	return w, bearer, nil
 }
 
-// Mint makes a further token for a workspace. ErrNotFound, wsauth.ErrTooManyTokens.
+// Mint issues another token for a workspace. ErrNotFound; wsauth.ErrTooManyTokens if it has
+// wsauth.MaxTokens live ones.
 func (s *Store) Mint(ctx context.Context, id uuid.UUID) (bearer string, token wsauth.Token, err error) {
 	err = s.inTx(ctx, func(tx *sql.Tx) error {
 		w, err := scan(tx.QueryRowContext(ctx, sqlLock, id))
@@ -205,8 +218,8 @@ func (s *Store) Mint(ctx context.Context, id uuid.UUID) (bearer string, token ws
 	return bearer, token, nil
 }
 
-// Heartbeat notes that a workspace is alive and what it reports, and returns its inbound
-// secret. ErrNotFound.
+// Heartbeat stores the time and the report of a heartbeat, and returns the workspace's inbound secret.
+// ErrNotFound.
 func (s *Store) Heartbeat(ctx context.Context, id uuid.UUID, report json.RawMessage) (secret string, err error) {
 	err = s.db.QueryRowContext(ctx, sqlHeartbeat, id, string(report), newSecret()).Scan(&secret)
 	if err != nil {
@@ -215,17 +228,17 @@ func (s *Store) Heartbeat(ctx context.Context, id uuid.UUID, report json.RawMess
 	return secret, nil
 }
 
-// EnsureSecret makes the inbound secret of a workspace that has none; it learns of it with
-// its next heartbeat.
+// EnsureSecret generates the inbound secret of a workspace that has none. The workspace receives it
+// with its next heartbeat.
 func (s *Store) EnsureSecret(ctx context.Context, id uuid.UUID) error {
 	if _, err := s.db.ExecContext(ctx, sqlEnsureSecret, id, newSecret()); err != nil {
-		return fmt.Errorf("workspaces: make inbound secret of %s: %w", id, err)
+		return fmt.Errorf("workspaces: generate inbound secret of %s: %w", id, err)
 	}
 	return nil
 }
 
-// Remove leaves a tombstone. The workspace's tokens stop working at once; its files expire
-// by their own clock. Removing again succeeds. ErrNotFound if there never was one.
+// Remove turns a workspace into a tombstone. Its tokens stop working at once; its files expire as they
+// would have. Removing it again succeeds. ErrNotFound if it never existed.
 func (s *Store) Remove(ctx context.Context, id uuid.UUID) error {
 	result, err := s.db.ExecContext(ctx, sqlRemove, id)
 	if err != nil {
@@ -265,7 +278,7 @@ func notFound(err error) error {
 	return err
 }
 
-// newSecret makes an inbound secret of 256 random bits.
+// newSecret returns an inbound secret of 256 random bits.
 func newSecret() string {
 	b := make([]byte, 32)
 	rand.Read(b) // never fails

@@ -12,7 +12,7 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-func TestCreate_MakesAWorkspaceWithTokenAndSecret(t *testing.T) {
+func TestCreate_CreatesTokenAndSecret(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for name, test := range map[string]struct {
@@ -80,10 +80,10 @@ func TestRemove_LeavesATombstone(t *testing.T) {
 	other, others := f.create(t, workspaces.Poll, "")
 	f.remove(t, w.ID)
 	if f.works(t, w.ID, bearer) {
-		t.Error("a token outlived its workspace")
+		t.Error("a token of a removed workspace works")
 	}
 	if !f.works(t, other.ID, others) {
-		t.Error("another workspace's token died too")
+		t.Error("a token of another workspace stopped working")
 	}
 	var removedAt string
 	const query = "SELECT removed_at::text FROM workspaces WHERE id = $1 AND status = 'removed'"
@@ -100,8 +100,8 @@ func TestRemove_LeavesATombstone(t *testing.T) {
 	}
 }
 
-// What there is not cannot be used, and does not come back by it.
-func TestRemovedAndUnknown_LookMissing(t *testing.T) {
+// Operations on removed and unknown workspaces fail with ErrNotFound, and do not restore them.
+func TestRemovedAndUnknown_AreNotFound(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	removed, _ := f.create(t, workspaces.Poll, "")
@@ -128,7 +128,7 @@ func TestRemovedAndUnknown_LookMissing(t *testing.T) {
 	}
 }
 
-func TestMint_MakesAFurtherToken(t *testing.T) {
+func TestMint_CreatesAnotherToken(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	w, first := f.create(t, workspaces.Poll, "")
@@ -141,7 +141,7 @@ func TestMint_MakesAFurtherToken(t *testing.T) {
 	}
 }
 
-func TestHeartbeat_NotesLifeAndReport(t *testing.T) {
+func TestHeartbeat_RecordsTimeAndReport(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	w, _ := f.create(t, workspaces.Poll, "")
@@ -166,7 +166,7 @@ func TestHeartbeat_NotesLifeAndReport(t *testing.T) {
 	}
 }
 
-// A row from before there were secrets gets one, by whichever comes first, and keeps it.
+// A row without a secret gets one from the first operation that needs it, and keeps it.
 func TestSecret_MintedOnceAndKept(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -207,12 +207,12 @@ func TestDeliveryMode_OfALegacyRowIsPush(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	if w := f.get(t, f.legacy(t)); w.Mode != "" || w.DeliveryMode() != workspaces.Push {
-		t.Errorf("mode %q counts as %q", w.Mode, w.DeliveryMode())
+		t.Errorf("effective mode of %q is %q", w.Mode, w.DeliveryMode())
 	}
 }
 
-// A database that fails is neither a missing workspace nor an unauthorized caller.
-func TestFailure_IsNoAnswer(t *testing.T) {
+// A database failure must not be reported as a missing workspace or an unauthorized caller.
+func TestFailure_IsNotReportedAsNotFound(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	w, bearer := f.create(t, workspaces.Poll, "")

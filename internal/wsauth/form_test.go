@@ -14,7 +14,7 @@ var bearerCases = map[string]string{
 	"BEARER abc":           "abc",
 	"Bearer   abc  ":       "abc",
 	"Bearer mol_ws_-_0":    "mol_ws_-_0",
-	"Bearer a b":           "a b", // no token has a space, so this is nobody's
+	"Bearer a b":           "a b", // no token has a space, so the lookup refuses it
 	"":                     "",
 	"Bearer":               "",
 	"Bearer ":              "",
@@ -33,7 +33,7 @@ var bearerCases = map[string]string{
 	"Bearer \u00a0abc\r\n": "abc",
 }
 
-func TestBearer_TakesTheTokenOfOneScheme(t *testing.T) {
+func TestBearer_AcceptsTheBearerSchemeOnly(t *testing.T) {
 	t.Parallel()
 	for header, want := range bearerCases {
 		if got := Bearer(header); got != want {
@@ -71,7 +71,7 @@ var malformedTokens = []string{
 	"mol_ws_mol_ws_" + goodToken,
 }
 
-func TestWellFormed_TakesOneSpellingOnly(t *testing.T) {
+func TestWellFormed_AcceptsOneSpellingOnly(t *testing.T) {
 	t.Parallel()
 	if !wellFormed(goodToken) {
 		t.Errorf("%q is refused", goodToken)
@@ -99,7 +99,7 @@ func FuzzWellFormed(f *testing.F) {
 	})
 }
 
-func TestParseUUID_TakesTheCanonicalFormOnly(t *testing.T) {
+func TestParseUUID_AcceptsTheCanonicalFormOnly(t *testing.T) {
 	t.Parallel()
 	const canonical = "0123abcd-4567-89ab-cdef-0123456789ab"
 	want := uuid.MustParse(canonical)

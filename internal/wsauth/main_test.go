@@ -17,15 +17,15 @@ import (
 
 const adminToken = "the-operator's-token"
 
-// patience is how long anything here may take.
-const patience = 20 * time.Second
+// testTimeout bounds every wait of a test.
+const testTimeout = 20 * time.Second
 
 func TestMain(m *testing.M) {
 	gin.SetMode(gin.TestMode)
 	pgtest.Main(m)
 }
 
-// A fixture is tokens on a database of their own.
+// A fixture has tokens in a database of its own.
 type fixture struct {
 	*wsauth.Tokens
 	db *sql.DB
@@ -42,7 +42,7 @@ func newFixtureLogging(t *testing.T, w io.Writer) fixture {
 	return fixture{wsauth.New(db, adminToken, slog.New(slog.NewJSONHandler(w, nil))), db}
 }
 
-// workspace makes a workspace without tokens.
+// workspace creates a workspace without tokens.
 func (f fixture) workspace(t *testing.T) uuid.UUID {
 	t.Helper()
 	var id uuid.UUID
@@ -78,7 +78,7 @@ func (f fixture) exec(t *testing.T, query string, args ...any) {
 
 func (f fixture) mustAuthenticate(t *testing.T, workspace uuid.UUID, bearer string) wsauth.Caller {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	caller, err := f.Authenticate(ctx, workspace, bearer)
 	if err != nil {
@@ -87,7 +87,7 @@ func (f fixture) mustAuthenticate(t *testing.T, workspace uuid.UUID, bearer stri
 	return caller
 }
 
-// lastUsed is how long ago the token was used by what is noted; ok is false if nothing is.
+// lastUsed returns the recorded time since the last use of the token; ok is false without a record.
 func (f fixture) lastUsed(t *testing.T, id uuid.UUID) (ago time.Duration, ok bool) {
 	t.Helper()
 	var seconds sql.NullFloat64
@@ -99,7 +99,7 @@ func (f fixture) lastUsed(t *testing.T, id uuid.UUID) (ago time.Duration, ok boo
 	return time.Duration(seconds.Float64 * float64(time.Second)), seconds.Valid
 }
 
-// run runs f.Run until the test is over.
+// run runs f.Run until the test ends.
 func (f fixture) run(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -109,7 +109,7 @@ func (f fixture) run(t *testing.T) {
 		cancel()
 		select {
 		case <-ended:
-		case <-time.After(patience):
+		case <-time.After(testTimeout):
 			t.Error("Run did not end with its context")
 		}
 	})

@@ -10,9 +10,8 @@ const (
 	workspaceKey = "wsauth.workspace"
 )
 
-// RequireWorkspace lets a request pass if it may act on the workspace named :id in its
-// path, and notes both for CallerOf and WorkspaceOf. Otherwise it calls fail with the
-// reason, and no later handler runs.
+// RequireWorkspace admits a request that may act on the workspace :id of its path, and stores caller and
+// workspace for CallerOf and WorkspaceOf. Otherwise it calls fail with the error and aborts.
 func (t *Tokens) RequireWorkspace(fail func(*gin.Context, error)) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		workspace, err := ParseUUID(c.Param("id"))
@@ -32,7 +31,7 @@ func (t *Tokens) RequireWorkspace(fail func(*gin.Context, error)) gin.HandlerFun
 	}
 }
 
-// RequireAdmin lets a request pass if it is the operator's.
+// RequireAdmin admits the operator's requests. Otherwise it calls fail with the error and aborts.
 func (t *Tokens) RequireAdmin(fail func(*gin.Context, error)) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		if !t.IsAdmin(Bearer(c.GetHeader("Authorization"))) {
@@ -44,22 +43,20 @@ func (t *Tokens) RequireAdmin(fail func(*gin.Context, error)) gin.HandlerFunc {
 	}
 }
 
-// CallerOf returns who sent a request that passed one of the guards; the zero Caller
-// otherwise.
+// CallerOf returns the caller of a request that one of the guards admitted, the zero Caller otherwise.
 func CallerOf(c *gin.Context) Caller {
 	caller, _ := c.Value(callerKey).(Caller)
 	return caller
 }
 
-// WorkspaceOf returns the workspace in the path of a request that passed
-// RequireWorkspace.
+// WorkspaceOf returns the workspace of a request that RequireWorkspace admitted.
 func WorkspaceOf(c *gin.Context) uuid.UUID {
 	workspace, _ := c.Value(workspaceKey).(uuid.UUID)
 	return workspace
 }
 
-// ParseUUID parses the canonical 36-character form only; uuid.Parse also takes others,
-// and one thing should have one name.
+// ParseUUID parses the canonical 36-character form only. uuid.Parse accepts other forms, and one id
+// would have several spellings.
 func ParseUUID(s string) (uuid.UUID, error) {
 	if len(s) != 36 {
 		return uuid.UUID{}, ErrInvalidWorkspaceID

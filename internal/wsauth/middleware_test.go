@@ -12,7 +12,7 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// A passage is what one request met at a guard.
+// A passage is the result of one request at a guard.
 type passage struct {
 	passed    bool
 	refusal   error
@@ -20,7 +20,7 @@ type passage struct {
 	workspace uuid.UUID
 }
 
-// pass sends a request for path through the guard that guard makes.
+// pass sends a request for path through a guard.
 func pass(guard func(fail func(*gin.Context, error)) gin.HandlerFunc, path, authorization string) (p passage) {
 	engine := gin.New()
 	engine.GET("/workspaces/:id", guard(func(_ *gin.Context, err error) { p.refusal = err }), func(c *gin.Context) {
@@ -34,7 +34,7 @@ func pass(guard func(fail func(*gin.Context, error)) gin.HandlerFunc, path, auth
 	return p
 }
 
-func TestRequireWorkspace_LetsPassWhoMayAct(t *testing.T) {
+func TestRequireWorkspace_AllowsOwnTokenAndOperator(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace := f.workspace(t)
@@ -51,7 +51,7 @@ func TestRequireWorkspace_LetsPassWhoMayAct(t *testing.T) {
 	}
 }
 
-func TestRequireWorkspace_StopsEveryOther(t *testing.T) {
+func TestRequireWorkspace_RefusesOthers(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace, other := f.workspace(t), f.workspace(t)
@@ -80,7 +80,7 @@ func TestRequireWorkspace_StopsEveryOther(t *testing.T) {
 	}
 }
 
-func TestRequireAdmin_LetsPassOnlyTheOperator(t *testing.T) {
+func TestRequireAdmin_AllowsOnlyTheOperator(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace := f.workspace(t)
@@ -97,7 +97,7 @@ func TestRequireAdmin_LetsPassOnlyTheOperator(t *testing.T) {
 }
 
 // A route without a guard must not find a caller.
-func TestCallerOf_WithoutAGuardIsNobody(t *testing.T) {
+func TestCallerOf_WithoutAGuardIsZero(t *testing.T) {
 	t.Parallel()
 	none := func(func(*gin.Context, error)) gin.HandlerFunc { return func(*gin.Context) {} }
 	if got := pass(none, "/workspaces/"+uuid.NewString(), "Bearer "+adminToken); got != (passage{passed: true}) {

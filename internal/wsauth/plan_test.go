@@ -9,7 +9,7 @@ import (
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 )
 
-// It comes before everything else that a client asks for. Planted: token_hash not unique.
+// Every request starts with this lookup. Planted: token_hash not unique.
 func TestStatements_FindTokensByIndex(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Open(t, pgtest.New(t))

@@ -1,13 +1,12 @@
-// Package wsauth says who a caller is: a workspace, by one of its tokens, or the operator,
-// by the platform's admin token.
+// Package wsauth authenticates callers: a workspace by one of its tokens, the operator by the admin
+// token of the platform.
 //
-// A token is 256 random bits behind a recognizable prefix. Only its SHA-256 is stored, so
-// whoever reads the database cannot use what is there, and a lookup by hash says nothing
-// about how close a guess was. There is no cache: a revoked token, and every token of a
-// removed workspace, stops working with the next request. Nothing fails open: if a
-// token cannot be looked up, the caller is not let in.
+// A token is a recognizable prefix and 256 random bits. Only its SHA-256 is stored: a leaked table
+// contains no usable token, and a lookup by hash has no timing that depends on the guess. There is no
+// cache: a revoked token, and every token of a removed workspace, stops working with the next request.
+// Authentication fails closed: if a token cannot be looked up, the caller is refused.
 //
-// The package owns workspace_tokens, and the gin middleware that guards the routes.
+// The package owns the table workspace_tokens, and the gin middleware that guards the routes.
 package wsauth
 
 import (
@@ -28,17 +27,17 @@ import (
 
 // The errors of this package. They are returned wrapped; test for them with errors.Is.
 var (
-	// ErrUnauthorized: the token is missing, malformed, unknown, revoked, of another
-	// workspace, or of one that has been removed. Callers are not told which.
+	// ErrUnauthorized: the token is missing, malformed, unknown, revoked, of another workspace, or of a
+	// removed workspace. The caller cannot distinguish these cases.
 	ErrUnauthorized = errors.New("wsauth: unauthorized")
 
 	// ErrUnavailable: the token could not be looked up.
 	ErrUnavailable = errors.New("wsauth: token lookup failed")
 
-	// ErrInvalidWorkspaceID: what stands in the path for a workspace is not a UUID.
+	// ErrInvalidWorkspaceID: the workspace id in the path is not a UUID.
 	ErrInvalidWorkspaceID = errors.New("wsauth: invalid workspace ID")
 
-	// ErrTooManyTokens: the workspace has MaxTokens live ones.
+	// ErrTooManyTokens: the workspace has MaxTokens live tokens.
 	ErrTooManyTokens = errors.New("wsauth: too many tokens")
 
 	// ErrTokenNotFound: the workspace has no such token, or it is revoked already.
@@ -51,53 +50,58 @@ const (
 
 	tokenBytes = 32
 
-	// shownChars is how much of a token a list shows: enough to tell tokens apart, with 220
-	// bits still secret.
-	shownChars = len(tokenPrefix) + 6
+	// shownPrefixChars is how many characters of a token a list shows: enough to identify a token, with
+	// 220 bits still secret.
+	shownPrefixChars = len(tokenPrefix) + 6
 
-	// touchQueue is how many uses may wait to be noted; more are dropped, since a note is
-	// worth less than a request.
-	touchQueue = 256
+	// touchQueueSize is how many uses may wait to be recorded. More are dropped, because requests must
+	// not wait for it.
+	touchQueueSize = 256
 
 	touchTimeout = 5 * time.Second
 
-	// lookupTimeout bounds the wait for a free connection, too: better an answer to come back
-	// than none.
+	// lookupTimeout includes the wait for a free connection. A client gets a 503 rather than no answer.
 	lookupTimeout = 5 * time.Second
 )
 
 const (
-	sqlInsert = `INSERT INTO workspace_tokens (workspace_id, token_hash, prefix) VALUES ($1, $2, $3) ` +
-		`RETURNING id, created_at`
+	sqlInsert = `
+INSERT INTO workspace_tokens (workspace_id, token_hash, prefix) VALUES ($1, $2, $3)
+RETURNING id, created_at`
 
-	sqlAuthenticate = `SELECT t.id, t.last_used_at IS NULL OR t.last_used_at < now() - interval '1 minute' ` +
-		`FROM workspace_tokens t JOIN workspaces w ON w.id = t.workspace_id ` +
-		`WHERE t.token_hash = $1 AND t.workspace_id = $2 AND t.revoked_at IS NULL AND w.status <> 'removed'`
+	sqlAuthenticate = `
+SELECT t.id, t.last_used_at IS NULL OR t.last_used_at < now() - interval '1 minute'
+FROM workspace_tokens t JOIN workspaces w ON w.id = t.workspace_id
+WHERE t.token_hash = $1 AND t.workspace_id = $2 AND t.revoked_at IS NULL AND w.status <> 'removed'`
 
-	sqlTouch = `UPDATE workspace_tokens SET last_used_at = now() ` +
-		`WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')`
+	sqlTouch = `
+UPDATE workspace_tokens SET last_used_at = now()
+WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute')`
 
-	sqlHistory = `SELECT count(*) FILTER (WHERE revoked_at IS NULL), count(*) ` +
-		`FROM workspace_tokens WHERE workspace_id = $1`
+	sqlHistory = `
+SELECT count(*) FILTER (WHERE revoked_at IS NULL), count(*)
+FROM workspace_tokens WHERE workspace_id = $1`
 
-	sqlList = `SELECT id, prefix, created_at, last_used_at FROM workspace_tokens ` +
-		`WHERE workspace_id = $1 AND revoked_at IS NULL ORDER BY created_at, id`
+	sqlList = `
+SELECT id, prefix, created_at, last_used_at FROM workspace_tokens
+WHERE workspace_id = $1 AND revoked_at IS NULL ORDER BY created_at, id`
 
-	sqlRevoke = `UPDATE workspace_tokens SET revoked_at = now() ` +
-		`WHERE id = $1 AND workspace_id = $2 AND revoked_at IS NULL`
+	sqlRevoke = `
+UPDATE workspace_tokens SET revoked_at = now()
+WHERE id = $1 AND workspace_id = $2 AND revoked_at IS NULL`
 )
 
 // MaxTokens is how many live tokens a workspace may have.
 const MaxTokens = 100
 
-// A Caller is who a request comes from: the operator, or the bearer of a workspace's token.
+// A Caller is the sender of a request: the operator, or the bearer of a workspace's token.
 type Caller struct {
 	Admin     bool
 	Workspace uuid.UUID // zero for the operator
 	TokenID   uuid.UUID // zero for the operator
 }
 
-// Token is what may be known of a token after it was issued.
+// Token is the public part of an issued token.
 type Token struct {
 	ID         uuid.UUID  `json:"id"`
 	Prefix     string     `json:"prefix"`
@@ -107,33 +111,33 @@ type Token struct {
 
 // Tokens issues and checks tokens. It is safe for concurrent use.
 type Tokens struct {
-	db    *sql.DB
-	admin [sha256.Size]byte
-	used  chan uuid.UUID
-	log   *slog.Logger
+	db      *sql.DB
+	admin   [sha256.Size]byte
+	touches chan uuid.UUID
+	log     *slog.Logger
 }
 
-// New returns the tokens in db. If adminToken is empty, nobody is the operator.
+// New returns the tokens in db. If adminToken is empty, no caller is the operator.
 func New(db *sql.DB, adminToken string, log *slog.Logger) *Tokens {
-	return &Tokens{db: db, admin: sha256.Sum256([]byte(adminToken)), used: make(chan uuid.UUID, touchQueue), log: log}
+	return &Tokens{db: db, admin: sha256.Sum256([]byte(adminToken)), touches: make(chan uuid.UUID, touchQueueSize), log: log}
 }
 
-// IsAdmin reports whether the bearer token is the operator's. It takes the same time for
-// every wrong one. The empty one is never right, also if no admin token was set.
+// IsAdmin reports whether the bearer token is the operator's, in constant time. The empty token never
+// is, even if no admin token is set.
 func (t *Tokens) IsAdmin(bearer string) bool {
 	sum := sha256.Sum256([]byte(bearer))
 	return bearer != "" && subtle.ConstantTimeCompare(sum[:], t.admin[:]) == 1
 }
 
-// Authenticate returns who presents the bearer token to act on the workspace: its own
-// token, or the operator's. ErrUnauthorized for every other, ErrUnavailable if that
-// cannot be found out.
+// Authenticate returns the caller that presents the bearer token, if it may act on the workspace: with a
+// token of the workspace, or with the operator's. ErrUnauthorized for any other token, ErrUnavailable
+// if the lookup fails.
 func (t *Tokens) Authenticate(ctx context.Context, workspace uuid.UUID, bearer string) (Caller, error) {
 	return t.authenticate(ctx, t.db, workspace, bearer)
 }
 
-// AuthenticateIn is Authenticate as part of tx, for who holds a transaction already and
-// must not wait for another connection.
+// AuthenticateIn is Authenticate within tx, for a caller that holds a transaction and must not wait for
+// a second connection.
 func (t *Tokens) AuthenticateIn(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, bearer string) (Caller, error) {
 	return t.authenticate(ctx, tx, workspace, bearer)
 }
@@ -163,51 +167,51 @@ func (t *Tokens) authenticate(ctx context.Context, q querier, workspace uuid.UUI
 	}
 	if stale {
 		select {
-		case t.used <- caller.TokenID:
+		case t.touches <- caller.TokenID:
 		default:
 		}
 	}
 	return caller, nil
 }
 
-// Run notes when tokens were last used, until ctx is done. It is apart from the requests so
-// that none of them waits for it or fails with it.
+// Run records when tokens were last used, until ctx is done. Requests neither wait for it nor fail with
+// it.
 func (t *Tokens) Run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case id := <-t.used:
+		case id := <-t.touches:
 			touch, cancel := context.WithTimeout(ctx, touchTimeout)
 			if _, err := t.db.ExecContext(touch, sqlTouch, id); err != nil && ctx.Err() == nil {
-				t.log.WarnContext(ctx, "token use not noted", "token_id", id, "error", err)
+				t.log.WarnContext(ctx, "recording token use failed", "token_id", id, "error", err)
 			}
 			cancel()
 		}
 	}
 }
 
-// Issue makes a token for the workspace as part of tx and returns it. It is not stored in
-// the clear: this is the only time it can be shown.
+// Issue creates a token for the workspace within tx and returns it. Only its hash is stored, so it cannot
+// be shown again.
 func (t *Tokens) Issue(ctx context.Context, tx *sql.Tx, workspace uuid.UUID) (string, Token, error) {
 	secret := make([]byte, tokenBytes)
 	rand.Read(secret) // never fails
 	bearer := tokenPrefix + base64.RawURLEncoding.EncodeToString(secret)
 	hash := sha256.Sum256([]byte(bearer))
-	token := Token{Prefix: bearer[:shownChars]}
+	token := Token{Prefix: bearer[:shownPrefixChars]}
 	if err := tx.QueryRowContext(ctx, sqlInsert, workspace, hash[:], token.Prefix).Scan(&token.ID, &token.CreatedAt); err != nil {
 		return "", Token{}, fmt.Errorf("wsauth: issue token for workspace %s: %w", workspace, err)
 	}
 	return bearer, token, nil
 }
 
-// History returns how many tokens of the workspace are live, and how many there ever were.
-// ErrUnavailable if that cannot be found out.
-func (t *Tokens) History(ctx context.Context, tx *sql.Tx, workspace uuid.UUID) (live, ever int, err error) {
-	if err := tx.QueryRowContext(ctx, sqlHistory, workspace).Scan(&live, &ever); err != nil {
+// History returns how many tokens of the workspace are live, and how many were ever issued. ErrUnavailable
+// if the lookup fails.
+func (t *Tokens) History(ctx context.Context, tx *sql.Tx, workspace uuid.UUID) (live, total int, err error) {
+	if err := tx.QueryRowContext(ctx, sqlHistory, workspace).Scan(&live, &total); err != nil {
 		return 0, 0, fmt.Errorf("%w: count tokens of workspace %s: %w", ErrUnavailable, workspace, err)
 	}
-	return live, ever, nil
+	return live, total, nil
 }
 
 // List returns the live tokens of the workspace, oldest first, never nil.
@@ -231,7 +235,7 @@ func (t *Tokens) List(ctx context.Context, workspace uuid.UUID) ([]Token, error)
 	return tokens, nil
 }
 
-// Revoke ends a token of the workspace at once. ErrTokenNotFound.
+// Revoke revokes a token of the workspace with immediate effect. ErrTokenNotFound.
 func (t *Tokens) Revoke(ctx context.Context, workspace, id uuid.UUID) error {
 	result, err := t.db.ExecContext(ctx, sqlRevoke, id, workspace)
 	if err != nil {
@@ -243,10 +247,10 @@ func (t *Tokens) Revoke(ctx context.Context, workspace, id uuid.UUID) error {
 	return nil
 }
 
-// wellFormed reports whether bearer has the form of a token; others need no lookup.
+// wellFormed reports whether bearer has the form of a token. Other strings are refused without a lookup.
 func wellFormed(bearer string) bool {
 	encoded, ok := strings.CutPrefix(bearer, tokenPrefix)
-	// The length, because the decoder skips line breaks.
+	// The length is checked because the decoder skips line breaks.
 	if !ok || len(encoded) != base64.RawURLEncoding.EncodedLen(tokenBytes) {
 		return false
 	}

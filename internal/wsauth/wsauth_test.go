@@ -52,11 +52,11 @@ func TestIssue_StoresOnlyTheHash(t *testing.T) {
 		t.Errorf("the row has no SHA-256 of the token: %s", row)
 	}
 	if strings.Contains(row, bearer[:14]) || strings.Contains(row, bearer[13:20]) {
-		t.Errorf("the row tells more of the token %q than its prefix: %s", bearer, row)
+		t.Errorf("the row contains more of the token %q than its prefix: %s", bearer, row)
 	}
 }
 
-func TestAuthenticate_LetsInTheOwnTokenAndTheOperator(t *testing.T) {
+func TestAuthenticate_AcceptsOwnTokenAndOperator(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace := f.workspace(t)
@@ -71,7 +71,7 @@ func TestAuthenticate_LetsInTheOwnTokenAndTheOperator(t *testing.T) {
 	}
 }
 
-func TestAuthenticate_RefusesEveryOther(t *testing.T) {
+func TestAuthenticate_RefusesOthers(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace, other, removed := f.workspace(t), f.workspace(t), f.workspace(t)
@@ -113,7 +113,7 @@ func TestAuthenticate_RefusesEveryOther(t *testing.T) {
 	}
 }
 
-func TestAuthenticate_EndsWithTheRevocation(t *testing.T) {
+func TestAuthenticate_RefusesRevokedTokensAtOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace := f.workspace(t)
@@ -133,7 +133,7 @@ func TestAuthenticate_EndsWithTheRevocation(t *testing.T) {
 	}
 }
 
-func TestAuthenticate_NeverLetsInWhenTheLookupFails(t *testing.T) {
+func TestAuthenticate_FailsClosedWhenTheLookupFails(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace := f.workspace(t)
@@ -156,8 +156,8 @@ func TestAuthenticate_NeverLetsInWhenTheLookupFails(t *testing.T) {
 	}
 }
 
-// An operator without a token must not make everybody without a token the operator.
-func TestIsAdmin_EmptyIsNobody(t *testing.T) {
+// Without an admin token, callers without a token must not be the operator.
+func TestIsAdmin_RefusesTheEmptyToken(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for _, configured := range []string{"", adminToken} {
@@ -198,7 +198,7 @@ func TestList_ShowsLiveTokensOldestFirst(t *testing.T) {
 	}
 }
 
-func TestRevoke_OnlyTheOwnLiveToken(t *testing.T) {
+func TestRevoke_OnlyOwnLiveTokens(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace, other := f.workspace(t), f.workspace(t)
@@ -223,7 +223,7 @@ func TestRevoke_OnlyTheOwnLiveToken(t *testing.T) {
 	}
 }
 
-func TestHistory_CountsLiveAndEver(t *testing.T) {
+func TestHistory_CountsLiveAndTotal(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace := f.workspace(t)
@@ -235,7 +235,7 @@ func TestHistory_CountsLiveAndEver(t *testing.T) {
 		}
 		defer tx.Rollback() //nolint:errcheck // it only reads
 		if live, ever, err := f.History(t.Context(), tx, workspace); err != nil || live != wantLive || ever != wantEver {
-			t.Errorf("%d live, %d ever, %v, want %d and %d", live, ever, err, wantLive, wantEver)
+			t.Errorf("%d live, %d in total, %v, want %d and %d", live, ever, err, wantLive, wantEver)
 		}
 	}
 	f.issue(t, f.workspace(t))
@@ -249,13 +249,13 @@ func TestHistory_CountsLiveAndEver(t *testing.T) {
 	want(1, 2)
 }
 
-// A caller that holds a transaction is looked up in it, also if the pool has no other connection.
+// AuthenticateIn must work when the pool has no second connection.
 func TestAuthenticateIn_UsesTheTransaction(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.db.SetMaxOpenConns(1)
 	workspace := f.workspace(t)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	tx, err := f.db.BeginTx(ctx, nil)
 	if err != nil {
@@ -272,49 +272,49 @@ func TestAuthenticateIn_UsesTheTransaction(t *testing.T) {
 	}
 }
 
-func TestRun_NotesUseAtMostOnceAMinute(t *testing.T) {
+func TestRun_RecordsUseAtMostOnceAMinute(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace := f.workspace(t)
 	bearer, token := f.issue(t, workspace)
 	marker, markerToken := f.issue(t, workspace)
-	// use uses the token and returns when what that leads to is over: Run works in order, so
-	// it is once a later use of another token has been noted.
+	// use uses the token and returns when Run has processed it: Run works in order, so that is when a
+	// later use of another token has been recorded.
 	use := func() (ago time.Duration, ok bool) {
 		t.Helper()
 		f.mustAuthenticate(t, workspace, bearer)
 		f.exec(t, "UPDATE workspace_tokens SET last_used_at = NULL WHERE id = $1", markerToken.ID)
 		f.mustAuthenticate(t, workspace, marker)
-		deadline := time.Now().Add(patience)
+		deadline := time.Now().Add(testTimeout)
 		for {
 			if _, ok := f.lastUsed(t, markerToken.ID); ok {
 				return f.lastUsed(t, token.ID)
 			}
 			if time.Now().After(deadline) {
-				t.Fatal("no use is noted")
+				t.Fatal("no use was recorded")
 			}
 		}
 	}
 	setAgo := func(seconds int) {
 		f.exec(t, "UPDATE workspace_tokens SET last_used_at = now() - $2 * interval '1 second' WHERE id = $1", token.ID, seconds)
 	}
-	f.mustAuthenticate(t, workspace, bearer) // waits in the queue, and is old news when Run comes to it:
+	f.mustAuthenticate(t, workspace, bearer) // it waits in the queue, and another replica records a use before Run does:
 	setAgo(30)
 	f.run(t)
 	if ago, _ := use(); ago < 30*time.Second {
-		t.Errorf("30 s after a use that another replica noted, one is noted again, %s ago", ago)
+		t.Errorf("30 s after a use that another replica recorded, one is recorded again, %s ago", ago)
 	}
 	if ago, _ := use(); ago < 30*time.Second {
-		t.Errorf("30 s after a use, one is noted again, %s ago", ago)
+		t.Errorf("30 s after a use, one is recorded again, %s ago", ago)
 	}
 	setAgo(61)
 	if ago, _ := use(); ago > 30*time.Second {
-		t.Errorf("61 s after a use, none is noted: the last one is %s ago", ago)
+		t.Errorf("61 s after a use, none is recorded: the last one is %s ago", ago)
 	}
 }
 
-// Nobody takes uses from the queue; requests go on when it is full.
-func TestAuthenticate_DoesNotWaitForUsesToBeNoted(t *testing.T) {
+// Run is not running, so the queue is full: requests must not block.
+func TestAuthenticate_DoesNotWaitForUseToBeRecorded(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	workspace := f.workspace(t)
@@ -333,12 +333,12 @@ func TestAuthenticate_DoesNotWaitForUsesToBeNoted(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(patience):
-		t.Error("requests wait for uses to be noted")
+	case <-time.After(testTimeout):
+		t.Error("requests wait for the recording of uses")
 	}
 }
 
-func TestRun_GoesOnAfterAFailureAndLogsNoToken(t *testing.T) {
+func TestRun_ContinuesAfterAFailureAndLogsNoToken(t *testing.T) {
 	t.Parallel()
 	lines := make(lineChannel, 10)
 	f := newFixtureLogging(t, lines)
@@ -355,8 +355,8 @@ func TestRun_GoesOnAfterAFailureAndLogsNoToken(t *testing.T) {
 			if !strings.Contains(line, token.ID.String()) || strings.Contains(line, bearer) {
 				t.Errorf("log line %s: want the token's id, not the token", line)
 			}
-		case <-time.After(patience):
-			t.Fatal("a use that could not be noted was not logged")
+		case <-time.After(testTimeout):
+			t.Fatal("a failure to record a use was not logged")
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// twoMiB leaves room for one upload of 2 MiB, and one of 1 MiB leaves room for another.
+// twoMiB is a budget for one upload of 2 MiB, or two of 1 MiB.
 func twoMiB(s *config.Settings) {
 	s.MaxFileBytes, s.MaxRequestBytes, s.SpoolBytes = "2MiB", "2MiB", "2MiB"
 }
@@ -23,38 +23,38 @@ func saturated(t testing.TB, r *servertest.Response) {
 	}
 }
 
-// allRoom fails the test unless an upload that needs the whole budget is taken, soon.
+// allRoom fails the test unless an upload that needs the whole budget is soon accepted.
 func allRoom(t testing.TB, p *servertest.Platform) {
 	t.Helper()
 	w := p.Create(t, "poll", "")
-	whole := pattern(2 * mib) // the form around it is not held, and takes no room
+	whole := pattern(2 * mib) // the form around it is not held, and reserves nothing
 	inTime(t, "room for a whole upload", func() bool {
 		return post(t, p, w, file("whole.bin", "", whole)).Status == http.StatusOK
 	})
 }
 
-// begin sends the header of an upload that announces body, and waits until the platform asks for
-// it: then its room is taken.
+// begin sends the header of an upload of body, and waits for the 100 Continue: the upload has reserved its bytes
+// then.
 func begin(t testing.TB, p *servertest.Platform, w servertest.Workspace, body string, more ...string) *wire {
 	t.Helper()
 	c := dial(t, p.URL)
 	c.send(t, uploadHeader(w, append(more, fmt.Sprintf("Content-Length: %d", len(body)), "Expect: 100-continue")...))
 	if answer := c.answer(t); answer.StatusCode != http.StatusContinue {
-		t.Fatalf("expected to be asked for the body, got %s", answer.Status)
+		t.Fatalf("expected 100 Continue, got %s", answer.Status)
 	}
 	return c
 }
 
-// Planted: no budget; room taken only for what has come; room not given back by an upload that
-// was staged; a refused upload that takes room.
-func TestSpoolBudget_RoomIsTakenBeforeAByteIsRead(t *testing.T) {
+// Planted: no budget; only received bytes reserved; the reservation of a staged upload not released; a refused
+// upload that reserves.
+func TestSpoolBudget_AnnouncedBytesAreReservedBeforeReading(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, twoMiB)
 	w := p.Create(t, "poll", "")
 	body := form(file("slow.bin", "", pattern(mib)))
-	slow := begin(t, p, w, body) // and not a byte of it
+	slow := begin(t, p, w, body) // only announced, no byte is sent
 
-	// One that would not fit is refused at its header: it is never asked for its body.
+	// An upload that does not fit is refused before its body: it gets no 100 Continue.
 	late := dial(t, p.URL)
 	late.send(t, uploadHeader(w, fmt.Sprintf("Content-Length: %d", len(body)), "Expect: 100-continue", "X-Request-ID: late"))
 	saturated(t, late.response(t))
@@ -63,26 +63,26 @@ func TestSpoolBudget_RoomIsTakenBeforeAByteIsRead(t *testing.T) {
 	}
 	accepted(t, post(t, p, w, file("small.txt", "", "there is room for this one")))
 	emptyFolder(t, p.Config.SpoolDir)
-	tells(t, p, fmt.Sprintf("molecule_spool_reserved_bytes %v", float64(len(body))))
-	tells(t, p, "molecule_spool_limit_bytes 2.097152e+06")
+	waitForMetric(t, p, fmt.Sprintf("molecule_spool_reserved_bytes %v", float64(len(body))))
+	waitForMetric(t, p, "molecule_spool_limit_bytes 2.097152e+06")
 
 	slow.send(t, body)
 	accepted(t, slow.response(t))
 	allRoom(t, p)
-	tells(t, p, "molecule_spool_reserved_bytes 0")
+	waitForMetric(t, p, "molecule_spool_reserved_bytes 0")
 }
 
-// tells waits until the metrics have that line.
-func tells(t testing.TB, p *servertest.Platform, line string) {
+// waitForMetric waits until the metrics have that line.
+func waitForMetric(t testing.TB, p *servertest.Platform, metric string) {
 	t.Helper()
-	inTime(t, line, func() bool {
-		return strings.Contains(string(p.Do(t, servertest.Request{Path: "/metrics"}).Body), "\n"+line+"\n")
+	inTime(t, metric, func() bool {
+		return strings.Contains(string(p.Do(t, servertest.Request{Path: "/metrics"}).Body), "\n"+metric+"\n")
 	})
 }
 
-// Planted: Content-Length trusted, so that a body without one is not counted; a step that is not taken; a refusal in the middle
-// told as a broken body; something of it staged.
-func TestSpoolBudget_ABodyWithoutALengthTakesRoomAsItComes(t *testing.T) {
+// Planted: Content-Length trusted, so that a body without one is not counted; a step that is not reserved; a
+// refusal midway reported as a broken body; some of the files staged.
+func TestSpoolBudget_ChunkedBodyReservesAsItArrives(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, twoMiB)
 	w := p.Create(t, "poll", "")
@@ -102,9 +102,9 @@ func TestSpoolBudget_ABodyWithoutALengthTakesRoomAsItComes(t *testing.T) {
 	allRoom(t, p)
 }
 
-// Each of these ends in another way, and none may keep its room. Planted: room given back only by
-// who was staged; not by who was cut; not by who was refused for its form, its key or its quota.
-func TestSpoolBudget_RoomComesBackHoweverAnUploadEnds(t *testing.T) {
+// These uploads end in different ways, and all must release their reservation. Planted: released only when
+// staged; not when cancelled by the client; not when refused for the form, the key or the quota.
+func TestSpoolBudget_IsReleasedHoweverAnUploadEnds(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, twoMiB, func(s *config.Settings) { s.QuotaFiles = "1"; s.MaxFiles = "1" })
 	w := p.Create(t, "poll", "")
@@ -157,15 +157,15 @@ func TestSpoolBudget_RoomComesBackHoweverAnUploadEnds(t *testing.T) {
 	}
 }
 
-// Planted: room taken for a body that is passed on as it comes.
-func TestSpoolBudget_WhatIsPushedTakesNone(t *testing.T) {
+// Planted: a reservation for a streamed body.
+func TestSpoolBudget_PushUploadsReserveNothing(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, twoMiB)
 	begin(t, p, p.Create(t, "poll", ""), form(file("slow.bin", "", pattern(2*mib))))
 	receiver := newReceiver(t)
 	r := post(t, p, p.Create(t, "push", receiver.URL), file("a.bin", "", pattern(mib)))
 	if r.Status != http.StatusOK {
-		t.Errorf("pushed while there is no room: %d %s", r.Status, r.Body)
+		t.Errorf("pushed while the budget is exhausted: %d %s", r.Status, r.Body)
 	}
 	saturated(t, post(t, p, p.Create(t, "poll", ""), file("a.bin", "", pattern(mib))))
 }

@@ -8,38 +8,38 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// readyTimeout bounds what /readyz asks the database.
+// readyTimeout bounds the queries of /readyz.
 const readyTimeout = 3 * time.Second
 
-// OperatingHandler tells operators and load balancers how the platform is. It needs no token:
-// it names no workspace and no file.
+// OperatingHandler serves the health and readiness checks. They need no token: they name no workspace and no
+// file.
 type OperatingHandler struct {
 	ready func(context.Context) (Readiness, error)
 }
 
-// Readiness is what /readyz says.
+// Readiness is the state that /readyz reports.
 type Readiness struct {
 	SchemaVersion uint
 	Staging       bool   // uploads to poll workspaces are staged
 	Problem       string // why the platform is not ready; "" if it is
-	Stopping      bool   // it is not, and on purpose
+	Stopping      bool   // not ready because of a graceful stop
 }
 
-// NewOperatingHandler returns the handler. ready finds out how things are; an error means that
-// the database does not answer.
+// NewOperatingHandler returns the handler. ready returns the state; its error means that the database does
+// not answer.
 func NewOperatingHandler(ready func(context.Context) (Readiness, error)) *OperatingHandler {
 	return &OperatingHandler{ready: ready}
 }
 
-// Health answers while the process lives.
+// Health answers 200 while the process runs.
 func (h *OperatingHandler) Health(c *gin.Context) error {
 	c.PureJSON(http.StatusOK, gin.H{"status": "ok"})
 	return nil
 }
 
-// ask asks the database, and stops waiting when ctx is over: lib/pq goes on reading from a
-// server that has stopped, whatever its context says.
-func (h *OperatingHandler) ask(ctx context.Context) (Readiness, error) {
+// checkReady calls ready, and returns when ctx is done even if ready does not: lib/pq keeps reading from a
+// hung server after its context is done.
+func (h *OperatingHandler) checkReady(ctx context.Context) (Readiness, error) {
 	type answer struct {
 		readiness Readiness
 		err       error
@@ -57,15 +57,15 @@ func (h *OperatingHandler) ask(ctx context.Context) (Readiness, error) {
 	}
 }
 
-// Ready answers 200 if requests can be served, and will be for a while, 503 and why otherwise.
+// Ready answers 200 if the platform can serve requests and is not stopping, otherwise 503 with the reason.
 func (h *OperatingHandler) Ready(c *gin.Context) error {
 	ctx, cancel := context.WithTimeout(c.Request.Context(), readyTimeout)
 	defer cancel()
-	r, err := h.ask(ctx)
+	r, err := h.checkReady(ctx)
 	switch {
 	case err != nil:
 		return refuse(http.StatusServiceUnavailable, "database_unavailable", "the database does not answer").because(err)
-	case r.Stopping: // nothing has failed, so nothing is logged as a failure
+	case r.Stopping: // not an error: Render would log a failure
 		c.PureJSON(http.StatusServiceUnavailable, gin.H{"error": "the platform is stopping", "code": "not_ready", "schema_version": r.SchemaVersion})
 		return nil
 	case r.Problem != "":
