@@ -97,7 +97,6 @@ func mustPrune(t *testing.T, in *activity.Inbox, want int) {
 func TestPrune_TakesWhatIsReadAndOldOrVeryOld(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
-	in.WithReaders()
 	never, _ := newAged(t, in, db, 31, 29, 29, 8, 6)
 	behind, rows := newAged(t, in, db, 31, 20, 8, 8, 8)
 	read(t, in, behind, reader(rows[2]))
@@ -139,7 +138,6 @@ func TestPrune_KeepsUnreadRowsForTheRetentionAtLeast(t *testing.T) {
 func TestPrune_ACursorThatIsPrunedIsGone(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
-	in.WithReaders()
 	workspace, rows := newAged(t, in, db, 40, 31, 29, 1)
 	read(t, in, workspace, reader(rows[1]))
 	mustPrune(t, in, 2)
@@ -204,7 +202,6 @@ func TestPrune_GoesInBatchesThatSeveralShare(t *testing.T) {
 func TestRead_NotesHowFarTheWorkspaceHasRead(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
-	in.WithReaders()
 	workspace, rows := newAged(t, in, db, 0, 0, 0, 0)
 	wantNote := func(want int64, what string) {
 		t.Helper()
@@ -263,7 +260,6 @@ func TestRead_OfPollsAtTheSameMomentOneNotes(t *testing.T) {
 func TestRead_GoesOnWithoutTheNote(t *testing.T) {
 	t.Parallel()
 	in, mock := newMocked(t)
-	in.WithReaders()
 	workspace, last := uuid.New(), uuid.New()
 	q := activity.Query{After: known(last), Limit: 7, Reader: true}
 	for _, fails := range []error{nil, errDatabase} {
@@ -278,7 +274,8 @@ func TestRead_GoesOnWithoutTheNote(t *testing.T) {
 		t.Error(err)
 	}
 
-	old, mock := newMocked(t) // a schema that has no place for notes
+	old, mock := newMocked(t)
+	old.WithoutReaders()
 	mock.ExpectQuery(seqOf).WithArgs(last, workspace).WillReturnRows(cursorAt(41, 41, false))
 	if _, err := old.Read(t.Context(), workspace, q); err != nil {
 		t.Error(err)

@@ -14,7 +14,7 @@ func TestUp_EndsInTheSchemaOfTheMigrationsBeforeTheFold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := dump(t, filesOnly(t, 5)); got != string(want) {
+	if got := dump(t, filesOnly(t, 3)); got != string(want) {
 		t.Errorf("the schema is\n%s\nwant:\n%s", got, want)
 	}
 }
