@@ -92,7 +92,8 @@ chaos: setup build ## Break everything around two platforms for LENGTH (10m), wi
 	go build -trimpath -o bin/chaos ./cmd/chaos
 	@bin/chaos -platform bin/platform -length $(LENGTH) -seed $(SEED)
 
-# OLD is a commit whose build the run begins with; its platforms are rolled to the present one and back.
+# OLD is a commit whose build the run begins with; its platforms are rolled to the present one and back. The oldest is
+# the one that folded the migrations, with 20260701100000_quotas_events_objects.
 .PHONY: chaos-cluster
 chaos-cluster: setup-cluster build ## The same with three platforms behind HAProxy, which are also rolled; from the commit OLD, if given.
 	go build -trimpath -o bin/chaos ./cmd/chaos

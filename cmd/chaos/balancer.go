@@ -3,12 +3,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -68,33 +66,7 @@ type builds struct {
 	paths    [2]string // old, new
 	present  int       // which of them runs
 	migrated bool      // the schema is the new one's
-	older    bool      // the old one's schema is another
-	drains   [2]bool   // it tells the balancer before it stops
 }
-
-// newBuilds looks at both. old may be "": then it is the same.
-func newBuilds(binary, old string) (*builds, error) {
-	if old == "" {
-		old = binary
-	}
-	b := &builds{paths: [2]string{old, binary}}
-	for i, path := range b.paths {
-		help, err := exec.Command(path, "serve", "--help").CombinedOutput()
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w\n%s", path, err, help)
-		}
-		b.drains[i] = bytes.Contains(help, []byte("--drain-delay"))
-		// Keys came with a later migration than the first that a run can begin with.
-		b.older = b.older || !bytes.Contains(help, []byte("--quota-bytes"))
-	}
-	return b, nil
-}
-
-// smooth reports whether nobody should notice when the present build is stopped in order.
-func (b *builds) smooth() bool { return b != nil && b.drains[b.present] }
-
-// keyless reports whether some build does not know keys of uploads.
-func (b *builds) keyless() bool { return b != nil && b.older }
 
 // roll replaces the platforms one after the other by the other build; the first time, the new one migrates the
 // schema before. The balancer has to send requests to each before it is the next one's turn.

@@ -135,9 +135,7 @@ func (f *faults) inject(card fault) error {
 			if err := f.balancer.awaitAll(f.platforms); err != nil {
 				return err
 			}
-			if f.builds.smooth() {
-				noticed = nil
-			}
+			noticed = nil
 		}
 	}
 	n := f.begin(window{kind: card.kind, replicas: noticed, postgres: card.postgres})

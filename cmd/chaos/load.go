@@ -29,7 +29,6 @@ type load struct {
 	history *history
 	all     []*workspace
 	pace    time.Duration // between two uploads of an uploader, on average
-	keyless bool          // uploads have no key: there are platforms that do not know it
 	faults  *faults
 }
 
@@ -55,7 +54,7 @@ func (l *load) replica(rng *rand.Rand) int { return rng.IntN(len(l.clients.repli
 // what became of them, and sometimes when it is.
 func (l *load) upload(ctx context.Context, rng *rand.Rand, w *workspace) {
 	for pause(ctx, rng, l.pace) {
-		u := w.newUpload(rng, 1+rng.IntN(maxParts), rng.IntN(3) == 0 && !l.keyless)
+		u := w.newUpload(rng, 1+rng.IntN(maxParts), rng.IntN(3) == 0)
 		if l.sendUpload(w, u, l.replica(rng), patience) == ok && rng.IntN(2) == 0 {
 			l.show(rng, w, u)
 		}

@@ -109,14 +109,14 @@ func newRun(ctx context.Context, o options) (_ *run, err error) {
 		"ACK_RETENTION=0s", "SWEEP_INTERVAL=1s", "PENDING_TTL=" + r.ttl.String(), "QUOTA_BYTES=1TiB", "QUOTA_FILES=1000000",
 		"RATE_LIMIT=10000", "DRAIN_DELAY=4s",
 	}
-	if o.haproxy == "" {
-		env = env[:len(env)-1] // nobody looks at /readyz
-	} else if r.builds, err = newBuilds(o.binary, o.old); err != nil {
-		return nil, err
-	}
 	first := o.binary
 	if o.old != "" {
 		first = o.old
+	}
+	if o.haproxy == "" {
+		env = env[:len(env)-1] // nobody looks at /readyz
+	} else {
+		r.builds = &builds{paths: [2]string{first, o.binary}}
 	}
 	var addrs []string // for clients
 	for i := range o.replicas {
@@ -156,7 +156,7 @@ func newRun(ctx context.Context, o options) (_ *run, err error) {
 	}
 	busy := float64((workspaces - quiet) * uploaders)
 	pace := time.Duration(busy * (1 + maxParts) / 2 / o.rate * float64(time.Second))
-	r.load = &load{clients: c, history: r.history, pace: pace, keyless: r.builds.keyless(), faults: r.faults}
+	r.load = &load{clients: c, history: r.history, pace: pace, faults: r.faults}
 	return r, r.createWorkspaces()
 }
 

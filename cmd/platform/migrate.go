@@ -35,7 +35,7 @@ func (migrateUpCmd) Run(env *environment, settings *config.Settings) error {
 }
 
 type migrateDownCmd struct {
-	N int `arg:"" optional:"" default:"1" help:"How many."`
+	N int `arg:"" optional:"" default:"1" help:"How many; 20260505100000 and 20260701100000 are undone together and count as one."`
 }
 
 // Run undoes the last migrations.

@@ -4,9 +4,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/molecule-ai/platform/internal/embeddedpg"
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
@@ -16,13 +18,12 @@ const (
 	workspacesMigration = "20260401100000_workspaces"
 	activityMigration   = "20260401110000_activity_logs"
 	uploadsMigration    = "20260505100000_pending_uploads"
-	operateMigration    = "20260601100000_operate"
-	objectsMigration    = "20260701100000_objects"
+	currentMigration    = "20260701100000_quotas_events_objects" // one step with the one before
 )
 
 const (
 	appliedAll = "applied " + workspacesMigration + "\napplied " + activityMigration + "\napplied " + uploadsMigration +
-		"\napplied " + operateMigration + "\napplied " + objectsMigration + "\n"
+		"\napplied " + currentMigration + "\n"
 	appliedNone = "nothing to apply: the schema is up to date\n"
 )
 
@@ -69,20 +70,57 @@ func TestMigrate_GoesUpAndDownAndTellsWhereItIs(t *testing.T) {
 	t.Parallel()
 	db := emptyDatabase(t)
 	wantPrinted(t, migrate(t, db, "status"), "No migration has been applied.\nRun `platform migrate up` to apply what is pending.\n\n"+
-		"  pending  "+workspacesMigration+"\n  pending  "+activityMigration+"\n  pending  "+uploadsMigration+"\n  pending  "+operateMigration+
-		"\n  pending  "+objectsMigration+"\n")
+		"  pending  "+workspacesMigration+"\n  pending  "+activityMigration+"\n  pending  "+uploadsMigration+"\n  pending  "+currentMigration+"\n")
 	migrateFails(t, db, "platform: … nothing to undo", "down")
 	wantPrinted(t, migrate(t, db, "up"), appliedAll)
 	wantPrinted(t, migrate(t, db, "up"), appliedNone)
-	wantPrinted(t, migrate(t, db, "down"), "undone "+objectsMigration+"\n")
-	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+operateMigration+".\nRun `platform migrate up` to apply what is pending.\n\n"+
-		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  applied  "+uploadsMigration+"\n  applied  "+operateMigration+
-		"\n  pending  "+objectsMigration+"\n")
-	wantPrinted(t, migrate(t, db, "down", "5"), "undone "+operateMigration+"\nundone "+uploadsMigration+"\nundone "+activityMigration+"\nundone "+workspacesMigration+"\n")
+	wantPrinted(t, migrate(t, db, "down"), "undone "+currentMigration+"\nundone "+uploadsMigration+"\n")
+	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+activityMigration+".\nRun `platform migrate up` to apply what is pending.\n\n"+
+		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  pending  "+uploadsMigration+"\n  pending  "+currentMigration+"\n")
+	wantPrinted(t, migrate(t, db, "down", "5"), "undone "+activityMigration+"\nundone "+workspacesMigration+"\n")
 	wantPrinted(t, migrate(t, db, "up"), appliedAll)
-	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+objectsMigration+": up to date.\n\n"+
-		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  applied  "+uploadsMigration+"\n  applied  "+operateMigration+
-		"\n  applied  "+objectsMigration+"\n")
+	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+currentMigration+": up to date.\n\n"+
+		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  applied  "+uploadsMigration+"\n  applied  "+currentMigration+"\n")
+}
+
+// Planted: one of the two goes on.
+func TestPlatform_RefusesADatabaseBetweenBaseAndCurrent(t *testing.T) {
+	t.Parallel()
+	for _, version := range []string{"20260505100000", "20260601100000"} {
+		dsn := pgtest.New(t)
+		mustExec(t, pgtest.Open(t, dsn), `UPDATE schema_migrations SET version = `+version)
+		for _, args := range [][]string{{"migrate", "up"}, {"serve"}, {"sweep"}, {"storage", "reconcile"}} {
+			checkRefusal(t, execute(t, newFolder(t), environmentOf(dsn), args...), []string{"platform: the database is at version " + version +
+				", between the schemas that this platform knows; run 'platform migrate up' of commit 42bbc23515e2 first, the last one that migrates it further"})
+		}
+	}
+}
+
+// A private database that a newer platform has migrated is served, unless that breaks this one. Planted: the start fails
+// because there is nothing that it can migrate.
+func TestServe_OnThePrivateDatabaseOfANewerPlatform(t *testing.T) {
+	t.Parallel()
+	dir := newFolder(t)
+	serve(t, dir).stop(t)
+	record := func(statement string) {
+		t.Helper()
+		postgres, err := embeddedpg.Start(t.Context(), embeddedpg.Options{DataDir: filepath.Join(dir, "data")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustExec(t, pgtest.Open(t, postgres.DSN(embeddedpg.DefaultDatabase)), statement)
+		if err := postgres.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	record(`UPDATE schema_migrations SET version = 20990101000000`)
+	serve(t, dir).stop(t)
+	record(`COMMENT ON COLUMN schema_migrations.version IS 'platform: migration 20990101000000 breaks older platforms'`)
+	r := execute(t, dir, nil)
+	if want := "\nplatform: the database is at version 20990101000000, and migration 20990101000000 breaks older platforms, such as this one; use the newer platform\n"; r.code != 1 ||
+		!strings.HasSuffix(r.stderr, want) {
+		t.Errorf("exit code %d, stderr %q", r.code, r.stderr)
+	}
 }
 
 func TestMigrate_ForceRecordsAVersionThatExists(t *testing.T) {
@@ -136,7 +174,7 @@ func TestServe_BeforeTheUploadsMigrationPushesAndAfterItStages(t *testing.T) {
 
 	db := emptyDatabase(t)
 	migrate(t, db, "up")
-	migrate(t, db, "down", "3")
+	migrate(t, db, "down")
 	p := serveOn(t, db)
 	poller := p.create(t, servertest.AdminToken, "poll", "")
 	pushed := p.create(t, servertest.AdminToken, "push", receiver.URL)
@@ -158,7 +196,7 @@ func TestServe_BeforeTheUploadsMigrationPushesAndAfterItStages(t *testing.T) {
 		t.Errorf("the workspace received %q", got)
 	}
 
-	wantPrinted(t, migrate(t, db, "up"), "applied "+uploadsMigration+"\napplied "+operateMigration+"\napplied "+objectsMigration+"\n")
+	wantPrinted(t, migrate(t, db, "up"), "applied "+uploadsMigration+"\napplied "+currentMigration+"\n")
 	p.stop(t)
 	p = serveOn(t, db)
 	f := p.mustUpload(t, poller, note)[0]

@@ -29,16 +29,16 @@ FROM counter, unnest($3::text[], $4::uuid[], $5::uuid[], $6::text[], $7::text[],
 // Inbox reads and writes the activity log. It is safe for concurrent use.
 type Inbox struct {
 	db    *sql.DB
-	notes bool // the schema has activity_readers
+	notes bool // the schema has activity_readers, so it is not base
 }
 
-// New returns the inbox in db.
-func New(db *sql.DB) *Inbox { return &Inbox{db: db} }
+// New returns the inbox in db. It notes how far workspaces have read, which Prune goes by.
+func New(db *sql.DB) *Inbox { return &Inbox{db: db, notes: true} }
 
-// WithReaders makes the inbox note how far workspaces have read, which Prune goes by, and
-// returns it. The schema must have the table for it.
-func (in *Inbox) WithReaders() *Inbox {
-	in.notes = true
+// WithoutReaders makes the inbox note nothing, and returns it. It is for the schema before staging, which
+// has no table for notes, and on which nothing is pruned.
+func (in *Inbox) WithoutReaders() *Inbox {
+	in.notes = false
 	return in
 }
 

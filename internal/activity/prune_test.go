@@ -108,7 +108,6 @@ func mustPrune(t *testing.T, in *activity.Inbox, want int) {
 func TestPrune_DeletesOldReadRowsAndVeryOldRows(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
-	in.WithReaders()
 	never, _ := newAged(t, in, db, 31, 29, 29, 8, 6)
 	behind, rows := newAged(t, in, db, 31, 20, 8, 8, 8)
 	read(t, in, behind, reader(rows[2]))
@@ -150,7 +149,6 @@ func TestPrune_KeepsUnreadRowsForTheRetentionAtLeast(t *testing.T) {
 func TestPrune_PrunedCursorIsGone(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
-	in.WithReaders()
 	workspace, rows := newAged(t, in, db, 40, 31, 29, 1)
 	read(t, in, workspace, reader(rows[1]))
 	mustPrune(t, in, 2)
@@ -215,7 +213,6 @@ func TestPrune_BatchesAreSharedByConcurrentRuns(t *testing.T) {
 func TestRead_RecordsTheReadPosition(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
-	in.WithReaders()
 	workspace, rows := newAged(t, in, db, 0, 0, 0, 0)
 	wantNote := func(want int64, what string) {
 		t.Helper()
@@ -274,7 +271,6 @@ func TestRead_ConcurrentPollsRecordOnce(t *testing.T) {
 func TestRead_SucceedsWhenTheReadPositionIsNotRecorded(t *testing.T) {
 	t.Parallel()
 	in, mock := newMocked(t)
-	in.WithReaders()
 	workspace, last := uuid.New(), uuid.New()
 	q := activity.Query{After: validUUID(last), Limit: 7, Reader: true}
 	for _, fails := range []error{nil, errDatabase} {
@@ -289,7 +285,8 @@ func TestRead_SucceedsWhenTheReadPositionIsNotRecorded(t *testing.T) {
 		t.Error(err)
 	}
 
-	old, mock := newMocked(t) // a schema that has no place for notes
+	old, mock := newMocked(t)
+	old.WithoutReaders()
 	mock.ExpectQuery(seqOf).WithArgs(last, workspace).WillReturnRows(cursorAt(41, 41, false))
 	if _, err := old.Read(t.Context(), workspace, q); err != nil {
 		t.Error(err)

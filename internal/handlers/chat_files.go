@@ -50,7 +50,6 @@ type ChatFilesHandler struct {
 	limits      UploadLimits
 	storage     pendinguploads.Storage // nil: staging is not wired
 	spoolDir    string
-	keys        bool
 	admission   *Admission
 	spoolBudget *spoolBudget
 }
@@ -65,13 +64,6 @@ func NewChatFilesHandler(store *workspaces.Store, push *forward.Client, limits U
 // to spoolDir, or the system's folder for them if it is "".
 func (h *ChatFilesHandler) WithPendingUploads(storage pendinguploads.Storage, spoolDir string) *ChatFilesHandler {
 	h.storage, h.spoolDir = storage, spoolDir
-	return h
-}
-
-// WithKeys makes the handler heed Idempotency-Key, which the storage must be able to, and
-// returns the handler.
-func (h *ChatFilesHandler) WithKeys() *ChatFilesHandler {
-	h.keys = true
 	return h
 }
 
@@ -119,7 +111,7 @@ func (h *ChatFilesHandler) Upload(c *gin.Context) error {
 // holds no transaction.
 func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace) error {
 	start := time.Now()
-	key, err := h.key(c)
+	key, err := uploadKey(c)
 	if err != nil {
 		return err
 	}
@@ -167,11 +159,11 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 // it with and without quotes, so quotes are part of the key.
 var idempotencyKey = regexp.MustCompile(`^[!-~]{1,255}$`)
 
-// key returns the request's Idempotency-Key, "" if it has none.
-func (h *ChatFilesHandler) key(c *gin.Context) (string, error) {
+// uploadKey returns the request's Idempotency-Key, "" if it has none.
+func uploadKey(c *gin.Context) (string, error) {
 	values := c.Request.Header.Values("Idempotency-Key")
 	switch {
-	case !h.keys || len(values) == 0:
+	case len(values) == 0:
 		return "", nil
 	case len(values) > 1 || !idempotencyKey.MatchString(values[0]):
 		return "", refuse(http.StatusBadRequest, "invalid_idempotency_key", "Idempotency-Key must be one value of 1 to 255 visible ASCII characters")

@@ -11,7 +11,7 @@ import (
 	"github.com/molecule-ai/platform/internal/schema"
 )
 
-// Each case is a step, from so many applied migrations to so many, and a statement that
+// Each case is a step, from so many to so many, and a statement that
 // stops it half way as long as its transaction is open.
 var steps = []struct {
 	name     string
@@ -42,7 +42,7 @@ func TestKilledMigration_IsReportedAndRecovers(t *testing.T) {
 		run  func(*sql.DB) error
 		want func(from int) int
 	}{
-		{"then up", func(db *sql.DB) error { _, err := schema.Up(t.Context(), db); return err }, func(int) int { return len(all) }},
+		{"then up", func(db *sql.DB) error { _, err := schema.Up(t.Context(), db); return err }, func(int) int { return newest }},
 		{"then down", func(db *sql.DB) error { _, err := schema.Down(t.Context(), db, 1); return err }, func(from int) int { return from - 1 }},
 	}
 	for _, s := range steps {
@@ -123,22 +123,22 @@ func TestCancelledMigration_LeavesNothingBehind(t *testing.T) {
 
 func TestFailedMigration_IsNamedAndRecovers(t *testing.T) {
 	t.Parallel()
-	db := at(t, 2)
-	// The conflict is with its last table, so that its first has been made by then.
-	mustExec(t, db, `CREATE TABLE pending_upload_chunks (id int)`)
+	db := at(t, base)
+	// The conflict is with its last table, so that all others, and those of 20260505100000, have been made by then.
+	mustExec(t, db, `CREATE TABLE upload_objects (id int)`)
 
 	_, err := schema.Up(t.Context(), db)
-	if err == nil || !strings.Contains(err.Error(), all[2].String()) || !strings.Contains(err.Error(), "already exists") {
-		t.Fatalf("%v, want it to name %s and the cause", err, all[2])
+	if err == nil || !strings.Contains(err.Error(), all[3].String()) || !strings.Contains(err.Error(), "already exists") {
+		t.Fatalf("%v, want it to name %s and the cause", err, all[3])
 	}
 	assertLetGo(t, db)
 
 	st := read(t, db)
-	if st.Current != version(2) || st.Interrupted == nil || st.Dirty {
+	if st.Current != version(base) || st.Interrupted == nil || st.Dirty {
 		t.Errorf("%+v, want to be at %s, interrupted", st, all[1])
 	}
 	for _, sentence := range []string{
-		"Applying 20260505100000_pending_uploads was interrupted on the way from 20260401110000_activity_logs; nothing of it was kept.",
+		"Applying 20260701100000_quotas_events_objects was interrupted on the way from 20260401110000_activity_logs; nothing of it was kept.",
 		"run `platform migrate up` to try it again",
 	} {
 		if !strings.Contains(st.Report(), sentence) {
@@ -146,7 +146,7 @@ func TestFailedMigration_IsNamedAndRecovers(t *testing.T) {
 		}
 	}
 
-	mustExec(t, db, `DROP TABLE pending_upload_chunks`)
+	mustExec(t, db, `DROP TABLE upload_objects`)
 	if _, err := schema.Up(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +202,7 @@ func TestDirtyByAnotherTool_IsForTheOperator(t *testing.T) {
 				if !errors.Is(err, schema.ErrDirty) {
 					t.Fatalf("%v, want ErrDirty", err)
 				}
-				for _, part := range []string{all[newest-1].String(), "Check which tables are there", "`platform migrate force <version>`"} {
+				for _, part := range []string{all[len(all)-1].String(), "Check which tables are there", "`platform migrate force <version>`"} {
 					if !strings.Contains(err.Error(), part) {
 						t.Errorf("the error lacks %q: %v", part, err)
 					}
@@ -256,8 +256,8 @@ func TestNewerDatabase_IsReadAndServedButNotMigrated(t *testing.T) {
 	if st := read(t, db); !st.Unknown || st.Current != 20990101000000 || len(st.Pending) > 0 {
 		t.Errorf("%+v, want an unknown version and nothing pending", st)
 	}
-	if ok, err := schema.Base(t.Context(), db); !ok || err != nil {
-		t.Errorf("base tables: %t, %v", ok, err)
+	if ok, err := read(t, db).Staging(); !ok || err != nil {
+		t.Errorf("staging: %t, %v", ok, err)
 	}
 	assertLetGo(t, db)
 }
@@ -270,7 +270,7 @@ func TestInterruptedByANewerPlatform_IsStillOurVersion(t *testing.T) {
 	mustExec(t, db, fmt.Sprintf(`COMMENT ON TABLE schema_migrations IS 'platform: migrating from %d to 20990101000000'`, version(newest)))
 
 	if st := read(t, db); st.Unknown || st.Dirty || st.Current != version(newest) || st.Interrupted == nil {
-		t.Errorf("%+v, want to be at %s, interrupted", st, all[newest-1])
+		t.Errorf("%+v, want to be at %s, interrupted", st, all[len(all)-1])
 	}
 	if _, err := schema.Up(t.Context(), db); err != nil {
 		t.Fatal(err)

@@ -41,7 +41,7 @@ func TestUp_AppliesAllInOrderAndThenNothing(t *testing.T) {
 func TestDown_UndoesItsUp(t *testing.T) {
 	t.Parallel()
 	want := dump(t, pgtest.Open(t, pgtest.New(t)))
-	for n := range len(all) + 1 { // versions that stay
+	for n := range newest + 1 { // steps that stay
 		t.Run(stepName(n), func(t *testing.T) {
 			t.Parallel()
 			db := at(t, n) // by way of all of them
@@ -61,7 +61,7 @@ func TestDown_UndoesItsUp(t *testing.T) {
 				if got := dump(t, db); got != want {
 					t.Errorf("down and up again:\n%s\nwant:\n%s", got, want)
 				}
-				if _, err := schema.Down(t.Context(), db, len(all)-n+1); err != nil {
+				if _, err := schema.Down(t.Context(), db, newest-n+1); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -71,15 +71,20 @@ func TestDown_UndoesItsUp(t *testing.T) {
 
 func TestDown_TakesTheNewestFirstAndStopsAtTheBottom(t *testing.T) {
 	t.Parallel()
-	db := at(t, len(all))
+	db := at(t, newest)
+	undone := func(from, to int) []schema.Migration {
+		m := slices.Clone(applied(from)[rests[to]:])
+		slices.Reverse(m)
+		return m
+	}
 
 	done, err := schema.Down(t.Context(), db, 1)
-	if err != nil || !slices.Equal(done, all[newest-1:]) {
-		t.Fatalf("down 1: %v, %v; want %v", done, err, all[newest-1:])
+	if want := undone(newest, newest-1); err != nil || !slices.Equal(done, want) {
+		t.Fatalf("down 1: %v, %v; want %v", done, err, want)
 	}
+	assertAt(t, db, newest-1)
 	done, err = schema.Down(t.Context(), db, 99)
-	want := slices.Clone(all[:newest-1])
-	slices.Reverse(want)
+	want := undone(newest-1, 0)
 	if err != nil || !slices.Equal(done, want) {
 		t.Fatalf("down 99: %v, %v; want %v", done, err, want)
 	}
@@ -199,7 +204,7 @@ func TestUp_StopsWaitingWhenCancelled(t *testing.T) {
 // locked, so that one that is being staged is not seen.
 func TestDown_RefusesToForgetWhereBytesAre(t *testing.T) {
 	t.Parallel()
-	db := at(t, newest)
+	db := at(t, base+1)
 	if _, err := db.Exec(`INSERT INTO workspaces (id, name) VALUES ('11111111-1111-1111-1111-111111111111', 'w')`); err != nil {
 		t.Fatal(err)
 	}
@@ -251,24 +256,6 @@ func TestUp_LeavesTheCallersPoolAlone(t *testing.T) {
 	assertLetGo(t, db)
 }
 
-func TestTables_AreFoundByName(t *testing.T) {
-	t.Parallel()
-	for name, tables := range map[string]struct {
-		there func(context.Context, *sql.DB) (bool, error)
-		from  int // by how many migrations they are there
-	}{"base": {schema.Base, 2}, "staging": {schema.Staging, 3}, "operating": {schema.Operating, 4}} {
-		for n := range newest + 1 {
-			there, err := tables.there(t.Context(), at(t, n))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if there != (n >= tables.from) {
-				t.Errorf("%s: %s is %t", stepName(n), name, there)
-			}
-		}
-	}
-}
-
 func TestErrors_SayWhatWasBeingDone(t *testing.T) {
 	t.Parallel()
 	db, err := sql.Open("postgres", "host=/nowhere")
@@ -278,8 +265,7 @@ func TestErrors_SayWhatWasBeingDone(t *testing.T) {
 	defer db.Close()
 	_, upErr := schema.Up(t.Context(), db)
 	_, readErr := schema.Read(t.Context(), db)
-	_, baseErr := schema.Base(t.Context(), db)
-	for _, err := range []error{upErr, readErr, baseErr} {
+	for _, err := range []error{upErr, readErr} {
 		if err == nil || !strings.HasPrefix(err.Error(), "schema: ") {
 			t.Errorf("%v, want an error of this package", err)
 		}

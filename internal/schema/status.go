@@ -3,6 +3,7 @@ package schema
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -26,6 +27,32 @@ type Status struct {
 	Dirty bool
 	// Unknown: Current is no version of this binary, so a newer one has been here.
 	Unknown bool
+	// Breaking is the newest applied migration that breaks platforms which do not know it, 0 for none.
+	Breaking uint
+}
+
+// Staging reports whether this platform stages files on such a schema: it does not on base, where
+// it serves all else. The error is a sentence for an operator; with it, the platform must not serve.
+func (s Status) Staging() (bool, error) {
+	switch {
+	case s.Dirty:
+		return false, dirtyError(s.Current)
+	case s.Current == 0:
+		return false, errors.New("the database has no tables yet; run 'platform migrate up' with the same DATABASE_URL first")
+	case between(s.Current):
+		return false, betweenError(s.Current)
+	case s.Current > s.Latest && s.Breaking > s.Latest:
+		return false, fmt.Errorf("the database is at version %d, and migration %d breaks older platforms, such as this one; use the newer platform",
+			s.Current, s.Breaking)
+	case s.Current >= s.Latest:
+		return true, nil
+	case s.Current == base:
+		return false, nil
+	case s.Unknown:
+		return false, fmt.Errorf("the database is at version %d, which this platform does not know; use the platform that migrated it", s.Current)
+	}
+	return false, fmt.Errorf("the database is at version %d, and this platform needs %d; run 'platform migrate up' with the same DATABASE_URL first",
+		s.Current, s.Latest)
 }
 
 // Read tells what the database is at. It creates nothing, works on an empty database, and
@@ -62,7 +89,7 @@ func Read(ctx context.Context, db *sql.DB) (Status, error) {
 }
 
 func newStatus(r record, running bool) Status {
-	s := Status{Current: r.version, Latest: known[len(known)-1].Version, Running: running}
+	s := Status{Current: r.version, Latest: own.latest(), Running: running, Breaking: r.breaking}
 	if r.step != nil {
 		s.Current = r.step.From
 	}
@@ -70,8 +97,8 @@ func newStatus(r record, running bool) Status {
 		s.Interrupted = r.step
 		s.Dirty = r.dirty && r.step == nil
 	}
-	s.Unknown = s.Current != 0 && !isKnown(s.Current)
-	for _, m := range known {
+	s.Unknown = s.Current != 0 && !own.knows(s.Current)
+	for _, m := range own.list {
 		if m.Version <= s.Current {
 			s.Applied = append(s.Applied, m)
 		} else {
@@ -88,27 +115,34 @@ func (s Status) Report() string {
 	say := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 
 	switch {
+	case s.Dirty:
+		say("The database is marked dirty: %v.", dirtyError(s.Current))
+	case between(s.Current):
+		say("This platform can neither serve nor migrate: %v.", betweenError(s.Current))
 	case s.Unknown:
 		say("The database is at version %d, which this platform does not know: a newer one has migrated it.", s.Current)
-		say("This platform can go on serving; to migrate, use the newer platform.")
-	case s.Dirty:
-		say("The database is marked dirty: %s.", dirtyAdvice(s.Current))
+		if _, err := s.Staging(); err != nil {
+			say("This platform cannot serve: %v.", err)
+		} else {
+			say("This platform can go on serving; to migrate, use the newer platform.")
+		}
 	case s.Current == 0:
 		say("No migration has been applied.")
 	case len(s.Pending) == 0:
-		say("The schema is at %s: up to date.", label(s.Current))
+		say("The schema is at %s: up to date.", own.label(s.Current))
 	default:
-		say("The schema is at %s.", label(s.Current))
+		say("The schema is at %s.", own.label(s.Current))
 	}
 
 	switch {
+	case between(s.Current):
 	case s.Running:
 		say("A migration is running at this moment; look again when it is done.")
 	case s.Interrupted != nil && s.Interrupted.To < s.Interrupted.From:
-		say("Undoing %s was interrupted on the way to %s; nothing of it was kept.", label(s.Interrupted.From), label(s.Interrupted.To))
+		say("Undoing %s was interrupted on the way to %s; nothing of it was kept.", own.label(s.Interrupted.From), own.label(s.Interrupted.To))
 		say("The database needs no repair: run `platform migrate down` to undo it after all, or `platform migrate up` to stay.")
 	case s.Interrupted != nil:
-		say("Applying %s was interrupted on the way from %s; nothing of it was kept.", label(s.Interrupted.To), label(s.Interrupted.From))
+		say("Applying %s was interrupted on the way from %s; nothing of it was kept.", own.label(s.Interrupted.To), own.label(s.Interrupted.From))
 		say("The database needs no repair: run `platform migrate up` to try it again; should it fail, it says why.")
 	case len(s.Pending) > 0 && !s.Unknown && !s.Dirty:
 		say("Run `platform migrate up` to apply what is pending.")
@@ -128,10 +162,10 @@ func (s Status) Report() string {
 	return b.String()
 }
 
-// dirtyAdvice is what an operator can do about a dirty database. The version it is marked
-// with is where the step led to, up or down; from where, the tool has not noted.
-func dirtyAdvice(version uint) string {
-	return fmt.Sprintf("another tool stopped on the way to %s, and what it did may be there in part. "+
+// dirtyError says what an operator can do about a dirty database. The version it is marked
+// with is where the step led to, up or down; from where, the tool has not recorded.
+func dirtyError(version uint) error {
+	return fmt.Errorf("another tool stopped on the way to %s, and what it did may be there in part. "+
 		"Check which tables are there, put right what is half done, and then run `platform migrate force <version>` "+
-		"with the newest version that is there in whole, 0 for none", label(version))
+		"with the newest version that is there in whole, 0 for none", own.label(version))
 }

@@ -94,7 +94,8 @@ func (s *Server) openDatabase(ctx context.Context) error {
 	return err
 }
 
-// migrate brings the private PostgreSQL to the newest schema.
+// migrate brings the private PostgreSQL to the newest schema. One that a newer platform has migrated stays as it is:
+// build decides whether this platform can serve on it.
 func (s *Server) migrate(ctx context.Context, dsn string) error {
 	db, err := OpenDatabase(dsn)
 	if err != nil {
@@ -104,6 +105,9 @@ func (s *Server) migrate(ctx context.Context, dsn string) error {
 	applied, err := schema.Up(ctx, db)
 	for _, m := range applied {
 		s.log.InfoContext(ctx, "migration applied", "migration", m.String())
+	}
+	if errors.Is(err, schema.ErrUnknownVersion) {
+		return nil
 	}
 	return err
 }

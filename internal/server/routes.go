@@ -15,7 +15,6 @@ import (
 	"github.com/molecule-ai/platform/internal/events"
 	"github.com/molecule-ai/platform/internal/forward"
 	"github.com/molecule-ai/platform/internal/handlers"
-	"github.com/molecule-ai/platform/internal/pendinguploads"
 	"github.com/molecule-ai/platform/internal/schema"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
@@ -39,14 +38,11 @@ const (
 
 // build makes the parts and puts them behind their routes.
 func (s *Server) build(ctx context.Context) (http.Handler, error) {
-	base, err := schema.Base(ctx, s.db)
+	status, err := schema.Read(ctx, s.db)
 	if err != nil {
 		return nil, err
 	}
-	if !base {
-		return nil, errors.New("the database has no tables yet; run 'platform migrate up' with the same DATABASE_URL first")
-	}
-	staging, err := schema.Staging(ctx, s.db)
+	staging, err := status.Staging() // not on base
 	if err != nil {
 		return nil, err
 	}
@@ -61,44 +57,26 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		SpoolBytes: c.SpoolBytes,
 	}
 	files := handlers.NewChatFilesHandler(store, push, limits, handlers.NewAdmission(c.MaxUploads))
-	var pending *handlers.PendingUploadsHandler
-	operating, err := schema.Operating(ctx, s.db)
-	if err != nil {
-		return nil, err
-	}
 	s.openNews(inbox)
+	var pending *handlers.PendingUploadsHandler
 	var stream *handlers.EventsHandler
-	if operating {
-		stream = handlers.NewEventsHandler(store, s.tokens, events.New(s.db, inbox), s.news, handlers.NewAdmission(c.MaxStreams))
-	}
-	if staging {
-		bounds := pendinguploads.Limits{MaxFileBytes: c.MaxFileBytes, MaxBatchBytes: c.MaxRequestBytes, TTL: c.PendingTTL}
-		if operating {
-			inbox.WithReaders()
-			bounds.QuotaBytes, bounds.QuotaFiles = c.QuotaBytes, int64(c.QuotaFiles)
-		}
-		postgres := pendinguploads.NewPostgres(s.db, s.staging, inbox, bounds)
-		if s.sessions != nil {
-			postgres.WithSessions(s.sessions)
-		}
-		storage, err := s.openStorage(ctx, postgres)
+	switch {
+	case staging:
+		storage, err := s.openStorage(ctx, inbox)
 		if err != nil {
 			return nil, err
 		}
 		files.WithPendingUploads(storage, c.SpoolDir)
-		if operating {
-			files.WithKeys()
-			s.sweeper = newSweeper(storage, newPrunedInbox(s.db, inbox), c, s.log, s.swept)
-		} else {
-			s.log.WarnContext(ctx, "no quotas, no Idempotency-Key, no events, and nothing is swept: the database is not up to date; run 'platform migrate up' and restart")
-		}
+		s.sweeper = newSweeper(storage, newPrunedInbox(s.db, inbox), c, s.log, s.swept)
+		stream = handlers.NewEventsHandler(store, s.tokens, events.New(s.db, inbox), s.news, handlers.NewAdmission(c.MaxStreams))
 		pending = handlers.NewPendingUploadsHandler(store, storage, handlers.NewAdmission(c.MaxDownloads))
-		if c.StorageRedirect && s.bucket != nil {
+		if c.StorageRedirect {
 			pending.WithSignedURLs(s.bucket)
 		}
-	} else if c.StorageURL != "" {
-		return nil, errNoObjects
-	} else {
+	case c.StorageURL != "":
+		return nil, errors.New("STORAGE_URL is set, but the database is not up to date; run 'platform migrate up' with the same DATABASE_URL first")
+	default:
+		inbox.WithoutReaders()
 		s.log.WarnContext(ctx, "uploads to poll workspaces are refused: the database has no pending_uploads; run 'platform migrate up' and restart")
 	}
 
@@ -136,10 +114,10 @@ type parts struct {
 	activity   *handlers.ActivityHandler
 	a2a        *handlers.A2AHandler
 	files      *handlers.ChatFilesHandler
-	pending    *handlers.PendingUploadsHandler // nil: staging is not wired
-	events     *handlers.EventsHandler         // nil: the schema is too old for it
-	rates      *handlers.RateLimits            // nil: none
-	jsonBytes  int64                           // of messages and pages held at once
+	pending    *handlers.PendingUploadsHandler // nil: staging is not wired, and events neither
+	events     *handlers.EventsHandler
+	rates      *handlers.RateLimits // nil: none
+	jsonBytes  int64                // of messages and pages held at once
 }
 
 // route is the route table.
@@ -173,14 +151,12 @@ func route(e *gin.Engine, tokens *wsauth.Tokens, p parts) {
 	w.GET("/tokens", do(p.workspaces.ListTokens))
 	w.DELETE("/tokens/:token_id", do(p.workspaces.RevokeToken))
 	w.GET("/activity", do(p.activity.List))
-	if p.events != nil {
-		w.GET("/events/stream", do(p.events.Stream))
-	}
 	w.POST("/a2a", do(p.a2a.Send))
 	w.POST("/chat/uploads", do(p.files.Upload))
 	if p.pending == nil {
 		return
 	}
+	w.GET("/events/stream", do(p.events.Stream))
 	w.GET("/pending-uploads", do(p.pending.List))
 	w.GET("/pending-uploads/:file_id", do(p.pending.Show))
 	w.GET("/pending-uploads/:file_id/content", do(p.pending.Content))
@@ -233,13 +209,9 @@ func (s *Server) ready(staging bool) func(context.Context) (handlers.Readiness, 
 		if err != nil {
 			return handlers.Readiness{}, err
 		}
-		base, err := schema.Base(ctx, s.db)
-		if err != nil {
-			return handlers.Readiness{}, err
-		}
 		r := handlers.Readiness{SchemaVersion: status.Current, Staging: staging}
-		if !base {
-			r.Problem = "the database has no tables; run 'platform migrate up'"
+		if _, err := status.Staging(); err != nil {
+			r.Problem = err.Error()
 		}
 		return r, nil
 	}

@@ -17,11 +17,8 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// The migrations that bring pending_uploads, and what quotas, keys and sweeping need.
-const (
-	stagingVersion   = 20260505100000
-	operatingVersion = 20260601100000
-)
+// stagingVersion is the oldest schema with which files are staged.
+const stagingVersion = 20260701100000
 
 const noStaging = "workspace has no callback URL — chat upload requires push-mode + public URL"
 
@@ -46,17 +43,14 @@ func zonedDatabase(t testing.TB) string {
 	return dsn
 }
 
-// before makes a database that is migrated to just before that version.
-func before(t testing.TB, version uint) (string, *sql.DB) {
+// beforeStaging makes a database with the schema before staging.
+func beforeStaging(t testing.TB) (string, *sql.DB) {
 	t.Helper()
-	dsn := pgtest.Empty(t)
+	dsn := pgtest.New(t)
 	db := pgtest.Open(t, dsn)
-	if _, err := schema.Up(t.Context(), db); err != nil {
-		t.Fatal(err)
-	}
 	for {
 		status, err := schema.Read(t.Context(), db)
-		if err == nil && status.Current < version {
+		if err == nil && status.Current < stagingVersion {
 			return dsn, db
 		}
 		if err == nil {
@@ -68,10 +62,11 @@ func before(t testing.TB, version uint) (string, *sql.DB) {
 	}
 }
 
-// What an operator has who deploys the binary first, and migrates when there is time.
+// What an operator has who deploys the binary first, and migrates when there is time. Planted: the inbox notes how far it
+// was read; the sweep is started.
 func TestServer_ServesTheSchemaBeforeStaging(t *testing.T) {
 	t.Parallel()
-	dsn, db := before(t, stagingVersion)
+	dsn, db := beforeStaging(t)
 	on := func(s *config.Settings) { s.DatabaseURL = dsn }
 	p := servertest.Start(t, on)
 	w := p.Create(t, "poll", "")
@@ -90,8 +85,13 @@ func TestServer_ServesTheSchemaBeforeStaging(t *testing.T) {
 	must(t, p, http.StatusOK, "POST", "/registry/register", w.Token, `{"id":"`+w.ID+`","agent_card":{}}`, nil)
 	must(t, p, http.StatusOK, "POST", "/registry/heartbeat", w.Token, `{"workspace_id":"`+w.ID+`"}`, nil)
 	must(t, p, http.StatusOK, "POST", own+"/a2a", w.Token, `{"method":"message/send"}`, nil)
-	if got := summaries(read(t, p, w, "")); got != "message/send" {
-		t.Errorf("inbox %q, want the message", got)
+	must(t, p, http.StatusOK, "POST", own+"/a2a", w.Token, `{"method":"message/stream"}`, nil)
+	rows := read(t, p, w, "?order=asc")
+	if got := summaries(rows); got != "message/send message/stream" {
+		t.Fatalf("inbox %q, want both messages", got)
+	}
+	if got := summaries(read(t, p, w, "?since_id="+rows[0].ID)); got != "message/stream" {
+		t.Errorf("after the first: %q, want the second", got)
 	}
 	var ready struct {
 		Version uint `json:"schema_version"`
@@ -118,22 +118,58 @@ func TestServer_ServesTheSchemaBeforeStaging(t *testing.T) {
 	}
 }
 
-func TestServer_EmptyDatabaseSaysWhatToDo(t *testing.T) {
+// Only base, the newest schema and a newer one that breaks nothing are served; everything else is refused in a sentence,
+// and nothing is changed. Planted: the refusal logged only; a migration run at the start.
+func TestServer_ServesNoOtherSchema(t *testing.T) {
 	t.Parallel()
-	settings := servertest.Settings(t)
-	settings.DatabaseURL = pgtest.Empty(t)
-	c, err := settings.Load()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = server.New(t.Context(), c, slog.New(slog.DiscardHandler))
-	if err == nil || !strings.Contains(err.Error(), "platform migrate up") {
-		t.Errorf("error %v, want what to run", err)
-	}
-	db := pgtest.Open(t, settings.DatabaseURL)
-	var tables int
-	if err := db.QueryRowContext(t.Context(), `SELECT count(*) FROM pg_tables WHERE schemaname = 'public'`).Scan(&tables); err != nil || tables != 0 {
-		t.Errorf("%d tables (%v); nothing is automatic on an operator's database", tables, err)
+	const (
+		newer    = `UPDATE schema_migrations SET version = 20990101000000`
+		breaking = `COMMENT ON COLUMN schema_migrations.version IS 'platform: migration 20990101000000 breaks older platforms'`
+	)
+	for name, c := range map[string]struct{ record, want string }{
+		"empty":           {`DROP SCHEMA public CASCADE; CREATE SCHEMA public`, "the database has no tables yet; run 'platform migrate up' with the same DATABASE_URL first"},
+		"half of base":    {`UPDATE schema_migrations SET version = 20260401100000`, "run 'platform migrate up' with the same DATABASE_URL first"},
+		"pending_uploads": {`UPDATE schema_migrations SET version = 20260505100000`, "run 'platform migrate up' of commit 42bbc23515e2 first"},
+		"operate":         {`UPDATE schema_migrations SET version = 20260601100000`, "run 'platform migrate up' of commit 42bbc23515e2 first"},
+		"newer":           {newer, ""},
+		"breaking":        {newer + "; " + breaking, "migration 20990101000000 breaks older platforms, such as this one; use the newer platform"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			settings := servertest.Settings(t)
+			settings.DatabaseURL = pgtest.New(t)
+			db := pgtest.Open(t, settings.DatabaseURL)
+			exec := func(statement string) {
+				if _, err := db.Exec(statement); err != nil {
+					t.Fatal(err)
+				}
+			}
+			exec(c.record)
+			if c.want == "" {
+				p := servertest.Start(t, func(s *config.Settings) { s.DatabaseURL = settings.DatabaseURL })
+				stage(t, p, p.Create(t, "poll", ""), "a.txt")
+				must(t, p, http.StatusOK, "GET", "/readyz", "", "", nil)
+				exec(breaking) // the newer platform's next migration, under the running older one
+				isError(t, call(t, p, "GET", "/readyz", "", ""), http.StatusServiceUnavailable, "not_ready", "breaks older platforms")
+				return
+			}
+			const tables = `SELECT count(*) || coalesce(to_regclass('schema_migrations')::text, '') FROM pg_tables WHERE schemaname = 'public'`
+			var before, after string
+			if err := db.QueryRow(tables).Scan(&before); err != nil {
+				t.Fatal(err)
+			}
+			loaded, err := settings.Load()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = server.New(t.Context(), loaded, slog.New(slog.DiscardHandler))
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want %q", err, c.want)
+			}
+			if err := db.QueryRow(tables).Scan(&after); err != nil || after != before {
+				t.Errorf("tables %s, were %s (%v); nothing is automatic on an operator's database", after, before, err)
+			}
+		})
 	}
 }
 
@@ -168,10 +204,11 @@ func TestServer_DatabaseGone(t *testing.T) {
 	must(t, p, http.StatusOK, "GET", "/workspaces/"+w.ID, w.Token, "", nil)
 }
 
-// A database that lost its tables is not ready, and the answer says what to do.
+// A database that lost its tables, such as one that was replaced by an empty one, is not ready, and the answer says what
+// to do.
 func TestServer_NotReadyWithoutTables(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
-	exec(t, p, `ALTER TABLE activity_logs RENAME TO hidden`)
+	exec(t, p, `DROP SCHEMA public CASCADE; CREATE SCHEMA public`)
 	isError(t, call(t, p, "GET", "/readyz", "", ""), http.StatusServiceUnavailable, "not_ready", "platform migrate up")
 }

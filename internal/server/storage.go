@@ -21,19 +21,15 @@ import (
 // probeTimeout is how long the store may take to write a few bytes when the platform starts.
 const probeTimeout = 30 * time.Second
 
-var errNoObjects = errors.New("STORAGE_URL is set, but the database is not up to date; run 'platform migrate up' with the same DATABASE_URL first")
-
-// openStorage puts the stores of objects beside postgres, if the schema has them.
-func (s *Server) openStorage(ctx context.Context, postgres *pendinguploads.Postgres) (pendinguploads.Storage, error) {
-	have, err := schema.Objects(ctx, s.db)
-	if err != nil {
-		return nil, err
-	}
-	if !have && s.config.StorageURL != "" {
-		return nil, errNoObjects
-	}
-	if !have {
-		return s.tracing.Storage(postgres), nil
+// openStorage opens the files in the database, and the stores beside it.
+func (s *Server) openStorage(ctx context.Context, inbox *activity.Inbox) (_ pendinguploads.Storage, err error) {
+	c := s.config
+	postgres := pendinguploads.NewPostgres(s.db, s.staging, inbox, pendinguploads.Limits{
+		MaxFileBytes: c.MaxFileBytes, MaxBatchBytes: c.MaxRequestBytes, TTL: c.PendingTTL,
+		QuotaBytes: c.QuotaBytes, QuotaFiles: int64(c.QuotaFiles),
+	})
+	if s.sessions != nil {
+		postgres.WithSessions(s.sessions)
 	}
 	open := func(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
 		store, err := objectstore.Open(ctx, url, namespace)
@@ -64,8 +60,12 @@ func (s *Server) openStorage(ctx context.Context, postgres *pendinguploads.Postg
 
 // HasStores returns an error, a sentence for a person, if the schema has no stores of objects.
 func HasStores(ctx context.Context, db *sql.DB) error {
-	have, err := schema.Objects(ctx, db)
-	if err == nil && !have {
+	status, err := schema.Read(ctx, db)
+	if err != nil {
+		return err
+	}
+	staging, err := status.Staging()
+	if err == nil && !staging {
 		err = errors.New("the database is not up to date; run 'platform migrate up' first")
 	}
 	return err
@@ -77,23 +77,8 @@ func NewBucket(ctx context.Context, db *sql.DB, c config.Config) (*pendingupload
 	open := func(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
 		return objectstore.Open(ctx, url, namespace)
 	}
-	return pendinguploads.NewBucket(ctx, newFiles(db), open, pendinguploads.BucketOptions{URL: c.StorageURL, InlineBytes: c.StorageInlineBytes})
-}
-
-// newStorage is NewBucket for any schema that has files.
-func newStorage(ctx context.Context, db *sql.DB) (pendinguploads.Storage, error) {
-	have, err := schema.Objects(ctx, db)
-	if err != nil {
-		return nil, err
-	}
-	if !have {
-		return newFiles(db), nil
-	}
-	return NewBucket(ctx, db, config.Config{})
-}
-
-func newFiles(db *sql.DB) *pendinguploads.Postgres {
-	return pendinguploads.NewPostgres(db, db, activity.New(db), pendinguploads.Limits{})
+	files := pendinguploads.NewPostgres(db, db, activity.New(db), pendinguploads.Limits{})
+	return pendinguploads.NewBucket(ctx, files, open, pendinguploads.BucketOptions{URL: c.StorageURL, InlineBytes: c.StorageInlineBytes})
 }
 
 // measured is a store whose operations are counted and timed.

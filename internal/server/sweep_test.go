@@ -2,7 +2,6 @@ package server_test
 
 import (
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 
@@ -71,50 +70,4 @@ func TestServer_SweepsWhenItStarts(t *testing.T) {
 		}
 		return ids == kept.ID()
 	})
-}
-
-// What an operator has who deploys this binary on the schema of the one before: all that the
-// one before could, and a warning. Planted: quotas, keys or notes without a look at the schema.
-func TestServer_ServesTheSchemaBeforeQuotasAndSweeping(t *testing.T) {
-	t.Parallel()
-	dsn, _ := before(t, operatingVersion)
-	p := servertest.Start(t, func(s *config.Settings) {
-		s.DatabaseURL, s.QuotaFiles, s.QuotaBytes, s.AckRetention, s.SweepInterval = dsn, "1", "1", "0s", "1s"
-	})
-	w := p.Create(t, "poll", "")
-	var ids []string
-	for _, key := range []string{"key", "key", "another"} { // all the same to it
-		body, contentType := strings.NewReader("--x\r\nContent-Disposition: form-data; name=\"files\"; filename=\"a.txt\"\r\n\r\nhello\r\n--x--\r\n"), "multipart/form-data; boundary=x"
-		r := p.Do(t, servertest.Request{Method: "POST", Path: "/workspaces/" + w.ID + "/chat/uploads", Token: w.Token,
-			Header: http.Header{"Content-Type": {contentType}, "Idempotency-Key": {key}}, Body: body})
-		if r.Status != http.StatusOK {
-			t.Fatalf("upload: %d %s", r.Status, r.Body)
-		}
-		var answer struct{ Files []upload }
-		r.JSON(t, &answer)
-		ids = append(ids, answer.Files[0].ID())
-	}
-	if ids[0] == ids[1] {
-		t.Error("the key was heeded without a table for it")
-	}
-	rows := read(t, p, w, "?order=asc")
-	if len(rows) != 3 {
-		t.Fatalf("%d inbox rows", len(rows))
-	}
-	if more := read(t, p, w, "?since_id="+rows[0].ID); len(more) != 2 {
-		t.Errorf("%d rows after the first", len(more))
-	}
-	path := "/workspaces/" + w.ID + "/pending-uploads/" + ids[0]
-	must(t, p, http.StatusOK, "POST", path+"/ack", w.Token, "", nil)
-	must(t, p, http.StatusOK, "GET", path+"/content", w.Token, "", nil)
-	must(t, p, http.StatusOK, "GET", "/readyz", "", "", nil)
-	warned := 0
-	for line := range strings.Lines(p.Logs.String()) {
-		if strings.Contains(line, `"level":"WARN"`) && strings.Contains(line, "nothing is swept: the database is not up to date; run 'platform migrate up' and restart") {
-			warned++
-		}
-	}
-	if warned != 1 {
-		t.Errorf("the operator was warned %d times", warned)
-	}
 }

@@ -1,8 +1,9 @@
--- What operating the platform needs: room that is promised to uploads in flight, keys of uploads
--- that may be sent again, how far each inbox was read, and settings that keep the tables small.
+-- Everything of staging that 20260505100000 does not have: quotas, idempotency keys, how far each inbox
+-- was read, events of files, and files whose bytes are in an object store. The platform applies and
+-- undoes both migrations in one transaction, so none of its databases rests between them.
 
--- Reservations. Room in a workspace's quota for an upload that is being staged; it becomes the
--- files themselves in the transaction that commits them, and falls due if that never comes.
+-- Reservations: room in a workspace's quota for an upload that is being staged. The transaction that
+-- commits the files deletes its reservation; one whose upload never commits expires.
 CREATE TABLE upload_reservations (
     id           uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     workspace_id uuid NOT NULL,
@@ -13,13 +14,13 @@ CREATE TABLE upload_reservations (
 
 CREATE INDEX upload_reservations_workspace ON upload_reservations (workspace_id);
 
--- What a workspace uses of its quota; where the table was vacuumed, from the index alone.
+-- What a workspace uses of its quota. On vacuumed pages that is an index-only scan.
 CREATE INDEX pending_uploads_usage ON pending_uploads (workspace_id, expires_at) INCLUDE (size_bytes) WHERE acked_at IS NULL;
 
--- Reserves room for an upload, or says that there is none: then reservation is null. One call is
--- one round trip; inside, the lock comes first and each statement after it sees what was committed
--- meanwhile, so that uploads at the edge cannot pass it together. The reservation itself need not
--- survive a crash, for the upload it is for does not either.
+-- Reserves room for an upload; reservation is null if there is none. One call is one round trip. The
+-- lock comes first, so that each statement after it sees what was committed meanwhile: two uploads that
+-- together exceed the quota cannot both pass. A reservation need not survive a crash, because its upload
+-- does not either; hence no waiting for the disk.
 CREATE FUNCTION reserve_upload(workspace uuid, add_files integer, add_bytes bigint, max_files bigint, max_bytes bigint, ttl interval,
     OUT reservation uuid, OUT used_files bigint, OUT used_bytes bigint) LANGUAGE plpgsql AS $$
 BEGIN
@@ -40,7 +41,7 @@ BEGIN
     END IF;
 END $$;
 
--- Keys of uploads, so that one that is sent again finds its first answer. Written in the
+-- Idempotency keys: an upload that is sent again gets its first answer. A key is written in the
 -- transaction of the files.
 CREATE TABLE upload_keys (
     workspace_id uuid NOT NULL,
@@ -53,16 +54,16 @@ CREATE TABLE upload_keys (
 
 CREATE INDEX upload_keys_expiry ON upload_keys (expires_at);
 
--- How far each workspace has read its inbox, to within a minute: rows before that one may be pruned.
+-- How far each workspace has read its inbox, to within a minute. Rows up to there may be pruned.
 CREATE TABLE activity_readers (
     workspace_id uuid PRIMARY KEY,
     read_seq     bigint NOT NULL,
     noted_at     timestamptz NOT NULL
 ) WITH (fillfactor = 50);
 
--- Every file is written once and deleted soon. The default waits until a fifth of a table is dead,
--- and of a table full of files that is a lot; then it goes at a few MiB a second. The platform's own
--- VACUUM is for when even this is too slow.
+-- Every file is written once and deleted soon. By default autovacuum waits until a fifth of a table is
+-- dead, which is a lot of a table full of files, and then frees a few MiB a second. The platform runs its own
+-- VACUUM where even these settings are too slow.
 ALTER TABLE pending_uploads SET (
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_cost_delay = 0,
     toast.autovacuum_vacuum_scale_factor = 0.02, toast.autovacuum_vacuum_threshold = 5000, toast.autovacuum_vacuum_cost_delay = 0);
@@ -70,9 +71,10 @@ ALTER TABLE pending_upload_chunks SET (
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_cost_delay = 0,
     toast.autovacuum_vacuum_scale_factor = 0.02, toast.autovacuum_vacuum_threshold = 5000, toast.autovacuum_vacuum_cost_delay = 0);
 
--- Receipts: what became of staged files, for those who watch. A row is written by the change
--- itself, whoever makes it, an older platform too. It gets its number from the first reader: a
--- counter's lock in the transaction of an ack would make a workspace's acks wait for each other.
+-- Events of files (receipts): fetched, acknowledged, expired. A trigger writes the row, so that it
+-- commits with the change whichever statement made it. The first reader numbers the rows (seq): taking
+-- the number in the transaction of an ack would lock the counter, and a workspace's acks would wait for
+-- each other.
 CREATE TABLE receipts (
     id           bigint GENERATED ALWAYS AS IDENTITY,
     workspace_id uuid NOT NULL,
@@ -109,3 +111,44 @@ CREATE TRIGGER pending_uploads_acked AFTER UPDATE OF acked_at ON pending_uploads
     WHEN (OLD.acked_at IS NULL AND NEW.acked_at IS NOT NULL) EXECUTE FUNCTION write_receipt('acked');
 CREATE TRIGGER pending_uploads_expired AFTER DELETE ON pending_uploads FOR EACH ROW
     WHEN (OLD.acked_at IS NULL) EXECUTE FUNCTION write_receipt('expired');
+
+-- Every object store that was ever configured, so that each object is found whatever is configured now.
+-- The URL has no secrets in it. Objects are below the namespace, which no other database has: platforms
+-- that share a bucket do not delete each other's objects as orphans.
+CREATE TABLE upload_stores (
+    id         integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    url        text NOT NULL UNIQUE,
+    namespace  uuid NOT NULL UNIQUE DEFAULT gen_random_uuid(),
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- A row for each object, committed before the object is written and deleted after the object is: no
+-- object is without a row. From garbage_at on the object belongs to no file and is to be deleted; NULL
+-- while it belongs to one.
+CREATE TABLE upload_objects (
+    object_key uuid PRIMARY KEY,
+    store_id   integer NOT NULL REFERENCES upload_stores (id),
+    size_bytes bigint NOT NULL CHECK (size_bytes >= 0),
+    file_id    uuid,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    garbage_at timestamptz,
+    CHECK (file_id IS NOT NULL OR garbage_at IS NOT NULL)
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+
+CREATE INDEX upload_objects_garbage ON upload_objects (garbage_at) WHERE garbage_at IS NOT NULL;
+
+-- NULL: the bytes are in content and pending_upload_chunks. Otherwise they are in the object, and content
+-- is empty.
+ALTER TABLE pending_uploads ADD COLUMN object_key uuid;
+
+CREATE UNIQUE INDEX pending_uploads_object ON pending_uploads (object_key) WHERE object_key IS NOT NULL;
+
+-- Deleting a file, by whichever statement, leaves its object to the sweep.
+CREATE FUNCTION release_object() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE upload_objects SET garbage_at = clock_timestamp() WHERE object_key = OLD.object_key;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER pending_uploads_object_released AFTER DELETE ON pending_uploads FOR EACH ROW
+    WHEN (OLD.object_key IS NOT NULL) EXECUTE FUNCTION release_object();

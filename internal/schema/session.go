@@ -7,12 +7,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/golang-migrate/migrate/v4"
 	"github.com/golang-migrate/migrate/v4/database"
 	"github.com/golang-migrate/migrate/v4/database/postgres"
-	"github.com/golang-migrate/migrate/v4/source/iofs"
-
-	"github.com/molecule-ai/platform/migrations"
 )
 
 const (
@@ -22,14 +18,13 @@ const (
 	sqlTryReading = `SELECT pg_try_advisory_xact_lock_shared($1)`
 )
 
-// unlockTimeout bounds the farewell to a server that may be gone.
+// unlockTimeout bounds releasing the lock on a server that may be gone.
 const unlockTimeout = 5 * time.Second
 
-// A session is a connection that holds the migration lock, and golang-migrate on top of it.
+// A session is a connection that holds the migration lock.
 type session struct {
-	conn    *sql.Conn
-	driver  *driver
-	migrate *migrate.Migrate
+	series series
+	conn   *sql.Conn
 }
 
 // withLock runs f on a connection of its own under the migration lock.
@@ -37,7 +32,7 @@ type session struct {
 // The lock is the very one that golang-migrate takes, so its command line waits for us and
 // we for it. It is taken here, not by golang-migrate, which gives up after 15 seconds, cannot
 // be cancelled, and takes it twice: to create the version table, and again to migrate.
-func withLock(ctx context.Context, db *sql.DB, f func(*session) error) error {
+func (s series) withLock(ctx context.Context, db *sql.DB, f func(*session) error) error {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("schema: connect: %w", err)
@@ -61,23 +56,12 @@ func withLock(ctx context.Context, db *sql.DB, f func(*session) error) error {
 		_, _ = conn.ExecContext(ctx, sqlUnlock, where.lock)
 	}()
 
-	pg, err := postgres.WithConnection(ctx, conn, &postgres.Config{
-		DatabaseName: where.database,
-		SchemaName:   where.schema,
-	})
+	// This creates the version table if it is missing.
+	_, err = postgres.WithConnection(ctx, conn, &postgres.Config{DatabaseName: where.database, SchemaName: where.schema})
 	if err != nil {
 		return fmt.Errorf("schema: create the version table: %w", err)
 	}
-	files, err := iofs.New(migrations.Files, ".")
-	if err != nil {
-		return fmt.Errorf("schema: read the migrations: %w", err)
-	}
-	d := &driver{Postgres: pg, ctx: ctx, conn: conn}
-	m, err := migrate.NewWithInstance("iofs", files, "postgres", d)
-	if err != nil {
-		return fmt.Errorf("schema: start golang-migrate: %w", err)
-	}
-	return f(&session{conn: conn, driver: d, migrate: m})
+	return f(&session{series: s, conn: conn})
 }
 
 // discard closes the connection for good instead of returning it to the pool: whatever
@@ -105,24 +89,29 @@ func locate(ctx context.Context, q queryer) (place, error) {
 
 // recover makes the database ready for the next step and returns the version it is at.
 // Since the lock is held, a mark of ours was left by a migration that is no longer running,
-// and nothing of that was kept: the database is where it came from.
+// and nothing of that was kept: the database is where it came from. A database that this
+// platform cannot migrate is left as it is.
 func (s *session) recover(ctx context.Context) (uint, error) {
 	r, err := readRecord(ctx, s.conn)
 	if err != nil {
 		return 0, err
 	}
-	switch {
-	case r.step != nil:
-		if err := s.driver.force(r.step.From); err != nil {
-			return 0, fmt.Errorf("schema: go back to %s: %w", label(r.step.From), err)
-		}
+	if r.step != nil {
 		r.version = r.step.From
-	case r.dirty:
-		return 0, fmt.Errorf("%w: %s", ErrDirty, dirtyAdvice(r.version))
 	}
-	if r.version != 0 && !isKnown(r.version) {
+	switch {
+	case r.dirty && r.step == nil:
+		return 0, fmt.Errorf("%w: %w", ErrDirty, dirtyError(r.version))
+	case between(r.version):
+		return 0, betweenError(r.version)
+	case r.version != 0 && !s.series.knows(r.version):
 		return 0, fmt.Errorf("%w: the database is at version %d, which this platform does not know; use the newer platform",
 			ErrUnknownVersion, r.version)
+	case r.step == nil:
+		return r.version, nil
+	}
+	if err := s.force(ctx, r.version); err != nil {
+		return 0, fmt.Errorf("schema: go back to %s: %w", s.series.label(r.version), err)
 	}
 	return r.version, nil
 }

@@ -1,3 +1,19 @@
+-- Files whose bytes are in an object store would be lost: `platform storage migrate` with an empty
+-- STORAGE_URL brings them back first. The lock keeps a file from being staged after the check.
+DO $$
+BEGIN
+    LOCK TABLE pending_uploads IN ACCESS EXCLUSIVE MODE;
+    IF EXISTS (SELECT FROM pending_uploads WHERE object_key IS NOT NULL) THEN
+        RAISE EXCEPTION 'there are files whose bytes are in an object store; run `platform storage migrate` with an empty STORAGE_URL first';
+    END IF;
+END $$;
+
+DROP TRIGGER pending_uploads_object_released ON pending_uploads;
+DROP FUNCTION release_object();
+ALTER TABLE pending_uploads DROP COLUMN object_key;
+DROP TABLE upload_objects;
+DROP TABLE upload_stores;
+
 DROP TRIGGER pending_uploads_expired ON pending_uploads;
 DROP TRIGGER pending_uploads_acked ON pending_uploads;
 DROP TRIGGER pending_uploads_fetched ON pending_uploads;
