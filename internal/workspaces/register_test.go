@@ -20,17 +20,17 @@ func TestRegister_AdmitsByTokenAndConfiguration(t *testing.T) {
 	_, strange := f.create(t, workspaces.Poll, "")
 	unknown := func(*testing.T) (uuid.UUID, string) { return uuid.New(), "" }
 	legacy := func(t *testing.T) (uuid.UUID, string) { return f.legacy(t), "" }
-	known := func(t *testing.T) (uuid.UUID, string) {
+	withToken := func(t *testing.T) (uuid.UUID, string) {
 		w, bearer := f.create(t, workspaces.Poll, "")
 		return w.ID, bearer
 	}
 	revoked := func(t *testing.T) (uuid.UUID, string) {
-		id, bearer := known(t)
+		id, bearer := withToken(t)
 		f.revokeAll(t, id)
 		return id, bearer
 	}
 	removed := func(t *testing.T) (uuid.UUID, string) {
-		id, bearer := known(t)
+		id, bearer := withToken(t)
 		f.remove(t, id)
 		return id, bearer
 	}
@@ -51,12 +51,12 @@ func TestRegister_AdmitsByTokenAndConfiguration(t *testing.T) {
 		"never had a token, open":           {legacy, "", true, nil, true},
 		"never had a token, closed":         {legacy, "", false, workspaces.ErrRegistrationClosed, false},
 		"never had a token, operator":       {legacy, adminToken, false, nil, true},
-		"live token, own":                   {known, own, false, nil, false},
-		"live token, own, open":             {known, own, true, nil, false},
-		"live token, operator":              {known, adminToken, false, nil, false},
-		"live token, none presented":        {known, "", true, wsauth.ErrUnauthorized, false},
-		"live token, malformed":             {known, "mol_ws_", true, wsauth.ErrUnauthorized, false},
-		"live token, another's":             {known, strange, true, wsauth.ErrUnauthorized, false},
+		"live token, own":                   {withToken, own, false, nil, false},
+		"live token, own, open":             {withToken, own, true, nil, false},
+		"live token, operator":              {withToken, adminToken, false, nil, false},
+		"live token, none presented":        {withToken, "", true, wsauth.ErrUnauthorized, false},
+		"live token, malformed":             {withToken, "mol_ws_", true, wsauth.ErrUnauthorized, false},
+		"live token, another's":             {withToken, strange, true, wsauth.ErrUnauthorized, false},
 		"all revoked, the revoked one":      {revoked, own, true, wsauth.ErrUnauthorized, false},
 		"all revoked, none presented, open": {revoked, "", true, wsauth.ErrUnauthorized, false},
 		"all revoked, operator":             {revoked, adminToken, false, nil, true},
