@@ -58,7 +58,7 @@ func TestServe_SaysWhyItCannotStart(t *testing.T) {
 
 		{"secrets are bad", func(*testing.T, string) []string {
 			return []string{"DATABASE_URL=postgres://platform:" + password + "@localhost:port/platform", "ADMIN_TOKEN=" + password + " "}
-		}, []string{"platform: the configuration is not usable:", "DATABASE_URL cannot be read; write ", "ADMIN_TOKEN has characters … write visible ASCII"}},
+		}, []string{"platform: the configuration is not usable:", "DATABASE_URL cannot be parsed; write ", "ADMIN_TOKEN has characters … write visible ASCII"}},
 
 		{"the database does not answer", func(*testing.T, string) []string {
 			return []string{"DATABASE_URL=postgres://platform:" + password + "@" + nobody + "/platform?sslmode=disable", "ADMIN_TOKEN=" + password}

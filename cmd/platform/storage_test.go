@@ -147,7 +147,7 @@ func TestStorage_TellsWhatIsWrongWithTheStore(t *testing.T) {
 	for _, c := range []struct{ url, want string }{
 		{"s3://bucket?endpoint=http://user:hunter2@127.0.0.1:1", "STORAGE_URL has a parameter"},
 		{"s3://key:hunter2@bucket", "credentials come from the environment"},
-		{"ftp://hunter2", "is no store that the platform knows"},
+		{"ftp://hunter2", "is not a supported store"},
 		{s3test.Shared(t).BucketURL(t, "http://127.0.0.1:1"), "the store of STORAGE_URL cannot be used"},
 		{"s3://there-is-no-such-bucket?endpoint=" + s3test.Shared(t).URL, "the store of STORAGE_URL cannot be used"},
 	} {
