@@ -10,7 +10,7 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// maxInlineBytes is the size of one row of content: a larger file would take several rows, and an object serves it better.
+// maxInlineBytes is the size of one row of content. A larger file would take several rows; an object serves it better.
 const maxInlineBytes = 1 << 20
 
 const storageForms = "s3://bucket?region=eu-central-1, s3://bucket?endpoint=https://minio.example:9000, gs://bucket, azblob://container or file:///folder"
