@@ -54,11 +54,11 @@ func TestServe_SaysWhyItCannotStart(t *testing.T) {
 
 		{"three values are bad", func(*testing.T, string) []string {
 			return []string{"ADDR=nowhere", "MAX_FILES=none", "REGISTRATION=perhaps"}
-		}, []string{"platform: the configuration is not usable:", `ADDR is "nowhere"; write `, `REGISTRATION is "perhaps"; write `, `MAX_FILES is "none"; write `}},
+		}, []string{"platform: the configuration is invalid:", `ADDR is "nowhere"; write `, `REGISTRATION is "perhaps"; write `, `MAX_FILES is "none"; write `}},
 
 		{"secrets are bad", func(*testing.T, string) []string {
 			return []string{"DATABASE_URL=postgres://platform:" + password + "@localhost:port/platform", "ADMIN_TOKEN=" + password + " "}
-		}, []string{"platform: the configuration is not usable:", "DATABASE_URL cannot be parsed; write ", "ADMIN_TOKEN has characters … write visible ASCII"}},
+		}, []string{"platform: the configuration is invalid:", "DATABASE_URL cannot be parsed; write ", "ADMIN_TOKEN has characters … write visible ASCII"}},
 
 		{"the database does not answer", func(*testing.T, string) []string {
 			return []string{"DATABASE_URL=postgres://platform:" + password + "@" + nobody + "/platform?sslmode=disable", "ADMIN_TOKEN=" + password}
@@ -70,7 +70,7 @@ func TestServe_SaysWhyItCannotStart(t *testing.T) {
 
 		{"the database has no admin token", func(*testing.T, string) []string {
 			return []string{"DATABASE_URL=postgres://platform:" + password + "@" + nobody + "/platform?sslmode=disable"}
-		}, []string{"platform: the configuration is not usable:", "ADMIN_TOKEN is empty … required … openssl rand -hex 32"}},
+		}, []string{"platform: the configuration is invalid:", "ADMIN_TOKEN is empty … required … openssl rand -hex 32"}},
 
 		{"the database is empty", func(t *testing.T, _ string) []string {
 			return []string{"DATABASE_URL=" + pgtest.Empty(t), "ADMIN_TOKEN=" + password}

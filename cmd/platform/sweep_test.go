@@ -69,7 +69,7 @@ func TestSweep_RefusesInASentence(t *testing.T) {
 		want []string
 	}{
 		"a schema that is too old": {old, []string{"platform: the database is not up to date; run 'platform migrate up' first"}},
-		"a bad retention":          {append(newDatabase(t), "ACK_RETENTION=soon"), []string{"platform: the configuration is not usable", "ACK_RETENTION is \"soon\"; write …"}},
+		"a bad retention":          {append(newDatabase(t), "ACK_RETENTION=soon"), []string{"platform: the configuration is invalid", "ACK_RETENTION is \"soon\"; write …"}},
 	} {
 		for _, args := range [][]string{{"sweep"}, {"sweep", "--dry-run"}} {
 			r := execute(t, newFolder(t), c.env, args...)
