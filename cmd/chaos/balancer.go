@@ -91,7 +91,7 @@ func newBuilds(binary, old string) (*builds, error) {
 }
 
 // smooth reports whether nobody should notice when the present build is stopped in order.
-func (b *builds) smooth() bool { return b != nil && b.drains[b.present] }
+func (b *builds) graceful() bool { return b != nil && b.drains[b.present] }
 
 // keyless reports whether some build does not know keys of uploads.
 func (b *builds) keyless() bool { return b != nil && b.older }
@@ -124,7 +124,7 @@ func (f *faults) roll(_ context.Context, _ []*platform) (time.Time, error) {
 }
 
 // around says what is around the platforms of a run.
-func (r *run) around() string {
+func (r *run) topology() string {
 	if r.balancer == nil {
 		return ""
 	}

@@ -19,7 +19,7 @@ import (
 
 const (
 	// patience is how long a client waits for an answer. PostgreSQL is paused for 10 s.
-	patience = 20 * time.Second
+	requestTimeout = 20 * time.Second
 
 	// keptAnswer is how much of an answer that refuses something goes into the history.
 	keptAnswer = 300
@@ -36,7 +36,7 @@ type request struct {
 	header   http.Header
 	body     []byte
 	allowed  []int         // statuses that are right; none: 200
-	patience time.Duration // 0: the usual
+	timeout  time.Duration // 0: requestTimeout
 	about    string
 	cutAfter int64 // hang up after so many bytes of the answer; 0: never
 }
@@ -61,7 +61,7 @@ func newClients(h *history, addrs []string) *clients {
 		c.http = append(c.http, &http.Client{
 			// Shorter than what the platform allows: it never hangs up first.
 			Transport: &http.Transport{
-				DialContext: dialLine, MaxIdleConnsPerHost: 64, IdleConnTimeout: 20 * time.Second, DisableCompression: true,
+				DialContext: dialTracked, MaxIdleConnsPerHost: 64, IdleConnTimeout: 20 * time.Second, DisableCompression: true,
 			},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		})
@@ -78,9 +78,9 @@ func (c *clients) close() {
 // do sends the request once, reads the answer to its end and records both. It hangs up when the
 // client's context is over.
 func (c *clients) do(client context.Context, r request) answer {
-	limit := r.patience
+	limit := r.timeout
 	if limit == 0 {
-		limit = patience
+		limit = requestTimeout
 	}
 	ctx, cancel := context.WithTimeout(client, limit)
 	defer cancel()
@@ -156,7 +156,7 @@ func (c *clients) checkForm(r request, a *answer) {
 		return
 	}
 	v := unexpected
-	if a.Outcome == ok && r.kind == kindStranger {
+	if a.Outcome == ok && r.kind == kindForbidden {
 		v = crossed
 	}
 	c.history.problem(v, "%s of workspace %d (%s %s) answered %d: %s", r.kind, r.w.index, r.method, r.path, a.Status,

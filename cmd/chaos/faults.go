@@ -49,7 +49,7 @@ type fault struct {
 	kind     string
 	replicas int // how many it concerns; 0: all
 	postgres bool
-	smooth   bool // behind a balancer nobody notices it
+	graceful bool // behind a balancer nobody notices it
 	do       func(f *faults, ctx context.Context, replicas []*platform) (end time.Time, err error)
 }
 
@@ -120,27 +120,27 @@ func (f *faults) gap(after fault) time.Duration {
 
 // inject breaks one thing, mends it and waits until an upload succeeds. It is not cut short.
 func (f *faults) inject(card fault) error {
-	concerned := f.rng.Perm(len(f.platforms))
+	targets := f.rng.Perm(len(f.platforms))
 	if card.replicas > 0 {
-		concerned = concerned[:card.replicas]
+		targets = targets[:card.replicas]
 	}
 	var platforms []*platform
-	for _, i := range concerned {
+	for _, i := range targets {
 		platforms = append(platforms, f.platforms[i])
 	}
-	noticed := concerned
+	affected := targets
 	if f.balancer != nil {
-		noticed = []int{0}
-		if card.smooth {
+		affected = []int{0}
+		if card.graceful {
 			if err := f.balancer.awaitAll(f.platforms); err != nil {
 				return err
 			}
-			if f.builds.smooth() {
-				noticed = nil
+			if f.builds.graceful() {
+				affected = nil
 			}
 		}
 	}
-	n := f.begin(window{kind: card.kind, replicas: noticed, postgres: card.postgres})
+	n := f.begin(window{kind: card.kind, replicas: affected, postgres: card.postgres})
 	end, err := card.do(f, context.Background(), platforms)
 	if err != nil {
 		return errors.Join(errors.New(card.kind), err)
@@ -148,7 +148,7 @@ func (f *faults) inject(card fault) error {
 	f.mu.Lock()
 	f.windows[n].end = end
 	f.mu.Unlock()
-	if err := f.awaitRecovery(noticed); err != nil {
+	if err := f.awaitRecovery(affected); err != nil {
 		return errors.Join(errors.New(card.kind), err)
 	}
 	f.mu.Lock()
@@ -204,7 +204,7 @@ func (f *faults) awaitRecovery(replicas []int) error {
 
 // aim waits, every other time, until a client was just told that all is well. What is not on disk
 // at that moment is a broken promise if it ends.
-func (f *faults) aim() {
+func (f *faults) awaitAnswered() {
 	if f.rng.IntN(2) == 0 {
 		return
 	}
@@ -232,7 +232,7 @@ func startAll(platforms []*platform) error {
 }
 
 func (f *faults) kill(_ context.Context, platforms []*platform) (time.Time, error) {
-	f.aim()
+	f.awaitAnswered()
 	for _, p := range platforms {
 		p.kill()
 	}
@@ -278,7 +278,7 @@ func (f *faults) cutDatabase(_ context.Context, platforms []*platform) (time.Tim
 func (f *faults) cut(which func(*platform) *proxy, platforms []*platform) {
 	for range 3 {
 		down := f.rng.IntN(2) == 0
-		f.aim()
+		f.awaitAnswered()
 		for _, p := range platforms {
 			which(p).cut(down)
 		}
@@ -301,7 +301,7 @@ func (f *faults) fillDisk(context.Context, []*platform) (time.Time, error) {
 
 func (f *faults) endBackends(ctx context.Context, _ []*platform) (time.Time, error) {
 	for range 3 {
-		f.aim()
+		f.awaitAnswered()
 		if _, err := f.postgres.terminate(ctx, 0.2+0.8*f.rng.Float64()); err != nil {
 			return time.Time{}, err
 		}
@@ -311,7 +311,7 @@ func (f *faults) endBackends(ctx context.Context, _ []*platform) (time.Time, err
 }
 
 func (f *faults) stopPostgres(ctx context.Context, _ []*platform) (time.Time, error) {
-	f.aim()
+	f.awaitAnswered()
 	if err := f.postgres.stopImmediately(); err != nil {
 		return time.Time{}, err
 	}
@@ -320,7 +320,7 @@ func (f *faults) stopPostgres(ctx context.Context, _ []*platform) (time.Time, er
 }
 
 func (f *faults) stopPostgresAndKill(ctx context.Context, platforms []*platform) (time.Time, error) {
-	f.aim()
+	f.awaitAnswered()
 	if err := f.postgres.stopImmediately(); err != nil {
 		return time.Time{}, err
 	}

@@ -58,14 +58,14 @@ func (f *fetcher) obtain(file *file) bool {
 			return false // whether that is right is judged in the end
 		}
 		time.Sleep(time.Duration(100+f.rng.IntN(200)) * time.Millisecond)
-		if f.over(file) {
+		if f.expired(file) {
 			return false
 		}
 	}
 }
 
 // over reports whether there is no hope for the file any more.
-func (l *load) over(f *file) bool {
+func (l *load) expired(f *file) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return time.Now().After(f.expiresLatest.Add(time.Second))
@@ -114,7 +114,7 @@ func (f *fetcher) acknowledge(file *file) {
 		if a.Outcome == ok {
 			f.history.countAcked()
 		}
-		if a.Outcome != unknown || f.over(file) {
+		if a.Outcome != unknown || f.expired(file) {
 			break
 		}
 		time.Sleep(time.Duration(100+f.rng.IntN(200)) * time.Millisecond)
@@ -148,7 +148,7 @@ func (l *load) ackAs(w *workspace, replica int, file *file) answer {
 
 // look reads files that are never acknowledged, while they are there and after; and asks for what
 // it must not get.
-func (l *load) look(ctx context.Context, rng *rand.Rand, w *workspace) {
+func (l *load) probeAccess(ctx context.Context, rng *rand.Rand, w *workspace) {
 	for pause(ctx, rng, l.pace) {
 		replica := l.replica(rng)
 		other := l.all[rng.IntN(len(l.all))]
@@ -161,7 +161,7 @@ func (l *load) look(ctx context.Context, rng *rand.Rand, w *workspace) {
 		if other == w {
 			continue
 		}
-		forbidden := request{kind: kindStranger, replica: replica, w: w, allowed: []int{http.StatusUnauthorized}}
+		forbidden := request{kind: kindForbidden, replica: replica, w: w, allowed: []int{http.StatusUnauthorized}}
 		switch rng.IntN(4) {
 		case 0: // no token, or one that never was
 			forbidden.path, forbidden.token = "/workspaces/"+w.id+"/activity", []string{"-", "mol_ws_" + strings.Repeat("A", 43), "x"}[rng.IntN(3)]

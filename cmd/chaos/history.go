@@ -51,15 +51,15 @@ var verdicts = []verdict{lost, corrupt, crossed, unexpected}
 
 // history keeps what happened, on disk and, as far as it is judged in the end, in memory.
 type history struct {
-	mu       sync.Mutex
-	file     *os.File
-	buffer   *bufio.Writer
-	failed   error
-	counts   map[string]map[outcome]int
-	odd      []operation // that nothing but a fault excuses
-	acked    int         // files that a workspace was told are acknowledged
-	problems map[verdict]int
-	first    []string // of the problems
+	mu          sync.Mutex
+	file        *os.File
+	buffer      *bufio.Writer
+	failed      error
+	counts      map[string]map[outcome]int
+	unexplained []operation // that nothing but a fault excuses
+	acked       int         // files that a workspace was told are acknowledged
+	problems    map[verdict]int
+	first       []string // of the problems
 }
 
 // shownProblems is how many are printed; the rest is in the history.
@@ -83,7 +83,7 @@ func (h *history) record(op operation) {
 	}
 	h.counts[op.Kind][op.Outcome]++
 	if op.Outcome == unknown && !op.cut {
-		h.odd = append(h.odd, op)
+		h.unexplained = append(h.unexplained, op)
 	}
 	h.write(op)
 }

@@ -28,7 +28,7 @@ type judge struct {
 }
 
 func (j *judge) run() {
-	j.oddities()
+	j.failures()
 	for _, w := range j.all {
 		w.mu.Lock()
 		j.inbox(w)
@@ -45,7 +45,7 @@ func (j *judge) run() {
 // excused reports whether a fault that concerns the replica explains what went wrong in that time.
 func (j *judge) excused(replica int, start, end time.Time) bool {
 	for _, w := range j.windows {
-		if !w.concerns(replica) || w.begin.Add(-margin).After(end) {
+		if !w.affects(replica) || w.begin.Add(-margin).After(end) {
 			continue
 		}
 		if w.recovered.IsZero() || !w.recovered.Add(margin).Before(start) {
@@ -55,7 +55,7 @@ func (j *judge) excused(replica int, start, end time.Time) bool {
 	return false
 }
 
-func (w window) concerns(replica int) bool {
+func (w window) affects(replica int) bool {
 	for _, r := range w.replicas {
 		if r == replica {
 			return true
@@ -65,8 +65,8 @@ func (w window) concerns(replica int) bool {
 }
 
 // oddities judges what failed while nothing was broken.
-func (j *judge) oddities() {
-	for _, op := range j.history.odd {
+func (j *judge) failures() {
+	for _, op := range j.history.unexplained {
 		if !j.excused(op.Replica, op.Start, op.End) && !j.swept(op) {
 			j.history.problem(unexpected, "%s of workspace %d through platform %d at %s, after %s, with nothing broken: %d %s %s",
 				op.Kind, op.Workspace, op.Replica, op.Start.Format("15:04:05.000"), op.End.Sub(op.Start).Round(time.Millisecond), op.Status, op.Error, op.Answer)
@@ -217,7 +217,7 @@ func (j *judge) held(w *workspace) {
 			if r.seq <= h.after || r.created.After(h.end) {
 				continue
 			}
-			since := j.whole(h.replica, later(r.created, h.start))
+			since := j.intactFrom(h.replica, later(r.created, h.start))
 			if late := h.end.Sub(since); late > heldLimit {
 				j.history.problem(unexpected, "a poll of workspace %d held at platform %d went without row %d for %s",
 					w.index, h.replica, r.seq, late.Round(time.Millisecond))
@@ -228,9 +228,9 @@ func (j *judge) held(w *workspace) {
 
 // whole returns the first moment from t on after which nothing that concerns the replica is broken
 // for as long as a poll may take to see a row.
-func (j *judge) whole(replica int, t time.Time) time.Time {
+func (j *judge) intactFrom(replica int, t time.Time) time.Time {
 	for _, w := range j.windows { // one after the other
-		if w.concerns(replica) && w.begin.Before(t.Add(heldLimit)) {
+		if w.affects(replica) && w.begin.Before(t.Add(heldLimit)) {
 			t = later(t, w.recovered)
 		}
 	}

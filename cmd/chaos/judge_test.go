@@ -64,19 +64,19 @@ func TestJudge_FindsWhatIsWrongAndNothingElse(t *testing.T) {
 			add(w.files["b"], event{ack: true, start: at(62), end: at(63), outcome: ok})
 		}, map[verdict]int{unexpected: 1}},
 		{"a failure with nothing broken", func(_ *workspace, j *judge) {
-			j.history.odd = append(j.history.odd, operation{Start: at(30), End: at(31), Status: 500})
+			j.history.unexplained = append(j.history.unexplained, operation{Start: at(30), End: at(31), Status: 500})
 		}, map[verdict]int{unexpected: 1}},
 		{"a failure while something was broken", func(_ *workspace, j *judge) {
-			j.history.odd = append(j.history.odd, operation{Start: at(39), End: at(41), Status: 500})
+			j.history.unexplained = append(j.history.unexplained, operation{Start: at(39), End: at(41), Status: 500})
 		}, nil},
 		{"a failure while another platform was broken", func(_ *workspace, j *judge) {
-			j.history.odd = append(j.history.odd, operation{Start: at(39), End: at(41), Status: 500, Replica: 1})
+			j.history.unexplained = append(j.history.unexplained, operation{Start: at(39), End: at(41), Status: 500, Replica: 1})
 		}, map[verdict]int{unexpected: 1}},
 		{"a file ends in the middle with nothing broken", func(_ *workspace, j *judge) {
-			j.history.odd = append(j.history.odd, operation{Kind: kindFetch, About: "b", Start: at(30), End: at(31), Status: 200})
+			j.history.unexplained = append(j.history.unexplained, operation{Kind: kindFetch, About: "b", Start: at(30), End: at(31), Status: 200})
 		}, map[verdict]int{unexpected: 1}},
 		{"a file ends in the middle after it was acknowledged", func(_ *workspace, j *judge) {
-			j.history.odd = append(j.history.odd, operation{Kind: kindFetch, About: "a", Start: at(30), End: at(31), Status: 200})
+			j.history.unexplained = append(j.history.unexplained, operation{Kind: kindFetch, About: "a", Start: at(30), End: at(31), Status: 200})
 		}, nil},
 		{"a held poll that went without a row", func(w *workspace, _ *judge) {
 			w.held = append(w.held, heldPoll{replica: 1, start: at(0), end: at(25), after: 3})

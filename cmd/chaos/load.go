@@ -14,13 +14,13 @@ import (
 
 // The kinds of operations.
 const (
-	kindUpload   = "upload"
-	kindMessage  = "message"
-	kindPoll     = "poll"
-	kindFetch    = "fetch"
-	kindAck      = "ack"
-	kindShow     = "show"
-	kindStranger = "stranger"
+	kindUpload    = "upload"
+	kindMessage   = "message"
+	kindPoll      = "poll"
+	kindFetch     = "fetch"
+	kindAck       = "ack"
+	kindShow      = "show"
+	kindForbidden = "stranger"
 )
 
 // load is what the clients do. Each of them ends with ctx, but not in the middle of an operation.
@@ -56,30 +56,30 @@ func (l *load) replica(rng *rand.Rand) int { return rng.IntN(len(l.clients.repli
 func (l *load) upload(ctx context.Context, rng *rand.Rand, w *workspace) {
 	for pause(ctx, rng, l.pace) {
 		u := w.newUpload(rng, 1+rng.IntN(maxParts), rng.IntN(3) == 0 && !l.keyless)
-		if l.sendUpload(w, u, l.replica(rng), patience) == ok && rng.IntN(2) == 0 {
+		if l.sendUpload(w, u, l.replica(rng), requestTimeout) == ok && rng.IntN(2) == 0 {
 			l.show(rng, w, u)
 		}
 		for attempt := 0; u.key != "" && attempt < 6; attempt++ {
-			if u.known() && rng.IntN(3) > 0 || !pause(ctx, rng, 300*time.Millisecond) {
+			if u.staged() && rng.IntN(3) > 0 || !pause(ctx, rng, 300*time.Millisecond) {
 				break
 			}
-			l.sendUpload(w, u, l.replica(rng), patience)
+			l.sendUpload(w, u, l.replica(rng), requestTimeout)
 		}
-		if u.key != "" && u.known() && rng.IntN(8) == 0 {
+		if u.key != "" && u.staged() && rng.IntN(8) == 0 {
 			l.reuseKey(rng, w, u)
 		}
 	}
 }
 
 // known reports whether it is known that the upload was staged. Only its uploader asks.
-func (u *upload) known() bool { return u.outcome == ok }
+func (u *upload) staged() bool { return u.outcome == ok }
 
 // sendUpload sends an upload once and notes what the answer says.
 func (l *load) sendUpload(w *workspace, u *upload, replica int, limit time.Duration) outcome {
 	contentType, body := form(u.parts)
 	r := request{
 		kind: kindUpload, replica: replica, w: w, method: http.MethodPost, path: "/workspaces/" + w.id + "/chat/uploads",
-		header: http.Header{"Content-Type": {contentType}}, body: body, patience: limit, about: u.parts[0].name,
+		header: http.Header{"Content-Type": {contentType}}, body: body, timeout: limit, about: u.parts[0].name,
 	}
 	if u.key != "" {
 		r.header.Set("Idempotency-Key", u.key)
@@ -123,7 +123,7 @@ func (l *load) sendUpload(w *workspace, u *upload, replica int, limit time.Durat
 			continue
 		}
 		ids[i] = s.URI[len(prefix):]
-		f := w.known(ids[i], u, i)
+		f := w.fileByID(ids[i], u, i)
 		f.expireAt(s.Expires, s.Expires)
 	}
 	if u.ids != nil && !slices.Equal(u.ids, ids) {
@@ -171,7 +171,7 @@ func (l *load) message(ctx context.Context, rng *rand.Rand, w *workspace) {
 // whisper sends something to a quiet workspace soon after something broke, and else seldom. A poll
 // that is held meanwhile must get it whatever became of the news of it; so if one platform is cut
 // off from the database and its news, it is sent through the other.
-func (l *load) whisper(ctx context.Context, rng *rand.Rand, w *workspace) {
+func (l *load) sendToQuiet(ctx context.Context, rng *rand.Rand, w *workspace) {
 	for n := 0; ; n++ {
 		timer := time.NewTimer(time.Duration(12+rng.IntN(12)) * time.Second)
 		replica := l.replica(rng)
@@ -195,7 +195,7 @@ func (l *load) whisper(ctx context.Context, rng *rand.Rand, w *workspace) {
 		if rng.IntN(2) == 0 {
 			l.sendMessage(w, fmt.Sprintf("w%d-m%d", w.index, n), replica)
 		} else {
-			l.sendUpload(w, w.newUpload(rng, 1, false), replica, patience)
+			l.sendUpload(w, w.newUpload(rng, 1, false), replica, requestTimeout)
 		}
 	}
 }

@@ -64,7 +64,7 @@ func chaos(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(o.output, "  %s\n", r.spool.way())
+	fmt.Fprintf(o.output, "  %s\n", r.spool.fillMethod())
 	err = r.play(ctx)
 	if err == nil {
 		err = r.check(context.WithoutCancel(ctx))
@@ -81,7 +81,7 @@ func chaos(ctx context.Context, o options) (err error) {
 }
 
 // tell prints a line every 10 s until the function that it returns is called.
-func (r *run) tell() (stop func()) {
+func (r *run) printProgress() (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -131,7 +131,7 @@ func (r *run) verdict() error {
 	}
 	platform, postgres := recovery(r.faults.windows)
 	seconds := r.played.Seconds()
-	fmt.Fprintf(out, "seed %d, %s, %d workspaces, %d platforms%s\n", r.seed, r.played.Round(time.Second), workspaces, len(r.replicas), r.around())
+	fmt.Fprintf(out, "seed %d, %s, %d workspaces, %d platforms%s\n", r.seed, r.played.Round(time.Second), workspaces, len(r.replicas), r.topology())
 	fmt.Fprintf(out, "operations: %s\n", tally(operations))
 	fmt.Fprintf(out, "unknown:    %s\n", tally(unknowns(h.counts)))
 	fmt.Fprintf(out, "files acknowledged: %d, %.1f acks/s; there in the end, unacknowledged: %d\n", h.acked, float64(h.acked)/seconds, r.live)

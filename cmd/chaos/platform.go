@@ -22,19 +22,19 @@ const stopLimit = 10 * time.Second
 
 // leash ends process $1 when the one that started it is gone, which closes its standard input. A
 // line says that there is nothing to do.
-const leash = `read -r _ || kill -KILL "$1"`
+const watchdogScript = `read -r _ || kill -KILL "$1"`
 
 // A platform is one replica: a process that always listens on the same port, with a proxy towards
 // its clients and one towards PostgreSQL.
 type platform struct {
-	index     int
-	addr      string
-	binary    string // of the next start
-	env       []string
-	log       *logFile
-	clients   *proxy
-	database  *proxy
-	surprised func(format string, args ...any)
+	index    int
+	addr     string
+	binary   string // of the next start
+	env      []string
+	log      *logFile
+	clients  *proxy
+	database *proxy
+	problem  func(format string, args ...any)
 
 	mu      sync.Mutex
 	current *process
@@ -42,18 +42,18 @@ type platform struct {
 
 // process is one life of a platform.
 type process struct {
-	cmd    *exec.Cmd
-	told   bool // to end; guarded by the platform's mu
-	exited chan struct{}
+	cmd      *exec.Cmd
+	expected bool // to end; guarded by the platform's mu
+	exited   chan struct{}
 }
 
 // newPlatform prepares a replica. socket is where PostgreSQL listens, env what all replicas share.
-func newPlatform(index int, binary, socket string, env []string, log *logFile, surprised func(string, ...any)) (*platform, error) {
+func newPlatform(index int, binary, socket string, env []string, log *logFile, problem func(string, ...any)) (*platform, error) {
 	addr, err := testcluster.FreeAddr() // it takes it again and again
 	if err != nil {
 		return nil, err
 	}
-	p := &platform{index: index, addr: addr, binary: binary, log: log, surprised: surprised}
+	p := &platform{index: index, addr: addr, binary: binary, log: log, problem: problem}
 	if p.clients, err = newProxy("tcp", addr); err != nil {
 		return nil, err
 	}
@@ -87,26 +87,26 @@ func (p *platform) start() error {
 	if err := life.cmd.Start(); err != nil {
 		return err
 	}
-	guard := exec.Command("/bin/sh", "-c", leash, "sh", strconv.Itoa(life.cmd.Process.Pid))
-	hold, err := guard.StdinPipe()
+	watchdog := exec.Command("/bin/sh", "-c", watchdogScript, "sh", strconv.Itoa(life.cmd.Process.Pid))
+	stdin, err := watchdog.StdinPipe()
 	if err == nil {
-		err = guard.Start()
+		err = watchdog.Start()
 	}
 	go func() {
 		err := life.cmd.Wait()
-		if guard.Process != nil {
-			fmt.Fprintln(hold, "ended")
-			_ = guard.Wait()
+		if watchdog.Process != nil {
+			fmt.Fprintln(stdin, "ended")
+			_ = watchdog.Wait()
 		}
 		p.mu.Lock()
-		told := life.told
+		expected := life.expected
 		p.mu.Unlock()
 		close(life.exited)
-		if !told {
-			p.surprised("platform %d ended by itself: %v; its log is kept", p.index, err)
+		if !expected {
+			p.problem("platform %d ended by itself: %v; its log is kept", p.index, err)
 			time.Sleep(time.Second) // as whatever supervises it would
 			if err := p.start(); err != nil {
-				p.surprised("platform %d does not start again: %v", p.index, err)
+				p.problem("platform %d does not start again: %v", p.index, err)
 			}
 		}
 	}()
@@ -126,7 +126,7 @@ func (p *platform) signal(sig syscall.Signal) *process {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if sig == syscall.SIGKILL || sig == syscall.SIGTERM || sig == syscall.SIGQUIT {
-		p.current.told = true
+		p.current.expected = true
 	}
 	_ = p.current.cmd.Process.Signal(sig)
 	return p.current

@@ -73,7 +73,7 @@ func (p *poller) run(ctx context.Context) {
 			empty++
 		case len(rows) > 0:
 			empty = 0
-			p.take(at, rows)
+			p.handlePage(at, rows)
 			last := rows[len(rows)-1]
 			next := cursor{last.ID, last.Seq}
 			if p.rng.IntN(30) == 0 {
@@ -109,7 +109,7 @@ func (p *poller) poll(ctx context.Context, at cursor, draining bool) ([]inboxRow
 	replica := p.replica(p.rng)
 	a := p.clients.do(ctx, request{
 		kind: kindPoll, replica: replica, w: p.w, path: "/workspaces/" + p.w.id + "/activity?" + query.Encode(),
-		patience: patience + time.Duration(wait)*time.Second, about: strconv.FormatInt(at.Seq, 10),
+		timeout: requestTimeout + time.Duration(wait)*time.Second, about: strconv.FormatInt(at.Seq, 10),
 	})
 	if a.Outcome != ok {
 		return nil, false
@@ -129,7 +129,7 @@ func (p *poller) poll(ctx context.Context, at cursor, draining bool) ([]inboxRow
 
 // take checks a page and notes what is new in it. A page that was handled before comes again if
 // the poller died before it noted that.
-func (p *poller) take(at cursor, rows []inboxRow) {
+func (p *poller) handlePage(at cursor, rows []inboxRow) {
 	w := p.w
 	var fresh []*file
 	w.mu.Lock()
@@ -183,7 +183,7 @@ func (p *poller) announced(r inboxRow) *file {
 	if sent := u.parts[place]; b.Size != sent.size || b.SHA256 != sent.sha256 || b.URI != "platform-pending:"+w.id+"/"+b.FileID {
 		p.history.problem(corrupt, "row %d of workspace %d says %+v, sent was %+v", r.Seq, w.index, b, sent)
 	}
-	f := w.known(b.FileID, u, place)
+	f := w.fileByID(b.FileID, u, place)
 	if f.expires.IsZero() { // written under w.mu only
 		f.expireAt(u.sent.Add(p.ttl), r.CreatedAt.Add(p.ttl))
 	}

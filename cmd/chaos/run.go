@@ -184,11 +184,11 @@ func startJanitor(dir string) (io.Closer, error) {
 	cmd := exec.Command("/bin/sh", "-c", janitor, "sh", dir)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C must not reach it
-	hold, err := cmd.StdinPipe()
+	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
 	}
-	return hold, cmd.Start()
+	return stdin, cmd.Start()
 }
 
 // createWorkspaces waits until all platforms serve, and makes the workspaces.
@@ -270,16 +270,16 @@ func (r *run) play(ctx context.Context) error {
 			reading.Go(func() { f.run(queue) })
 		}
 		if w.quiet {
-			sending.Go(func() { r.load.whisper(ctx, r.stream(3, w.index), w) })
+			sending.Go(func() { r.load.sendToQuiet(ctx, r.stream(3, w.index), w) })
 			continue
 		}
 		for i := range uploaders {
 			sending.Go(func() { r.load.upload(ctx, r.stream(4, w.index*uploaders+i), w) })
 		}
 		sending.Go(func() { r.load.message(ctx, r.stream(5, w.index), w) })
-		sending.Go(func() { r.load.look(ctx, r.stream(6, w.index), w) })
+		sending.Go(func() { r.load.probeAccess(ctx, r.stream(6, w.index), w) })
 	}
-	stopTelling := r.tell()
+	stopProgress := r.printProgress()
 	err := r.faults.run(ctx, r.length, r.everyKind)
 	cancel()
 	r.played = time.Since(r.started)
@@ -293,7 +293,7 @@ func (r *run) play(ctx context.Context) error {
 	case <-time.After(drainLimit):
 		err = errors.Join(err, fmt.Errorf("the pollers are not through %s after the end", drainLimit))
 	}
-	stopTelling()
+	stopProgress()
 	return err
 }
 

@@ -18,7 +18,7 @@ const (
 
 	// shortFile is how long a file may grow while the disk is called full where nothing can be
 	// mounted. Every upload that leaves memory is longer.
-	shortFile = 256 << 10
+	maxFileWhileFull = 256 << 10
 )
 
 // A spool is the folder for the temporary files of uploads, which can be filled.
@@ -43,17 +43,17 @@ func newSpool(dir string, pids func() []int) (*spool, error) {
 }
 
 // way says how the disk is made full.
-func (s *spool) way() string {
+func (s *spool) fillMethod() string {
 	if s.mounted {
 		return fmt.Sprintf("a file system of %d MiB for temporary files is filled", spoolBytes>>20)
 	}
-	return fmt.Sprintf("nothing can be mounted here; instead the platforms may write no file longer than %d KiB for a while", shortFile>>10)
+	return fmt.Sprintf("nothing can be mounted here; instead the platforms may write no file longer than %d KiB for a while", maxFileWhileFull>>10)
 }
 
 // fill leaves no room, until the function that it returns is called.
 func (s *spool) fill() (free func() error, err error) {
 	if !s.mounted {
-		if err := s.limit(shortFile); err != nil {
+		if err := s.limit(maxFileWhileFull); err != nil {
 			return nil, err
 		}
 		return func() error { return s.limit(noLimit) }, nil

@@ -119,7 +119,7 @@ func (w *workspace) newMessage(id string) *message {
 }
 
 // known returns the file with that id, made at need. The caller holds w.mu.
-func (w *workspace) known(id string, u *upload, place int) *file {
+func (w *workspace) fileByID(id string, u *upload, place int) *file {
 	f := w.files[id]
 	if f == nil {
 		f = &file{id: id, upload: u, place: place}

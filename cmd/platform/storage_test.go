@@ -114,7 +114,7 @@ func TestStorageMigrate_InterruptedThreeTimesMovesAll(t *testing.T) {
 	for _, end := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL, syscall.SIGTERM} {
 		before := moved()
 		m := start(t, dir, database, "storage", "migrate")
-		eventually(t, patience, "a part is moved", func() bool { return moved() >= before+20 })
+		eventually(t, testTimeout, "a part is moved", func() bool { return moved() >= before+20 })
 		m.signal(t, end)
 		code := m.exit(t)
 		if reported := strings.Contains(m.stdout.String(), "interrupted; run the command again"); code == 0 || reported != (end != syscall.SIGKILL) {

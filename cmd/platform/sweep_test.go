@@ -27,7 +27,7 @@ func TestSweep_TellsAndDeletesWhatIsOver(t *testing.T) {
 	dsn := pgtest.New(t)
 	env, db := environmentOf(dsn), pgtest.Open(t, dsn)
 	p := serveOn(t, env, "SWEEP_INTERVAL=8760h")
-	eventually(t, patience, "the sweep at the start is over", func() bool {
+	eventually(t, testTimeout, "the sweep at the start is over", func() bool {
 		return bytes.Contains(p.call(t, servertest.Request{Path: "/metrics"}).Body, []byte("\nmolecule_sweep_duration_seconds_count 1\n"))
 	})
 	w := p.create(t, servertest.AdminToken, "poll", "")

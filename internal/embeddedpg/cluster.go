@@ -14,7 +14,7 @@ import (
 )
 
 // How long the server of a killed predecessor may take to end.
-const predecessorPatience = 20 * time.Second
+const predecessorTimeout = 20 * time.Second
 
 // initialize makes the data folder of PostgreSQL if there is none: apart, and renamed when it
 // is complete, so that a start that is interrupted leaves nothing that looks like data.
@@ -39,7 +39,7 @@ func (f *folder) initialize(ctx context.Context, bin binaries, id identity, log 
 		return fmt.Errorf("make a folder for initdb: %w", err)
 	}
 	defer os.RemoveAll(tmp) // after the rename it is gone
-	if err := f.own(tmp); err != nil {
+	if err := f.chown(tmp); err != nil {
 		return fmt.Errorf("make a folder for initdb: %w", err)
 	}
 	args := []string{"-D", tmp, "--username=" + userName, "--encoding=UTF8", "--no-locale",
@@ -58,7 +58,7 @@ func (f *folder) initialize(ctx context.Context, bin binaries, id identity, log 
 		return fmt.Errorf("initdb: %w", context.Cause(ctx))
 	}
 	if initdb.err != nil {
-		return fmt.Errorf("initdb failed: %s", initdb.epitaph)
+		return fmt.Errorf("initdb failed: %s", initdb.exitReason)
 	}
 	if err := os.Rename(tmp, data); err != nil {
 		return fmt.Errorf("keep what initdb made: %w", err)
@@ -91,20 +91,20 @@ func globEscape(path string) string {
 // killed itself, its children may take a moment to notice.
 func (f *folder) awaitPredecessor(ctx context.Context) error {
 	pidFile := filepath.Join(dataPath(f.path), "postmaster.pid")
-	patience := time.NewTimer(predecessorPatience)
-	defer patience.Stop()
-	again := time.NewTicker(50 * time.Millisecond)
-	defer again.Stop()
+	timeout := time.NewTimer(predecessorTimeout)
+	defer timeout.Stop()
+	retry := time.NewTicker(50 * time.Millisecond)
+	defer retry.Stop()
 	for signalled := false; ; {
 		pid, alive := livingPredecessor(pidFile)
 		if !alive && !hasOrphans(pidFile) {
 			return nil
 		}
-		command, known := "", false
+		command, ok := "", false
 		if alive {
-			command, known = commandLine(pid)
+			command, ok = commandLine(pid)
 		}
-		if known && !f.isServer(command) {
+		if ok && !f.isServer(command) {
 			// After a restart of the machine the number means another process. PostgreSQL
 			// would take that for a server and refuse to start.
 			if err := os.Remove(pidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -112,19 +112,19 @@ func (f *folder) awaitPredecessor(ctx context.Context) error {
 			}
 			return nil
 		}
-		if known && !signalled {
+		if ok && !signalled {
 			_ = syscall.Kill(pid, syscall.SIGINT)
 			signalled = true
 		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the previous PostgreSQL (process %d) to end: %w", pid, context.Cause(ctx))
-		case <-patience.C:
+		case <-timeout.C:
 			if !alive {
 				return nil // PostgreSQL looks again, and says what to do
 			}
-			return fmt.Errorf("%w %s: the previous PostgreSQL (process %d) has not ended within %s", ErrInUse, f.path, pid, predecessorPatience)
-		case <-again.C:
+			return fmt.Errorf("%w %s: the previous PostgreSQL (process %d) has not ended within %s", ErrInUse, f.path, pid, predecessorTimeout)
+		case <-retry.C:
 		}
 	}
 }
@@ -182,7 +182,7 @@ func (f *folder) isServer(command string) bool {
 
 // commandLine returns the arguments of a process, separated by spaces: none if it has ended
 // and waits for its parent to notice. Not every system lets everybody know.
-func commandLine(pid int) (command string, known bool) {
+func commandLine(pid int) (command string, ok bool) {
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err == nil {
 		return strings.TrimRight(strings.ReplaceAll(string(content), "\x00", " "), " "), true

@@ -45,7 +45,7 @@ const (
 
 // How long the server may take to end after SIGQUIT before it is killed. PostgreSQL kills its
 // own children 5 s after that signal.
-const quitPatience = 10 * time.Second
+const quitTimeout = 10 * time.Second
 
 var (
 	// ErrNoBinaries is returned by Start if no PostgreSQL 14 or later is installed.
@@ -175,7 +175,7 @@ func (s *Server) supervise() {
 	case <-s.stopping:
 		s.logger.Info("postgresql stopped", "pid", s.Pid())
 	default:
-		s.err = fmt.Errorf("embeddedpg: PostgreSQL ended unexpectedly: %s", s.process.epitaph)
+		s.err = fmt.Errorf("embeddedpg: PostgreSQL ended unexpectedly: %s", s.process.exitReason)
 		s.logger.Error("postgresql ended unexpectedly", "pid", s.Pid(), "error", s.err)
 	}
 	s.release()
@@ -255,7 +255,7 @@ func waitReady(ctx context.Context, db *sql.DB) error {
 func (s *Server) startError(err error) error {
 	select {
 	case <-s.process.exited:
-		return fmt.Errorf("PostgreSQL did not start: %s", s.process.epitaph)
+		return fmt.Errorf("PostgreSQL did not start: %s", s.process.exitReason)
 	default:
 		return err
 	}
@@ -300,7 +300,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.process.signal(syscall.SIGQUIT)
-	kill := time.AfterFunc(quitPatience, func() { s.process.signal(syscall.SIGKILL) })
+	kill := time.AfterFunc(quitTimeout, func() { s.process.signal(syscall.SIGKILL) })
 	defer kill.Stop()
 	<-s.done
 	return fmt.Errorf("embeddedpg: stop: PostgreSQL was ended the hard way: %w", context.Cause(ctx))

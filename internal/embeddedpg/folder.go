@@ -128,7 +128,7 @@ func (f *folder) dataVersion() int {
 }
 
 // own gives a folder that is to be PostgreSQL's to its account.
-func (f *folder) own(path string) error {
+func (f *folder) chown(path string) error {
 	if !f.account.dropped {
 		return nil
 	}

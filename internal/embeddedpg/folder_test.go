@@ -70,7 +70,7 @@ func TestStart_RefusesAFolderItCannotUse(t *testing.T) {
 	}
 	if account, err := chooseAccount(foreign); err != nil {
 		t.Fatal(err)
-	} else if err := (&folder{account: account}).own(filepath.Join(foreign, "postgres")); err != nil {
+	} else if err := (&folder{account: account}).chown(filepath.Join(foreign, "postgres")); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct{ dir, want string }{
@@ -123,18 +123,18 @@ func TestStart_IsNotFooledByAStaleProcessID(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	innocent, leash, err := startShell(id, os.Stderr, "cat")
+	unrelated, stdin, err := startShell(id, os.Stderr, "cat")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		leash.Close()
-		if err := innocent.Wait(); err != nil {
+		stdin.Close()
+		if err := unrelated.Wait(); err != nil {
 			t.Errorf("the other process: %v", err)
 		}
 	})
 	pidFile := filepath.Join(dataPath(dir), "postmaster.pid")
-	content := fmt.Sprintf("%d\n%s\n1700000000\n%s\n%s\n", innocent.Process.Pid, dataPath(dir), port, filepath.Join(dir, "run"))
+	content := fmt.Sprintf("%d\n%s\n1700000000\n%s\n%s\n", unrelated.Process.Pid, dataPath(dir), port, filepath.Join(dir, "run"))
 	if err := os.WriteFile(pidFile, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}

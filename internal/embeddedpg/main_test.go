@@ -20,14 +20,14 @@ const ownerVariable = "EMBEDDEDPG_TEST_OWNS"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(ownerVariable); dir != "" {
-		os.Exit(own(dir))
+		os.Exit(runOwner(dir))
 	}
 	os.Exit(m.Run())
 }
 
 // own starts a server, prints its process id and its watchdog's, and lives until it is
 // killed, or its parent is gone.
-func own(dir string) int {
+func runOwner(dir string) int {
 	s, err := Start(context.Background(), testOptions(dir))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -152,8 +152,8 @@ func gone(pid int) bool {
 	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
 		return true
 	}
-	command, known := commandLine(pid)
-	return known && command == ""
+	command, ok := commandLine(pid)
+	return ok && command == ""
 }
 
 func waitGone(t *testing.T, limit time.Duration, pids ...int) {
@@ -168,13 +168,13 @@ func waitFor(t *testing.T, limit time.Duration, what string, happened func() boo
 	t.Helper()
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
-	again := time.NewTicker(20 * time.Millisecond)
-	defer again.Stop()
+	retry := time.NewTicker(20 * time.Millisecond)
+	defer retry.Stop()
 	for !happened() {
 		select {
 		case <-deadline.C:
 			t.Fatalf("waited %s in vain for %s", limit, what)
-		case <-again.C:
+		case <-retry.C:
 		}
 	}
 }

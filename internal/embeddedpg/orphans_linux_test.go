@@ -58,11 +58,11 @@ func TestHasOrphans_LooksAtNobodyElsesMemory(t *testing.T) {
 		"another key": "1 " + ids[1], "another number": ids[0] + " 1", "no number": ids[0], "no line": "",
 	} {
 		lines[6] = line
-		other := filepath.Join(t.TempDir(), "postmaster.pid")
-		if err := os.WriteFile(other, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+		otherFile := filepath.Join(t.TempDir(), "postmaster.pid")
+		if err := os.WriteFile(otherFile, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if hasOrphans(other) {
+		if hasOrphans(otherFile) {
 			t.Errorf("%s: something is attached", name)
 		}
 	}

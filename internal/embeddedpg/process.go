@@ -37,13 +37,13 @@ type identity struct {
 // child is a program under a watchdog, both in sessions of their own: a Ctrl-C in the
 // terminal reaches only the platform, which has work to finish before its database goes.
 type child struct {
-	cmd      *exec.Cmd
-	watchdog *exec.Cmd
-	leash    *os.File // the write end of the watchdog's standard input
+	cmd           *exec.Cmd
+	watchdog      *exec.Cmd
+	watchdogInput *os.File // the write end of the watchdog's standard input
 
-	exited  chan struct{} // closed when both have ended
-	err     error         // of the program; written before exited is closed
-	epitaph string        // how it ended and what it said last; likewise
+	exited     chan struct{} // closed when both have ended
+	err        error         // of the program; written before exited is closed
+	exitReason string        // how it ended and what it said last; likewise
 }
 
 // spawn starts a program whose output goes to the log.
@@ -54,7 +54,7 @@ func spawn(id identity, log *serverLog, socketDir socketDir, program string, arg
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
 	c := &child{cmd: cmd, exited: make(chan struct{})}
-	c.watchdog, c.leash, err = startShell(id, log.file, watchdog, strconv.Itoa(cmd.Process.Pid), socketDir.temporary())
+	c.watchdog, c.watchdogInput, err = startShell(id, log.file, watchdog, strconv.Itoa(cmd.Process.Pid), socketDir.temporary())
 	if err != nil {
 		gateEnd.Close() // unopened: the program never runs
 		_ = cmd.Wait()
@@ -107,12 +107,12 @@ func childEnvironment() []string {
 
 func (c *child) wait(log *serverLog) {
 	c.err = c.cmd.Wait()
-	_, _ = c.leash.WriteString("ended\n") // fails if the watchdog was killed; nothing to do then
-	c.leash.Close()
+	_, _ = c.watchdogInput.WriteString("ended\n") // fails if the watchdog was killed; nothing to do then
+	c.watchdogInput.Close()
 	_ = c.watchdog.Wait()
-	c.epitaph = c.cmd.ProcessState.String()
+	c.exitReason = c.cmd.ProcessState.String()
 	if line := log.lastLine(); line != "" {
-		c.epitaph += ": " + line
+		c.exitReason += ": " + line
 	}
 	close(c.exited)
 }

@@ -30,11 +30,11 @@ func TestGate_NeverOpensIfTheOwnerDiesFirst(t *testing.T) {
 func TestWatchdog_SparesTheProcessOnceItIsToldOfItsEnd(t *testing.T) {
 	t.Parallel()
 	log := newLog(t)
-	other, leash, err := startShell(identity{}, log.file, "cat")
+	unrelated, stdin, err := startShell(identity{}, log.file, "cat")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dog, dogLeash, err := startShell(identity{}, log.file, watchdog, strconv.Itoa(other.Process.Pid), "")
+	dog, dogLeash, err := startShell(identity{}, log.file, watchdog, strconv.Itoa(unrelated.Process.Pid), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,8 +45,8 @@ func TestWatchdog_SparesTheProcessOnceItIsToldOfItsEnd(t *testing.T) {
 	if err := dog.Wait(); err != nil {
 		t.Errorf("the watchdog: %v", err)
 	}
-	leash.Close()
-	if err := other.Wait(); err != nil {
+	stdin.Close()
+	if err := unrelated.Wait(); err != nil {
 		t.Errorf("the other process: %v", err)
 	}
 }

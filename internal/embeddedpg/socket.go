@@ -33,7 +33,7 @@ func makeSocketDir(f *folder) (socketDir, error) {
 			}
 			err = os.Chmod(path, 0o700)
 		case err == nil:
-			err = f.own(path)
+			err = f.chown(path)
 		}
 		if err != nil {
 			return socketDir{}, fmt.Errorf("make the socket folder: %w", err)
@@ -47,7 +47,7 @@ func makeSocketDir(f *folder) (socketDir, error) {
 	}
 	path, err := os.MkdirTemp(parent, "platform-pg-")
 	if err == nil {
-		err = f.own(path)
+		err = f.chown(path)
 	}
 	if err != nil {
 		return socketDir{}, fmt.Errorf("make the socket folder: %w", err)

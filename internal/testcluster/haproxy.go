@@ -59,7 +59,7 @@ func StartHAProxy(path, dir, addr string, servers []string, log io.Writer) (*HAP
 	}
 	cmd := exec.Command(program, "-db", "-f", file)
 	cmd.Stdout, cmd.Stderr = log, log
-	b.Process, err = begin(cmd)
+	b.Process, err = startProcess(cmd)
 	return b, err
 }
 
@@ -103,7 +103,7 @@ func (b *HAProxy) Await(ctx context.Context, server string, want State) error {
 			return fmt.Errorf("cluster: HAProxy says that %s is %q, %w: %w", server, state, err, ctx.Err())
 		case <-b.Done():
 			return errors.New("cluster: HAProxy has ended; its log tells why")
-		case <-time.After(again):
+		case <-time.After(pollInterval):
 		}
 	}
 }

@@ -73,12 +73,12 @@ func StartPgBouncer(path, dir, dsn string, sessions int, log io.Writer, settings
 	}
 	cmd := exec.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	process, err := begin(cmd)
+	process, err := startProcess(cmd)
 	if err != nil {
 		return nil, err
 	}
 	b := &PgBouncer{process, "postgres://" + c.User + "@" + addr + "/platform?sslmode=disable"}
-	for deadline := time.Now().Add(startTimeout); ; time.Sleep(again) {
+	for deadline := time.Now().Add(startTimeout); ; time.Sleep(pollInterval) {
 		if conn, err := net.Dial("tcp", addr); err == nil {
 			return b, conn.Close()
 		}

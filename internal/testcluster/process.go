@@ -13,7 +13,7 @@ import (
 
 // leash ends process $1 when the one that started it is gone, which closes its standard input. A
 // line says that there is nothing to do.
-const leash = `read -r _ || kill -KILL "$1"`
+const watchdogScript = `read -r _ || kill -KILL "$1"`
 
 // A Process is a program that ends with the process that started it.
 type Process struct {
@@ -24,7 +24,7 @@ type Process struct {
 
 // begin starts a program. It is in a session of its own: Ctrl-C reaches only who started it, who
 // stops it in order.
-func begin(cmd *exec.Cmd) (*Process, error) {
+func startProcess(cmd *exec.Cmd) (*Process, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -34,18 +34,18 @@ func begin(cmd *exec.Cmd) (*Process, error) {
 		return nil, fmt.Errorf("cluster: start %s: %w", cmd.Path, err)
 	}
 	p := &Process{cmd: cmd, exited: make(chan struct{})}
-	guard := exec.Command("/bin/sh", "-c", leash, "sh", strconv.Itoa(p.Pid()))
-	guard.Dir = "/"
-	guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	hold, err := guard.StdinPipe()
+	watchdog := exec.Command("/bin/sh", "-c", watchdogScript, "sh", strconv.Itoa(p.Pid()))
+	watchdog.Dir = "/"
+	watchdog.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	stdin, err := watchdog.StdinPipe()
 	if err == nil {
-		err = guard.Start()
+		err = watchdog.Start()
 	}
 	go func() {
 		p.err = p.cmd.Wait()
-		if guard.Process != nil {
-			fmt.Fprintln(hold, "ended")
-			_ = guard.Wait()
+		if watchdog.Process != nil {
+			fmt.Fprintln(stdin, "ended")
+			_ = watchdog.Wait()
 		}
 		close(p.exited)
 	}()

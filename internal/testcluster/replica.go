@@ -12,7 +12,7 @@ import (
 )
 
 // again is how often is looked whether something has come about.
-const again = 20 * time.Millisecond
+const pollInterval = 20 * time.Millisecond
 
 // A Replica is a platform that always listens on the same address, whichever process it is.
 type Replica struct {
@@ -34,7 +34,7 @@ func newReplica(name, binary string, env []string, log io.Writer) (*Replica, err
 func (r *Replica) Start() error {
 	cmd := exec.Command(r.Binary, "serve")
 	cmd.Env, cmd.Stdout, cmd.Stderr = r.env, r.log, r.log
-	process, err := begin(cmd)
+	process, err := startProcess(cmd)
 	if err == nil {
 		r.process = process
 	}
@@ -60,7 +60,7 @@ func (r *Replica) Ready(ctx context.Context) error {
 			return fmt.Errorf("cluster: %s is not ready: %w", r.Name, ctx.Err())
 		case <-r.process.Done():
 			return fmt.Errorf("cluster: %s has ended (%s); its log tells why", r.Name, r.process.cmd.ProcessState)
-		case <-time.After(again):
+		case <-time.After(pollInterval):
 		}
 	}
 }

@@ -140,7 +140,7 @@ func (p *Pair) synchronize(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("cluster: the standby does not catch up: %w", ctx.Err())
-		case <-time.After(again):
+		case <-time.After(pollInterval):
 		}
 	}
 }

@@ -91,24 +91,24 @@ func runChild(t *testing.T, tmp, end string) (output string, err error) {
 }
 
 // waitEmpty returns what is in the folder, at once or when there has been time to clean up.
-func waitEmpty(t *testing.T, dir string, patient bool) (left []string) {
+func waitEmpty(t *testing.T, dir string, wait bool) (left []string) {
 	t.Helper()
 	deadline := time.NewTimer(20 * time.Second)
 	defer deadline.Stop()
-	again := time.NewTicker(50 * time.Millisecond)
-	defer again.Stop()
+	retry := time.NewTicker(50 * time.Millisecond)
+	defer retry.Stop()
 	for {
 		left, err := filepath.Glob(filepath.Join(dir, "*"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(left) == 0 || !patient {
+		if len(left) == 0 || !wait {
 			return left
 		}
 		select {
 		case <-deadline.C:
 			return left
-		case <-again.C:
+		case <-retry.C:
 		}
 	}
 }

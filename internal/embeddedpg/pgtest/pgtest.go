@@ -96,7 +96,7 @@ func startServer() (stop func() error, err error) {
 	if err := os.Chmod(dir, 0o711); err != nil { // as root, PostgreSQL runs as another user
 		return nil, errors.Join(fmt.Errorf("make a folder for the server: %w", err), os.RemoveAll(dir))
 	}
-	leash, err := startCleaner(dir)
+	cleanerInput, err := startCleaner(dir)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the cleaner: %w", err), os.RemoveAll(dir))
 	}
@@ -108,18 +108,18 @@ func startServer() (stop func() error, err error) {
 		Settings: settings,
 	})
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir), leash.Close())
+		return nil, errors.Join(err, os.RemoveAll(dir), cleanerInput.Close())
 	}
 	admin, err = sql.Open("postgres", server.DSN(embeddedpg.DefaultDatabase))
 	if err != nil {
-		return nil, errors.Join(err, server.Stop(ctx), os.RemoveAll(dir), leash.Close())
+		return nil, errors.Join(err, server.Stop(ctx), os.RemoveAll(dir), cleanerInput.Close())
 	}
 	admin.SetMaxOpenConns(4)
 
 	return func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
-		return errors.Join(server.Err(), admin.Close(), server.Stop(ctx), os.RemoveAll(dir), leash.Close())
+		return errors.Join(server.Err(), admin.Close(), server.Stop(ctx), os.RemoveAll(dir), cleanerInput.Close())
 	}, nil
 }
 

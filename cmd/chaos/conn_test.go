@@ -17,9 +17,9 @@ import (
 func TestClients_TellWhatEndedAConnection(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		serve    func(net.Conn)
-		patience time.Duration
-		want     string
+		serve   func(net.Conn)
+		timeout time.Duration
+		want    string
 	}{
 		"hangs up":        {func(conn net.Conn) { _, _ = conn.Read(make([]byte, 10)); reset(conn) }, 20 * time.Second, "connection reset by peer"},
 		"does not answer": {func(net.Conn) {}, time.Second, "nobody else ended it"},
@@ -45,7 +45,7 @@ func TestClients_TellWhatEndedAConnection(t *testing.T) {
 			clients := newClients(h, []string{listener.Addr().String()})
 			defer clients.close()
 			a := clients.do(context.Background(), request{
-				kind: kindUpload, w: &workspace{}, method: "POST", path: "/", body: bytes.Repeat([]byte("x"), 32<<20), patience: c.patience,
+				kind: kindUpload, w: &workspace{}, method: "POST", path: "/", body: bytes.Repeat([]byte("x"), 32<<20), timeout: c.timeout,
 			})
 			if _, told, _ := strings.Cut(a.Error, "(connection from 127.0.0.1:"); !strings.Contains(told, c.want) || !strings.Contains(told, ", new; ") {
 				t.Errorf("%s, want %q", a.Error, c.want)

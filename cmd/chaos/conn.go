@@ -17,24 +17,24 @@ import (
 // A line is a client's connection. It remembers what ended it, for reading and for writing, since net/http does not
 // always tell: of a request whose body is cut off it reports that nothing can be written any more, whatever was read
 // before. The kernel tells of a reset only once, to whichever of the two asks first.
-type line struct {
+type trackedConn struct {
 	net.Conn
 
 	mu               sync.Mutex
 	reading, writing string // how others ended it; "": they have not
 }
 
-func dialLine(ctx context.Context, network, addr string) (net.Conn, error) {
+func dialTracked(ctx context.Context, network, addr string) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}
-	return &line{Conn: conn}, nil
+	return &trackedConn{Conn: conn}, nil
 }
 
 // Read implements io.Reader.
-func (l *line) Read(p []byte) (int, error) {
+func (l *trackedConn) Read(p []byte) (int, error) {
 	n, err := l.Conn.Read(p)
 	if err != nil {
 		l.end(&l.reading, "reading", err)
@@ -43,7 +43,7 @@ func (l *line) Read(p []byte) (int, error) {
 }
 
 // Write implements io.Writer.
-func (l *line) Write(p []byte) (int, error) {
+func (l *trackedConn) Write(p []byte) (int, error) {
 	n, err := l.Conn.Write(p)
 	if err != nil {
 		l.end(&l.writing, "writing", err)
@@ -51,7 +51,7 @@ func (l *line) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func (l *line) end(ended *string, what string, err error) {
+func (l *trackedConn) end(ended *string, what string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	// What says that it is closed is the client's own doing.
@@ -62,7 +62,7 @@ func (l *line) end(ended *string, what string, err error) {
 
 // explain adds to the error of a request what is known of its connection.
 func explain(err error, by httptrace.GotConnInfo) error {
-	l, ok := by.Conn.(*line)
+	l, ok := by.Conn.(*trackedConn)
 	if !ok {
 		return err // there was none
 	}
