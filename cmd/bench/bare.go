@@ -122,7 +122,7 @@ func startBare(ctx context.Context, dsn string) (*platform, error) {
 
 // through makes c's operation go through the bare server instead of the platform. Its ratio is what
 // the platform's could be at most.
-func (c benchCase) through() benchCase {
+func (c benchCase) viaBareServer() benchCase {
 	servers := map[*platform]*platform{}
 	prepare, cleanup := c.prepare, c.cleanup
 	c.name, c.target, c.targets, c.fresh = "bare: "+c.name, 0, nil, false

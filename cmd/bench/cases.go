@@ -32,7 +32,7 @@ var sizes = []struct {
 
 var concurrencies = []int{1, 8, 32}
 
-func human(n int) string {
+func formatSize(n int) string {
 	if n < mib {
 		return fmt.Sprintf("%d KiB", n/kib)
 	}
@@ -40,7 +40,7 @@ func human(n int) string {
 }
 
 // world is what a platform has for a case: workspaces, and files of theirs.
-type world struct {
+type fixture struct {
 	workspaces []workspace
 	files      []uuid.UUID
 	cursors    []string
@@ -68,7 +68,7 @@ func allCases() []benchCase {
 	for _, size := range sizes {
 		cases = append(cases, s.ackCase(size.bytes, size.acks, 1), s.ackCase(size.bytes, size.acks, 8))
 	}
-	cases = append(cases, s.ackCase(kib, 64, 8).through(), s.contentCase(25*mib, 8).through(), s.besideCase())
+	cases = append(cases, s.ackCase(kib, 64, 8).viaBareServer(), s.contentCase(25*mib, 8).viaBareServer(), s.besideCase())
 	for _, n := range concurrencies {
 		cases = append(cases, pollCase(n))
 	}
@@ -88,19 +88,19 @@ func empty(ctx context.Context, p *platform) error {
 }
 
 func (s caseSet) uploadCase(size, workers int) benchCase {
-	worlds := map[*platform]*world{}
+	fixtures := map[*platform]*fixture{}
 	c := benchCase{
-		name: fmt.Sprintf("upload %s × %d", human(size), workers), workers: workers, bytes: size, reset: empty, cleanup: empty,
+		name: fmt.Sprintf("upload %s × %d", formatSize(size), workers), workers: workers, bytes: size, reset: empty, cleanup: empty,
 		prepare: func(ctx context.Context, p *platform) (err error) {
-			worlds[p] = &world{}
-			worlds[p].workspaces, err = p.addWorkspaces(ctx, uploaders)
+			fixtures[p] = &fixture{}
+			fixtures[p].workspaces, err = p.addWorkspaces(ctx, uploaders)
 			return err
 		},
 		platform: func(ctx context.Context, p *platform, _, item int, _ *sample) error {
-			return p.upload(ctx, worlds[p].workspaces[item%uploaders], s.data[:size])
+			return p.upload(ctx, fixtures[p].workspaces[item%uploaders], s.data[:size])
 		},
 		limit: func(ctx context.Context, p *platform, _, item int, _ *sample) error {
-			_, err := p.rawStage(ctx, worlds[p].workspaces[item%uploaders], s.data[:size])
+			_, err := p.rawStage(ctx, fixtures[p].workspaces[item%uploaders], s.data[:size])
 			return err
 		},
 	}
@@ -116,11 +116,11 @@ func (s caseSet) uploadCase(size, workers int) benchCase {
 }
 
 // staged prepares files of a size, as many as a case needs, each of the workspace of its number.
-func (s caseSet) staged(ctx context.Context, p *platform, size, files, workspaces int) (*world, error) {
+func (s caseSet) staged(ctx context.Context, p *platform, size, files, workspaces int) (*fixture, error) {
 	if err := empty(ctx, p); err != nil {
 		return nil, err
 	}
-	w := &world{files: make([]uuid.UUID, files)}
+	w := &fixture{files: make([]uuid.UUID, files)}
 	var err error
 	if w.workspaces, err = p.addWorkspaces(ctx, workspaces); err != nil {
 		return nil, err
@@ -139,20 +139,20 @@ func (s caseSet) staged(ctx context.Context, p *platform, size, files, workspace
 }
 
 func (s caseSet) contentCase(size, workers int) benchCase {
-	worlds := map[*platform]*world{}
+	fixtures := map[*platform]*fixture{}
 	files := max(1, min(64, stagedBytes/size))
 	c := benchCase{
-		name: fmt.Sprintf("content %s × %d", human(size), workers), workers: workers, bytes: size, cleanup: empty,
+		name: fmt.Sprintf("content %s × %d", formatSize(size), workers), workers: workers, bytes: size, cleanup: empty,
 		prepare: func(ctx context.Context, p *platform) (err error) {
-			worlds[p], err = s.staged(ctx, p, size, files, 1)
+			fixtures[p], err = s.staged(ctx, p, size, files, 1)
 			return err
 		},
 		platform: func(ctx context.Context, p *platform, _, item int, x *sample) error {
-			w := worlds[p]
+			w := fixtures[p]
 			return p.content(ctx, w.workspaces[0], w.files[item%files], int64(size), x)
 		},
 		limit: func(ctx context.Context, p *platform, _, item int, _ *sample) error {
-			w := worlds[p]
+			w := fixtures[p]
 			return p.rawRead(ctx, w.workspaces[0], w.files[item%files], int64(size))
 		},
 	}
@@ -169,19 +169,19 @@ func (s caseSet) contentCase(size, workers int) benchCase {
 }
 
 func (s caseSet) ackCase(size, files, workers int) benchCase {
-	worlds := map[*platform]*world{}
+	fixtures := map[*platform]*fixture{}
 	return benchCase{
-		name: fmt.Sprintf("ack %s × %d", human(size), workers), workers: workers, items: files, target: 0.7, cleanup: empty,
+		name: fmt.Sprintf("ack %s × %d", formatSize(size), workers), workers: workers, items: files, target: 0.7, cleanup: empty,
 		prepare: func(ctx context.Context, p *platform) (err error) {
-			worlds[p], err = s.staged(ctx, p, size, files, files)
+			fixtures[p], err = s.staged(ctx, p, size, files, files)
 			return err
 		},
 		reset: unack,
 		platform: func(ctx context.Context, p *platform, _, item int, _ *sample) error {
-			return p.ack(ctx, worlds[p].workspaces[item], worlds[p].files[item])
+			return p.ack(ctx, fixtures[p].workspaces[item], fixtures[p].files[item])
 		},
 		limit: func(ctx context.Context, p *platform, _, item int, _ *sample) error {
-			return p.rawAck(ctx, worlds[p].workspaces[item], worlds[p].files[item])
+			return p.rawAck(ctx, fixtures[p].workspaces[item], fixtures[p].files[item])
 		},
 	}
 }
@@ -190,25 +190,25 @@ func (s caseSet) ackCase(size, files, workers int) benchCase {
 // are the same without.
 func (s caseSet) besideCase() benchCase {
 	c := s.ackCase(kib, 64, 1)
-	worlds := map[*platform][]workspace{}
+	fixtures := map[*platform][]workspace{}
 	c.name, c.target, c.targets = "ack 1 KiB beside 32 uploads", 0, map[string]float64{tailRatio: 5}
 	prepare := c.prepare
 	c.prepare = func(ctx context.Context, p *platform) (err error) {
 		if err := prepare(ctx, p); err != nil {
 			return err
 		}
-		worlds[p], err = p.addWorkspaces(ctx, 32)
+		fixtures[p], err = p.addWorkspaces(ctx, 32)
 		return err
 	}
-	c.limit, c.besides = c.platform, 32
+	c.limit, c.besideWorkers = c.platform, 32
 	c.beside = func(ctx context.Context, p *platform, worker, _ int, _ *sample) error {
-		return p.upload(ctx, worlds[p][worker], s.data[:25*mib])
+		return p.upload(ctx, fixtures[p][worker], s.data[:25*mib])
 	}
 	return c
 }
 
 // seen gives each workspace a message that it has read.
-func (w *world) seen(ctx context.Context, p *platform) error {
+func (w *fixture) markAllRead(ctx context.Context, p *platform) error {
 	w.cursors = make([]string, len(w.workspaces))
 	ids := map[uuid.UUID]int{}
 	for i, x := range w.workspaces {
@@ -238,9 +238,9 @@ func (w *world) seen(ctx context.Context, p *platform) error {
 }
 
 func pollCase(workers int) benchCase {
-	worlds := map[*platform]*world{}
+	fixtures := map[*platform]*fixture{}
 	bare := map[*platform]*platform{}
-	poll := func(ctx context.Context, p *platform, w *world, worker int) error {
+	poll := func(ctx context.Context, p *platform, w *fixture, worker int) error {
 		last, err := p.poll(ctx, w.workspaces[worker], w.cursors[worker], 0)
 		if err == nil && last != w.cursors[worker] {
 			err = errRows
@@ -250,15 +250,15 @@ func pollCase(workers int) benchCase {
 	return benchCase{
 		name: fmt.Sprintf("empty poll × %d", workers), workers: workers, target: 0.6,
 		prepare: func(ctx context.Context, p *platform) (err error) {
-			w := &world{}
-			worlds[p] = w
+			w := &fixture{}
+			fixtures[p] = w
 			if err := empty(ctx, p); err != nil {
 				return err
 			}
 			if w.workspaces, err = p.addWorkspaces(ctx, workers); err != nil {
 				return err
 			}
-			if err := w.seen(ctx, p); err != nil {
+			if err := w.markAllRead(ctx, p); err != nil {
 				return err
 			}
 			bare[p], err = startBare(ctx, p.dsn)
@@ -270,10 +270,10 @@ func pollCase(workers int) benchCase {
 			return empty(ctx, p)
 		},
 		platform: func(ctx context.Context, p *platform, worker, _ int, _ *sample) error {
-			return poll(ctx, p, worlds[p], worker)
+			return poll(ctx, p, fixtures[p], worker)
 		},
 		limit: func(ctx context.Context, p *platform, worker, _ int, _ *sample) error {
-			return poll(ctx, bare[p], worlds[p], worker)
+			return poll(ctx, bare[p], fixtures[p], worker)
 		},
 	}
 }
@@ -287,21 +287,21 @@ type waiter struct {
 // wakeCase measures from the commit of a message to its being in the hands of the poller, while n
 // of them wait.
 func wakeCase(n int) benchCase {
-	worlds := map[*platform]*world{}
+	fixtures := map[*platform]*fixture{}
 	waiting := map[*platform][]waiter{}
 	stops := map[*platform]context.CancelFunc{}
 	c := benchCase{
 		name: fmt.Sprintf("wake-up, %d waiting", n), workers: 1, rate: 5 * time.Millisecond, fresh: true,
 		prepare: func(ctx context.Context, p *platform) (err error) {
-			w := &world{}
-			worlds[p] = w
+			w := &fixture{}
+			fixtures[p] = w
 			if err := empty(ctx, p); err != nil {
 				return err
 			}
 			if w.workspaces, err = p.addWorkspaces(ctx, n); err != nil {
 				return err
 			}
-			if err := w.seen(ctx, p); err != nil {
+			if err := w.markAllRead(ctx, p); err != nil {
 				return err
 			}
 			ctx, stops[p] = context.WithCancel(ctx)
@@ -315,7 +315,7 @@ func wakeCase(n int) benchCase {
 		},
 		platform: func(ctx context.Context, p *platform, _, _ int, s *sample) error {
 			i := rand.IntN(n)
-			w := worlds[p].workspaces[i]
+			w := fixtures[p].workspaces[i]
 			if err := p.send(ctx, w); err != nil {
 				return err
 			}
@@ -339,7 +339,7 @@ func wakeCase(n int) benchCase {
 }
 
 // waitAll has all workspaces wait, and returns when they do.
-func (p *platform) waitAll(ctx context.Context, w *world) ([]waiter, error) {
+func (p *platform) waitAll(ctx context.Context, w *fixture) ([]waiter, error) {
 	all := make([]waiter, len(w.workspaces))
 	slots := make(chan struct{}, 32)
 	for i := range all {

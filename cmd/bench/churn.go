@@ -35,9 +35,9 @@ const (
 var churnSizes = []int{4 * kib, 25 * mib, 100 * kib, 5 * mib, kib, 10 * mib, 64 * kib, mib}
 
 // lazy keeps the room of what was swept for PostgreSQL to find.
-type lazy struct{ pendinguploads.Storage }
+type withoutReclaim struct{ pendinguploads.Storage }
 
-func (lazy) Reclaim(context.Context) error { return nil }
+func (withoutReclaim) Reclaim(context.Context) error { return nil }
 
 // measureChurn fills and empties the tables, over and over, and tells how large they are then: with
 // PostgreSQL's own settings, with those of the schema, and with what the sweep does besides.
@@ -73,7 +73,7 @@ func measureChurn(ctx context.Context, o options, p *platform) error {
 			MaxFileBytes: 100 * mib, MaxBatchBytes: 100 * mib, TTL: time.Hour,
 		})
 		if mode < 2 {
-			storage = lazy{storage}
+			storage = withoutReclaim{storage}
 		}
 		s := sweeper.New(storage, inbox, sweeper.Retention{Rows: time.Hour, Unread: time.Hour}, slog.New(slog.DiscardHandler), nil)
 		for round := range o.churn {
@@ -94,23 +94,23 @@ func measureChurn(ctx context.Context, o options, p *platform) error {
 			columns[mode] = append(columns[mode], size)
 		}
 	}
-	var most int64
+	var highest int64
 	for round := range o.churn {
 		fmt.Fprintf(w, "%d\t", round+1)
 		for _, column := range columns {
 			fmt.Fprintf(w, "%.2f\t", float64(column[round])/(1<<30))
 		}
 		fmt.Fprintln(w)
-		most = max(most, columns[2][round])
+		highest = max(highest, columns[2][round])
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	verdict := "reached"
-	if most > churnTarget {
+	if highest > churnTarget {
 		verdict = "MISSED"
 	}
-	_, err := fmt.Fprintf(o.output, "at most %.2f GiB (%.2f) %s\n", float64(most)/(1<<30), float64(churnTarget)/(1<<30), verdict)
+	_, err := fmt.Fprintf(o.output, "at most %.2f GiB (%.2f) %s\n", float64(highest)/(1<<30), float64(churnTarget)/(1<<30), verdict)
 	return err
 }
 

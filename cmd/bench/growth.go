@@ -43,7 +43,7 @@ func (r *report) measureGrowth(ctx context.Context, o options, s *stack, small *
 	}
 	fmt.Fprintf(os.Stderr, "%d rows and %d files of %d workspaces are written\n",
 		grownWorkspaces*rowsPerWorkspace, grownWorkspaces*filesPerWorkspace, grownWorkspaces)
-	asked := map[*platform]*world{}
+	asked := map[*platform]*fixture{}
 	for p, n := range map[*platform]int{small: askedWorkspaces + growthWorkers, grown: grownWorkspaces} {
 		if asked[p], err = p.grow(ctx, n); err != nil {
 			return err
@@ -52,7 +52,7 @@ func (r *report) measureGrowth(ctx context.Context, o options, s *stack, small *
 	r.limit = "small"
 	cases := growthCases(asked, small)
 	for i := range cases {
-		r.Findings = append(r.Findings, &finding{Case: cases[i].name, target: cases[i].target})
+		r.Findings = append(r.Findings, &caseResult{Case: cases[i].name, target: cases[i].target})
 	}
 	for round := range o.rounds {
 		for i := range cases {
@@ -66,7 +66,7 @@ func (r *report) measureGrowth(ctx context.Context, o options, s *stack, small *
 }
 
 // grow fills the database for n workspaces, and returns those that are asked.
-func (p *platform) grow(ctx context.Context, n int) (*world, error) {
+func (p *platform) grow(ctx context.Context, n int) (*fixture, error) {
 	workspaces, err := p.addWorkspaces(ctx, n)
 	if err != nil {
 		return nil, err
@@ -86,7 +86,7 @@ func (p *platform) grow(ctx context.Context, n int) (*world, error) {
 			return nil, err
 		}
 	}
-	w := &world{workspaces: workspaces[:askedWorkspaces+growthWorkers], cursors: make([]string, askedWorkspaces), files: make([]uuid.UUID, askedWorkspaces)}
+	w := &fixture{workspaces: workspaces[:askedWorkspaces+growthWorkers], cursors: make([]string, askedWorkspaces), files: make([]uuid.UUID, askedWorkspaces)}
 	for i, x := range w.workspaces[:askedWorkspaces] {
 		err := errors.Join(
 			p.db.QueryRowContext(ctx, `SELECT id FROM activity_logs WHERE workspace_id = $1 AND seq = $2`, x.id, rowsPerWorkspace).Scan(&w.cursors[i]),
@@ -99,7 +99,7 @@ func (p *platform) grow(ctx context.Context, n int) (*world, error) {
 }
 
 // growthCases are run on the grown platform, and their limit is the small one.
-func growthCases(asked map[*platform]*world, small *platform) []benchCase {
+func growthCases(asked map[*platform]*fixture, small *platform) []benchCase {
 	beside := func(op operation) (grown, limit operation) {
 		return op, func(ctx context.Context, _ *platform, worker, item int, s *sample) error {
 			return op(ctx, small, worker, item, s)

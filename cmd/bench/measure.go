@@ -26,13 +26,13 @@ type benchCase struct {
 	target  float64       // the least ratio of the platform's rate to the limit's
 	targets map[string]float64
 
-	prepare  func(ctx context.Context, p *platform) error // before a round
-	reset    func(ctx context.Context, p *platform) error // before each pass; not timed
-	cleanup  func(ctx context.Context, p *platform) error // after a round
-	platform operation
-	limit    operation // nil: there is none
-	beside   operation // goes on while platform does, by besides workers of its own, and is not measured
-	besides  int
+	prepare       func(ctx context.Context, p *platform) error // before a round
+	reset         func(ctx context.Context, p *platform) error // before each pass; not timed
+	cleanup       func(ctx context.Context, p *platform) error // after a round
+	platform      operation
+	limit         operation // nil: there is none
+	beside        operation // goes on while platform does, by besides workers of its own, and is not measured
+	besideWorkers int
 }
 
 // An operation does one thing once, with worker and item counting from 0. It may fill s with what
@@ -63,8 +63,8 @@ type result struct {
 func (c *benchCase) measureBeside(ctx context.Context, s *stack, p *platform, length time.Duration) (result, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wait sync.WaitGroup
-	failed := make(chan error, c.besides)
-	for worker := range c.besides {
+	failed := make(chan error, c.besideWorkers)
+	for worker := range c.besideWorkers {
 		wait.Go(func() {
 			for item := 0; ctx.Err() == nil; item++ {
 				if err := c.beside(ctx, p, worker, item, &sample{}); err != nil && ctx.Err() == nil {

@@ -23,7 +23,7 @@ const (
 )
 
 // A finding is what the rounds of a case brought, in their order.
-type finding struct {
+type caseResult struct {
 	Case     string   `json:"case"`
 	Bytes    int      `json:"bytes_per_operation,omitempty"`
 	Platform []result `json:"platform"`
@@ -35,7 +35,7 @@ type finding struct {
 }
 
 type report struct {
-	Findings []*finding `json:"cases"`
+	Findings []*caseResult `json:"cases"`
 	output   io.Writer
 	limit    string // what the limit is called
 }
@@ -52,7 +52,7 @@ func (r *report) measureAll(ctx context.Context, o options, s *stack, p *platfor
 	r.limit = "limit"
 	cases := slices.DeleteFunc(allCases(), func(c benchCase) bool { return !o.only.MatchString(c.name) })
 	for i := range cases {
-		r.Findings = append(r.Findings, &finding{Case: cases[i].name, Bytes: cases[i].bytes, target: cases[i].target, targets: cases[i].targets})
+		r.Findings = append(r.Findings, &caseResult{Case: cases[i].name, Bytes: cases[i].bytes, target: cases[i].target, targets: cases[i].targets})
 	}
 	for round := range o.rounds {
 		for i := range cases {
@@ -72,7 +72,7 @@ func (r *report) measureAll(ctx context.Context, o options, s *stack, p *platfor
 }
 
 // run measures one case once, at the limit too if limit is not nil.
-func (c *benchCase) run(ctx context.Context, o options, s *stack, p *platform, through, limit *[]result) (err error) {
+func (c *benchCase) run(ctx context.Context, o options, s *stack, p *platform, platformResults, limit *[]result) (err error) {
 	if c.fresh {
 		if err := p.restart(ctx); err != nil {
 			return err
@@ -86,7 +86,7 @@ func (c *benchCase) run(ctx context.Context, o options, s *stack, p *platform, t
 	sides := []struct {
 		op   operation
 		into *[]result
-	}{{c.platform, through}}
+	}{{c.platform, platformResults}}
 	if c.limit != nil && limit != nil {
 		sides = append(sides, struct {
 			op   operation
@@ -98,7 +98,7 @@ func (c *benchCase) run(ctx context.Context, o options, s *stack, p *platform, t
 	}
 	for _, side := range sides {
 		measure := func() (result, error) { return c.measure(ctx, s, p, side.op, o.length) }
-		if c.beside != nil && side.into == through {
+		if c.beside != nil && side.into == platformResults {
 			measure = func() (result, error) { return c.measureBeside(ctx, s, p, o.length) }
 		}
 		result, err := measure()
@@ -116,7 +116,7 @@ func (c *benchCase) run(ctx context.Context, o options, s *stack, p *platform, t
 }
 
 // median returns the middle of what figure is in the rounds, and the least and the most.
-func median(rounds []result, figure func(i int) float64) (middle, least, most float64) {
+func median(rounds []result, figure func(i int) float64) (middle, lowest, highest float64) {
 	values := make([]float64, len(rounds))
 	for i := range rounds {
 		values[i] = figure(i)
@@ -125,23 +125,23 @@ func median(rounds []result, figure func(i int) float64) (middle, least, most fl
 	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2, values[0], values[len(values)-1]
 }
 
-func middle(rounds []result, figure func(result) float64) float64 {
+func medianOf(rounds []result, figure func(result) float64) float64 {
 	m, _, _ := median(rounds, func(i int) float64 { return figure(rounds[i]) })
 	return m
 }
 
 // ratio is the platform's rate to that of another, in the same round.
-func (f *finding) ratio(to []result) (middle, least, most float64) {
+func (f *caseResult) ratio(to []result) (middle, lowest, highest float64) {
 	return median(to, func(i int) float64 { return f.Platform[i].Rate / to[i].Rate })
 }
 
 // perGB is seconds for each GB that the case moved.
-func (f *finding) perGB(seconds func(result) float64) float64 {
-	return middle(f.Platform, func(r result) float64 { return seconds(r) / (float64(r.Operations) * float64(f.Bytes) / 1e9) })
+func (f *caseResult) perGB(seconds func(result) float64) float64 {
+	return medianOf(f.Platform, func(r result) float64 { return seconds(r) / (float64(r.Operations) * float64(f.Bytes) / 1e9) })
 }
 
 // judge compares with the targets.
-func (f *finding) judge() string {
+func (f *caseResult) compareTargets() string {
 	var verdicts []string
 	say := func(name string, got, want float64, holds bool) {
 		word := "reached"
@@ -162,15 +162,15 @@ func (f *finding) judge() string {
 		var got float64
 		switch name {
 		case peakMiB:
-			got = middle(f.Platform, func(r result) float64 { return r.PeakMiB })
+			got = medianOf(f.Platform, func(r result) float64 { return r.PeakMiB })
 		case firstByte:
 			got, _, _ = median(f.Platform, func(i int) float64 { return f.Platform[i].First / f.Limit[i].P50 })
 		case medianMS:
-			got = middle(f.Platform, func(r result) float64 { return r.P50 })
+			got = medianOf(f.Platform, func(r result) float64 { return r.P50 })
 		case tailRatio:
 			got, _, _ = median(f.Platform, func(i int) float64 { return f.Platform[i].P99 / f.Limit[i].P99 })
 		case tailMS:
-			got = middle(f.Platform, func(r result) float64 { return r.P99 })
+			got = medianOf(f.Platform, func(r result) float64 { return r.P99 })
 		}
 		say(name, got, want, got <= want)
 	}
@@ -182,21 +182,21 @@ func (r *report) print() {
 	w := tabwriter.NewWriter(r.output, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "case\t/s\tMB/s\t"+r.limit+" /s\tratio\t(spread)\tp50 ms\tp95 ms\tp99 ms\tfirst byte ms\tpeak MiB\tCPU s/GB\tof PostgreSQL\tto base\t(spread)\t")
 	for _, f := range r.Findings {
-		rate := middle(f.Platform, func(r result) float64 { return r.Rate })
+		rate := medianOf(f.Platform, func(r result) float64 { return r.Rate })
 		cells := []string{f.Case, number(rate), "", "", "", ""}
 		if f.Bytes > 0 {
 			cells[2] = number(rate * float64(f.Bytes) / 1e6)
 		}
 		if f.Limit != nil {
-			cells[3] = number(middle(f.Limit, func(r result) float64 { return r.Rate }))
-			m, least, most := f.ratio(f.Limit)
-			cells[4], cells[5] = fmt.Sprintf("%.2f", m), fmt.Sprintf("%.2f–%.2f", least, most)
+			cells[3] = number(medianOf(f.Limit, func(r result) float64 { return r.Rate }))
+			m, lowest, highest := f.ratio(f.Limit)
+			cells[4], cells[5] = fmt.Sprintf("%.2f", m), fmt.Sprintf("%.2f–%.2f", lowest, highest)
 		}
 		for _, figure := range []func(result) float64{
 			func(r result) float64 { return r.P50 }, func(r result) float64 { return r.P95 }, func(r result) float64 { return r.P99 },
 			func(r result) float64 { return r.First }, func(r result) float64 { return r.PeakMiB },
 		} {
-			cells = append(cells, number(middle(f.Platform, figure)))
+			cells = append(cells, number(medianOf(f.Platform, figure)))
 		}
 		if f.Bytes >= mib {
 			cells = append(cells, number(f.perGB(func(r result) float64 { return r.PlatformS })), number(f.perGB(func(r result) float64 { return r.PostgresS })))
@@ -204,14 +204,14 @@ func (r *report) print() {
 			cells = append(cells, "", "")
 		}
 		if f.Base != nil {
-			m, least, most := f.ratio(f.Base)
-			cells = append(cells, fmt.Sprintf("%.2f", m), fmt.Sprintf("%.2f–%.2f", least, most))
+			m, lowest, highest := f.ratio(f.Base)
+			cells = append(cells, fmt.Sprintf("%.2f", m), fmt.Sprintf("%.2f–%.2f", lowest, highest))
 		}
 		fmt.Fprintln(w, strings.Join(cells, "\t")+"\t")
 	}
 	_ = w.Flush()
 	for _, f := range r.Findings {
-		if verdict := f.judge(); verdict != "" {
+		if verdict := f.compareTargets(); verdict != "" {
 			fmt.Fprintf(r.output, "%s: %s\n", f.Case, verdict)
 		}
 	}

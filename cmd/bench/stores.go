@@ -68,11 +68,11 @@ func (r *report) measureStores(ctx context.Context, o options, s *stack, p *plat
 			chosen = append(chosen, c)
 		}
 	}
-	findings := map[string]*finding{}
+	findings := map[string]*caseResult{}
 	for _, c := range chosen {
 		for _, x := range stores {
 			name := c.name + ", " + x.name
-			findings[name] = &finding{Case: name, Bytes: c.bytes, target: storeTargets[name].ratio, targets: storeTargets[name].targets}
+			findings[name] = &caseResult{Case: name, Bytes: c.bytes, target: storeTargets[name].ratio, targets: storeTargets[name].targets}
 			r.Findings = append(r.Findings, findings[name])
 		}
 	}
@@ -139,16 +139,16 @@ func storeCases() []benchCase {
 }
 
 func (s caseSet) storedContentCase(size int) benchCase {
-	worlds := map[*platform]*world{}
+	fixtures := map[*platform]*fixture{}
 	const files = 2
 	return benchCase{
-		name: fmt.Sprintf("content %s × 8", human(size)), workers: 8, bytes: size, cleanup: empty, fresh: true,
+		name: fmt.Sprintf("content %s × 8", formatSize(size)), workers: 8, bytes: size, cleanup: empty, fresh: true,
 		prepare: func(ctx context.Context, p *platform) error {
 			if err := empty(ctx, p); err != nil {
 				return err
 			}
-			w := &world{}
-			worlds[p] = w
+			w := &fixture{}
+			fixtures[p] = w
 			var err error
 			if w.workspaces, err = p.addWorkspaces(ctx, 1); err != nil {
 				return err
@@ -173,7 +173,7 @@ func (s caseSet) storedContentCase(size int) benchCase {
 			return rows.Err()
 		},
 		platform: func(ctx context.Context, p *platform, _, item int, x *sample) error {
-			w := worlds[p]
+			w := fixtures[p]
 			return p.content(ctx, w.workspaces[0], w.files[item%files], int64(size), x)
 		},
 	}

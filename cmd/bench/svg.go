@@ -23,11 +23,11 @@ func (r *report) writeSVG(name string) error {
 		if f.Limit == nil {
 			continue
 		}
-		middle, least, most := f.ratio(f.Limit)
+		middle, lowest, highest := f.ratio(f.Limit)
 		y := 40 + row*(svgBar+svgGap)
 		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`, svgLeft-8, y+svgBar-3, html.EscapeString(f.Case))
 		fmt.Fprintf(&b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="#4878a8"/>`, svgLeft, y, x(middle)-svgLeft, svgBar)
-		fmt.Fprintf(&b, `<path d="M%.1f %dH%.1f" stroke="#222"/>`, x(least), y+svgBar/2, x(most))
+		fmt.Fprintf(&b, `<path d="M%.1f %dH%.1f" stroke="#222"/>`, x(lowest), y+svgBar/2, x(highest))
 		if f.target > 0 {
 			fmt.Fprintf(&b, `<path d="M%.1f %dv%d" stroke="#c03030" stroke-width="2"/>`, x(f.target), y-2, svgBar+4)
 		}

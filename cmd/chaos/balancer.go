@@ -13,7 +13,7 @@ import (
 	"github.com/molecule-ai/platform/internal/testcluster"
 )
 
-// A balancer is HAProxy before all platforms, with a proxy before it that can cut its clients off.
+// A balancer is HAProxy in front of all platforms, behind a proxy that can cut off clients.
 type balancer struct {
 	haproxy *testcluster.HAProxy
 	clients *proxy
@@ -39,7 +39,7 @@ func startBalancer(config, dir string, platforms []*platform) (*balancer, error)
 	return b, nil
 }
 
-// awaitAll returns when every platform serves and is sent requests.
+// awaitAll returns when every platform is ready and HAProxy sends it requests.
 func (b *balancer) awaitAll(platforms []*platform) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startLimit)
 	defer cancel()
@@ -61,15 +61,15 @@ func (b *balancer) close() error {
 	return errors.Join(b.haproxy.Close(), b.log.Close())
 }
 
-// builds are the two between which platforms are rolled; they may be the same. A run begins with the old one.
+// builds are the two binaries between which platforms are rolled; they may be the same. A run starts with the old one.
 type builds struct {
 	paths    [2]string // old, new
 	present  int       // which of them runs
 	migrated bool      // the schema is the new one's
 }
 
-// roll replaces the platforms one after the other by the other build; the first time, the new one migrates the
-// schema before. The balancer has to send requests to each before it is the next one's turn.
+// roll replaces the platforms one after the other by the other build. Before the first roll, the new build migrates the
+// schema. Each platform must get requests from HAProxy again before the next one is replaced.
 func (f *faults) roll(_ context.Context, _ []*platform) (time.Time, error) {
 	next := 1 - f.builds.present
 	if next == 1 && !f.builds.migrated {
@@ -95,8 +95,8 @@ func (f *faults) roll(_ context.Context, _ []*platform) (time.Time, error) {
 	return time.Now(), nil
 }
 
-// around says what is around the platforms of a run.
-func (r *run) around() string {
+// topology describes the run's set-up for the report.
+func (r *run) topology() string {
 	if r.balancer == nil {
 		return ""
 	}
@@ -106,7 +106,7 @@ func (r *run) around() string {
 	return " behind HAProxy, rolled between two builds"
 }
 
-// target is the target of make that does the same.
+// target is the make target that repeats the run.
 func (o options) target() string {
 	if o.haproxy == "" {
 		return "chaos"

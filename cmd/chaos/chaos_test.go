@@ -15,38 +15,37 @@ import (
 )
 
 const (
-	// shortRun is a run beside other tests: all kinds of faults once, with a load that leaves
-	// room for others.
+	// shortRun injects every kind of fault once, under a load that leaves the machine to other tests.
 	shortRun  = 2 * time.Minute
 	shortRate = 40
 
-	// clusterRun is one behind a balancer.
+	// clusterRun is the length of the run behind HAProxy.
 	clusterRun = time.Minute
 
 	lengthVariable = "CHAOS_LENGTH"
 	seedVariable   = "CHAOS_SEED"
 )
 
-// What `make chaos` does, for 2 minutes; CHAOS_LENGTH and CHAOS_SEED change that.
+// Runs `make chaos` for 2 minutes; CHAOS_LENGTH and CHAOS_SEED change that.
 //
-// Planted in the platform, each in a build of its own, and caught by a run of 90 s or less:
-//   - the cursor's number from a sequence: the poller passes over rows;
-//   - the commit after the answer: files that were answered with 200 are not there;
-//   - fetching without the workspace in the predicate: crossed;
+// Faults planted in the platform, each in its own build, and found by a run of 90 s or less:
+//   - the cursor's number from a sequence: the poller skips rows;
+//   - the commit after the answer: files answered with 200 are lost;
+//   - a download without the workspace in the predicate: crossed;
 //   - a sweep that ignores expires_at: files are gone before they expire;
-//   - the newest row, which the news was of, instead of what comes after the cursor;
-//   - the idempotency key not looked at: files are announced twice;
-//   - a transaction for each file of an upload: uploads announced in part.
+//   - a held poll that returns the row of the notification instead of the rows after its cursor;
+//   - the idempotency key ignored: files are announced twice;
+//   - one transaction per file of an upload: uploads announced in part.
 func TestChaos_TwoMinutes(t *testing.T) {
 	o := fromEnvironment(t, options{length: shortRun, rate: shortRate, replicas: 2, everyKind: true})
 	play(t, o)
 }
 
-// What `make chaos-cluster` does, for a minute: three platforms behind HAProxy, of which one is killed, all are,
-// one freezes, PostgreSQL stops, and all are replaced one after the other, which no request may notice.
+// Runs `make chaos-cluster` for a minute: three platforms behind HAProxy. One is killed, all are killed, one freezes,
+// PostgreSQL stops, and all are replaced one after the other, during which no request may fail.
 //
-// Planted in a build of its own: a platform that neither delays its stop nor waits for requests in flight, which then
-// fail with nothing broken that excuses it.
+// Planted fault: a platform that neither delays its stop nor waits for requests in flight. They fail without a fault
+// that excuses them.
 func TestChaos_BehindABalancer(t *testing.T) {
 	o := fromEnvironment(t, options{length: clusterRun, rate: shortRate, replicas: 3, haproxy: "../../deploy/proxy/haproxy.cfg", everyKind: true})
 	for _, f := range append(slices.Clone(deck), rolled) {
@@ -58,10 +57,10 @@ func TestChaos_BehindABalancer(t *testing.T) {
 	play(t, o)
 }
 
-// fromEnvironment completes the options of a run.
+// fromEnvironment completes the options from CHAOS_LENGTH and CHAOS_SEED.
 func fromEnvironment(t *testing.T, o options) options {
 	t.Helper()
-	o.recovery = 3 * platformRecovery // other tests run beside it
+	o.recovery = 3 * platformRecovery // other tests use the machine too
 	o.binary, o.seed = build(t), uint64(time.Now().UnixNano())%(1<<32)
 	if v := os.Getenv(lengthVariable); v != "" {
 		length, err := time.ParseDuration(v)
@@ -80,7 +79,7 @@ func fromEnvironment(t *testing.T, o options) options {
 	return o
 }
 
-// play plays a run that must find nothing, and has every kind of fault.
+// play executes a run, which must find no problem and inject every kind of fault.
 func play(t *testing.T, o options) {
 	t.Helper()
 	var output bytes.Buffer
@@ -92,7 +91,7 @@ func play(t *testing.T, o options) {
 	}
 	for _, f := range o.cards() {
 		if !strings.Contains(output.String(), f.kind+" ") {
-			t.Errorf("there was no fault %q", f.kind)
+			t.Errorf("the fault %q was not injected", f.kind)
 		}
 	}
 }
@@ -101,7 +100,7 @@ func play(t *testing.T, o options) {
 func build(t *testing.T) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "platform")
-	// Without the state of the repository, which is not always there to be read.
+	// -buildvcs=false: the git repository is not always readable.
 	if output, err := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "../../cmd/platform").CombinedOutput(); err != nil {
 		t.Fatalf("build the platform: %v\n%s", err, output)
 	}

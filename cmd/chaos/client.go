@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	// patience is how long a client waits for an answer. PostgreSQL is paused for 10 s.
-	patience = 20 * time.Second
+	// requestTimeout is longer than the 10 s for which PostgreSQL is paused.
+	requestTimeout = 20 * time.Second
 
-	// keptAnswer is how much of an answer that refuses something goes into the history.
+	// keptAnswer is the number of bytes of an error answer that are recorded.
 	keptAnswer = 300
 )
 
@@ -35,13 +35,13 @@ type request struct {
 	path     string
 	header   http.Header
 	body     []byte
-	allowed  []int         // statuses that are right; none: 200
-	patience time.Duration // 0: the usual
+	allowed  []int         // expected statuses; none: 200
+	timeout  time.Duration // 0: requestTimeout
 	about    string
-	cutAfter int64 // hang up after so many bytes of the answer; 0: never
+	cutAfter int64 // close the connection after so many bytes of the answer; 0: never
 }
 
-// An answer is what a client got. Its operation is in the history already.
+// An answer is what a client received. Its operation is already recorded.
 type answer struct {
 	operation
 	header http.Header
@@ -51,7 +51,7 @@ type answer struct {
 // clients sends requests to the replicas.
 type clients struct {
 	history  *history
-	replicas []string // addresses of their proxies; or of the balancer's alone
+	replicas []string // addresses of the platforms' proxies, or only of the balancer's
 	http     []*http.Client
 }
 
@@ -59,9 +59,9 @@ func newClients(h *history, addrs []string) *clients {
 	c := &clients{history: h, replicas: addrs}
 	for range addrs {
 		c.http = append(c.http, &http.Client{
-			// Shorter than what the platform allows: it never hangs up first.
+			// The idle timeout is shorter than the platform's, so that the client closes idle connections first.
 			Transport: &http.Transport{
-				DialContext: dialLine, MaxIdleConnsPerHost: 64, IdleConnTimeout: 20 * time.Second, DisableCompression: true,
+				DialContext: dialTracked, MaxIdleConnsPerHost: 64, IdleConnTimeout: 20 * time.Second, DisableCompression: true,
 			},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		})
@@ -75,12 +75,11 @@ func (c *clients) close() {
 	}
 }
 
-// do sends the request once, reads the answer to its end and records both. It hangs up when the
-// client's context is over.
+// do sends the request once, reads the whole answer and records both. It closes the connection when client is done.
 func (c *clients) do(client context.Context, r request) answer {
-	limit := r.patience
+	limit := r.timeout
 	if limit == 0 {
-		limit = patience
+		limit = requestTimeout
 	}
 	ctx, cancel := context.WithTimeout(client, limit)
 	defer cancel()
@@ -142,10 +141,10 @@ func (c *clients) exchange(ctx context.Context, r request, a *answer) error {
 	return err
 }
 
-// errHungUp: the client had enough of the answer.
-var errHungUp = fmt.Errorf("hung up in the middle, on purpose")
+// errHungUp is the outcome of a download that the client cut on purpose.
+var errHungUp = fmt.Errorf("the client closed the connection on purpose")
 
-// checkForm judges what needs no history: only what the contract names is answered, and as JSON.
+// checkForm checks what needs no history: the status is an expected one, and the body is JSON.
 func (c *clients) checkForm(r request, a *answer) {
 	content := r.kind == kindFetch && a.Outcome == ok
 	if mediaType, _, err := mime.ParseMediaType(a.header.Get("Content-Type")); !content &&
@@ -156,14 +155,14 @@ func (c *clients) checkForm(r request, a *answer) {
 		return
 	}
 	v := unexpected
-	if a.Outcome == ok && r.kind == kindStranger {
+	if a.Outcome == ok && r.kind == kindForbidden {
 		v = crossed
 	}
 	c.history.problem(v, "%s of workspace %d (%s %s) answered %d: %s", r.kind, r.w.index, r.method, r.path, a.Status,
 		a.body[:min(len(a.body), keptAnswer)])
 }
 
-// form is the body of an upload. Its boundary is another one each time.
+// form returns the body of an upload. Its boundary is random.
 func form(parts []part) (contentType string, body []byte) {
 	var b bytes.Buffer
 	w := multipart.NewWriter(&b)

@@ -13,13 +13,13 @@ import (
 
 const (
 	maxParts = 8
-	largest  = 3 << 20 // bytes of a file
+	largest  = 3 << 20 // maximum size of a file, in bytes
 
-	// stampedFrom is the size from which a content says whose it is, and is like no other.
+	// stampedFrom is the size from which a content contains the part's name, and is unique.
 	stampedFrom = 16
 )
 
-// A part is a file as it is sent. Its content is made again when it is needed.
+// A part is a file of an upload. Its content is generated from the seed whenever it is needed.
 type part struct {
 	name   string
 	size   int64
@@ -27,8 +27,8 @@ type part struct {
 	sha256 string
 }
 
-// newPart draws a file. Half a dozen sizes are where something begins or ends: nothing at all, and
-// the pieces of a MiB in which files are kept.
+// newPart generates a file of a random size. Some sizes are boundaries: empty, and around the chunks of 1 MiB in which
+// files are stored.
 func newPart(rng *rand.Rand, name string) part {
 	p := part{name: name, seed: rng.Uint64()}
 	switch rng.IntN(20) {
@@ -43,7 +43,7 @@ func newPart(rng *rand.Rand, name string) part {
 	return p
 }
 
-// content is the part's name, as far as it goes, and then noise.
+// content is the part's name, if it fits, and then random bytes.
 func (p part) content() []byte {
 	data := make([]byte, p.size)
 	var key [32]byte
@@ -55,12 +55,12 @@ func (p part) content() []byte {
 	return data
 }
 
-// partName is used once in a run. It tells the workspace, the upload and the place in it.
+// partName is unique in a run. It encodes the workspace, the upload and the position in it.
 func partName(workspace, upload, place int) string {
 	return fmt.Sprintf("w%d-u%d-f%d.bin", workspace, upload, place)
 }
 
-// parsePartName is the opposite.
+// parsePartName is the inverse of partName.
 func parsePartName(name string) (workspace, upload, place int, ok bool) {
 	n, err := fmt.Sscanf(name, "w%d-u%d-f%d.bin", &workspace, &upload, &place)
 	return workspace, upload, place, n == 3 && err == nil && name == partName(workspace, upload, place)

@@ -1,12 +1,11 @@
-// Command chaos uses two platforms on one PostgreSQL as many workspaces would, breaks everything
-// around them meanwhile, and checks in the end that every promise was kept.
+// Command chaos runs several platforms on one PostgreSQL under the load of many workspaces, injects faults, and checks
+// at the end that every promise was kept: no file lost, corrupt or delivered to another workspace.
 //
-// What it knows comes from outside: it runs the compiled binary, speaks HTTP to it through proxies
-// that cut connections, and looks into the database only for what no client can see. Every
-// operation goes into a history with its start, end and outcome. Timeouts, cut connections and
-// answers of 500 and more count as unknown: the operation may have happened or not, but in whole.
+// It is a black-box test: it runs the compiled binary and speaks HTTP to it through proxies that cut connections. It
+// reads the database only for what no client can see. Every operation is recorded in a history with its start, end and
+// outcome. A timeout, a cut connection or a status of 500 and above counts as unknown: the operation happened
+// completely, or not at all.
 //
-// A run is told by its seed: the same one makes the same choices, though what falls into which
-// moment is the machine's. It needs Linux. As root it also mounts a small file system for the
-// temporary files of uploads and fills it; otherwise it limits how long files may grow.
+// The seed determines all choices of a run, but not the timing. The command needs Linux. As root it mounts a small file
+// system for the temporary files of uploads and fills it; otherwise it limits the size of files that platforms write.
 package main

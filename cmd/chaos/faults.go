@@ -11,21 +11,21 @@ import (
 	"time"
 )
 
-// faults breaks things, one after the other, and measures how long it takes until all is well.
+// faults injects faults, one after the other, and measures how long recovery takes.
 type faults struct {
 	postgres  *postgres
 	platforms []*platform
 	spool     *spool
 	balancer  *balancer // nil: clients choose a platform
-	builds    *builds   // nil: there is one
+	builds    *builds   // nil: only one build
 	deck      []fault
 	history   *history
 	rng       *rand.Rand
 
-	// answered has one when an upload was answered with 200 a moment ago.
+	// answered gets a value when an upload was answered with 200.
 	answered chan struct{}
 
-	// probe uploads something small through a replica and reports whether that was a 200.
+	// probe uploads a small file through a replica and reports whether the answer was 200.
 	probe func(replica int) bool
 
 	mu      sync.Mutex
@@ -33,27 +33,26 @@ type faults struct {
 	began   chan struct{} // closed when the next fault begins
 }
 
-// A window is the time in which a fault excuses what goes wrong.
+// A window is the time in which a fault excuses failures.
 type window struct {
 	kind      string
-	replicas  []int // that it concerns; of a balancer, which is one to clients: 0, or none
-	postgres  bool  // it is one of PostgreSQL's
+	replicas  []int // that it affects; behind a balancer, which clients see as one replica: 0, or none
+	postgres  bool  // a fault of PostgreSQL
 	begin     time.Time
-	end       time.Time // nothing is broken any more
-	recovered time.Time // and an upload was answered with 200
+	end       time.Time // of the fault
+	recovered time.Time // when the first upload after the end was answered with 200
 }
 
-// A fault breaks something that concerns those replicas, and returns when it is whole again and
-// since when.
+// A fault is one kind of fault. do injects it into the replicas, ends it, and returns the time of its end.
 type fault struct {
 	kind     string
-	replicas int // how many it concerns; 0: all
+	replicas int // number of replicas that it affects; 0: all
 	postgres bool
-	smooth   bool // behind a balancer nobody notices it
+	graceful bool // behind a balancer no request may fail
 	do       func(f *faults, ctx context.Context, replicas []*platform) (end time.Time, err error)
 }
 
-// deck is what can happen.
+// deck holds all kinds of fault.
 var deck = []fault{
 	{"platform killed", 1, false, false, (*faults).kill},
 	{"platforms killed together", 0, false, false, (*faults).kill},
@@ -68,7 +67,7 @@ var deck = []fault{
 	{"PostgreSQL paused", 0, true, false, (*faults).pausePostgres},
 }
 
-// rolled is one more, behind a balancer.
+// rolled is another kind, only behind a balancer.
 var rolled = fault{"platforms rolled to another build", 0, false, true, (*faults).roll}
 
 const (
@@ -76,15 +75,15 @@ const (
 	pauseTime    = 10 * time.Second
 	fullTime     = 2 * time.Second
 	probeEvery   = 20 * time.Millisecond
-	recoverLimit = 90 * time.Second // after which the run is ended
+	recoverLimit = 90 * time.Second // after that the run fails
 )
 
-// run breaks one thing after the other for as long as that, or, if it is to try every kind, longer.
-// Every kind comes before one comes again.
+// run injects faults for the given time; with everyKind until every kind was injected. No kind is repeated before all
+// others were injected.
 func (f *faults) run(ctx context.Context, length time.Duration, everyKind bool) error {
 	end := time.Now().Add(length)
 	var cards []int
-	// Nothing is broken at first: what fails without a fault must show.
+	// The run starts without a fault: failures without a fault must show.
 	gap := 3 * time.Second
 	for n := 0; ; n++ {
 		left := time.Until(end)
@@ -106,8 +105,8 @@ func (f *faults) run(ctx context.Context, length time.Duration, everyKind bool) 
 	}
 }
 
-// gap is how long all is well. Sometimes not at all; and sometimes for so long that it shows whether
-// a platform that missed the news looks by itself.
+// gap is the time until the next fault. Sometimes it is almost none; sometimes it is long enough to show whether a
+// platform that missed a notification finds the row by polling.
 func (f *faults) gap(after fault) time.Duration {
 	switch {
 	case after.postgres && after.replicas == 1 && f.rng.IntN(2) == 0:
@@ -118,27 +117,27 @@ func (f *faults) gap(after fault) time.Duration {
 	return time.Duration(1500+f.rng.IntN(5000)) * time.Millisecond
 }
 
-// inject breaks one thing, mends it and waits until an upload succeeds. It is not cut short.
+// inject injects one fault, ends it and waits until an upload succeeds. It ignores the end of the run.
 func (f *faults) inject(card fault) error {
-	concerned := f.rng.Perm(len(f.platforms))
+	targets := f.rng.Perm(len(f.platforms))
 	if card.replicas > 0 {
-		concerned = concerned[:card.replicas]
+		targets = targets[:card.replicas]
 	}
 	var platforms []*platform
-	for _, i := range concerned {
+	for _, i := range targets {
 		platforms = append(platforms, f.platforms[i])
 	}
-	noticed := concerned
+	affected := targets
 	if f.balancer != nil {
-		noticed = []int{0}
-		if card.smooth {
+		affected = []int{0}
+		if card.graceful {
 			if err := f.balancer.awaitAll(f.platforms); err != nil {
 				return err
 			}
-			noticed = nil
+			affected = nil
 		}
 	}
-	n := f.begin(window{kind: card.kind, replicas: noticed, postgres: card.postgres})
+	n := f.begin(window{kind: card.kind, replicas: affected, postgres: card.postgres})
 	end, err := card.do(f, context.Background(), platforms)
 	if err != nil {
 		return errors.Join(errors.New(card.kind), err)
@@ -146,7 +145,7 @@ func (f *faults) inject(card fault) error {
 	f.mu.Lock()
 	f.windows[n].end = end
 	f.mu.Unlock()
-	if err := f.awaitRecovery(noticed); err != nil {
+	if err := f.awaitRecovery(affected); err != nil {
 		return errors.Join(errors.New(card.kind), err)
 	}
 	f.mu.Lock()
@@ -156,7 +155,7 @@ func (f *faults) inject(card fault) error {
 	return nil
 }
 
-// begin opens a window and tells those who wait for the next fault.
+// begin opens a window and wakes those who wait for the next fault.
 func (f *faults) begin(w window) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -180,7 +179,7 @@ func (f *faults) next() <-chan struct{} {
 	return f.began
 }
 
-// latest is the fault that began last.
+// latest returns the last window.
 func (f *faults) latest() window {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -192,7 +191,7 @@ func (f *faults) awaitRecovery(replicas []int) error {
 	for _, i := range replicas {
 		for !f.probe(i) {
 			if time.Now().After(deadline) {
-				return errors.New("no upload succeeds any more")
+				return errors.New("no upload succeeds after the fault")
 			}
 			time.Sleep(probeEvery)
 		}
@@ -200,14 +199,14 @@ func (f *faults) awaitRecovery(replicas []int) error {
 	return nil
 }
 
-// aim waits, every other time, until a client was just told that all is well. What is not on disk
-// at that moment is a broken promise if it ends.
-func (f *faults) aim() {
+// awaitAnswered waits, every other time, until an upload was just answered with 200. If its files are not on disk yet,
+// a fault at this moment loses them.
+func (f *faults) awaitAnswered() {
 	if f.rng.IntN(2) == 0 {
 		return
 	}
 	select {
-	case <-f.answered: // perhaps long ago
+	case <-f.answered: // discard an old one
 	default:
 	}
 	select {
@@ -230,7 +229,7 @@ func startAll(platforms []*platform) error {
 }
 
 func (f *faults) kill(_ context.Context, platforms []*platform) (time.Time, error) {
-	f.aim()
+	f.awaitAnswered()
 	for _, p := range platforms {
 		p.kill()
 	}
@@ -272,11 +271,11 @@ func (f *faults) cutDatabase(_ context.Context, platforms []*platform) (time.Tim
 	return time.Now(), nil
 }
 
-// cut cuts connections three times, and every other time keeps the line down for a while.
+// cut cuts connections three times, and every other time refuses new ones for a while.
 func (f *faults) cut(which func(*platform) *proxy, platforms []*platform) {
 	for range 3 {
 		down := f.rng.IntN(2) == 0
-		f.aim()
+		f.awaitAnswered()
 		for _, p := range platforms {
 			which(p).cut(down)
 		}
@@ -299,7 +298,7 @@ func (f *faults) fillDisk(context.Context, []*platform) (time.Time, error) {
 
 func (f *faults) endBackends(ctx context.Context, _ []*platform) (time.Time, error) {
 	for range 3 {
-		f.aim()
+		f.awaitAnswered()
 		if _, err := f.postgres.terminate(ctx, 0.2+0.8*f.rng.Float64()); err != nil {
 			return time.Time{}, err
 		}
@@ -309,7 +308,7 @@ func (f *faults) endBackends(ctx context.Context, _ []*platform) (time.Time, err
 }
 
 func (f *faults) stopPostgres(ctx context.Context, _ []*platform) (time.Time, error) {
-	f.aim()
+	f.awaitAnswered()
 	if err := f.postgres.stopImmediately(); err != nil {
 		return time.Time{}, err
 	}
@@ -318,7 +317,7 @@ func (f *faults) stopPostgres(ctx context.Context, _ []*platform) (time.Time, er
 }
 
 func (f *faults) stopPostgresAndKill(ctx context.Context, platforms []*platform) (time.Time, error) {
-	f.aim()
+	f.awaitAnswered()
 	if err := f.postgres.stopImmediately(); err != nil {
 		return time.Time{}, err
 	}

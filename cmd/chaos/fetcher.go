@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A fetcher takes announced files from a queue, reads them and acknowledges them. Some it leaves.
+// A fetcher downloads and acknowledges the announced files of a queue. Some it leaves to expire.
 type fetcher struct {
 	*load
 	w   *workspace
@@ -24,7 +24,7 @@ type fetcher struct {
 func (f *fetcher) run(queue <-chan *file) {
 	for file := range queue {
 		if f.rng.IntN(12) == 0 {
-			f.w.keep(file) // never acknowledged: it is there until it expires
+			f.w.keep(file) // never acknowledged, so that it must be readable until it expires
 			continue
 		}
 		if f.obtain(file) {
@@ -33,8 +33,7 @@ func (f *fetcher) run(queue <-chan *file) {
 	}
 }
 
-// obtain reads a file to its end, in one of the ways that clients do. It gives up when the file is
-// gone.
+// obtain downloads a whole file, in one of the ways that clients do. It gives up when the file is gone.
 func (f *fetcher) obtain(file *file) bool {
 	size := file.part().size
 	for {
@@ -45,7 +44,7 @@ func (f *fetcher) obtain(file *file) bool {
 			if a = f.read(file, 0, first, 0); a.Outcome == ok {
 				a = f.read(file, first, size, 0)
 			}
-		case way == 1 && size > 1: // it hangs up, and begins again
+		case way == 1 && size > 1: // closes the connection midway, and starts again
 			f.read(file, 0, size, f.rng.Int64N(size-1)+1)
 			a = f.read(file, 0, size, 0)
 		default:
@@ -55,24 +54,24 @@ func (f *fetcher) obtain(file *file) bool {
 		case ok:
 			return true
 		case refused:
-			return false // whether that is right is judged in the end
+			return false // the judge decides whether the refusal was right
 		}
 		time.Sleep(time.Duration(100+f.rng.IntN(200)) * time.Millisecond)
-		if f.over(file) {
+		if f.expired(file) {
 			return false
 		}
 	}
 }
 
-// over reports whether there is no hope for the file any more.
-func (l *load) over(f *file) bool {
+// expired reports whether the file has certainly expired.
+func (l *load) expired(f *file) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return time.Now().After(f.expiresLatest.Add(time.Second))
 }
 
-// readAs reads from one offset to another and compares the bytes; hanging up after cutAfter bytes,
-// unless that is 0.
+// readAs reads the bytes from one offset to another and compares them. Unless cutAfter is 0, it closes the connection
+// after so many bytes.
 func (l *load) readAs(w *workspace, replica int, file *file, from, to, cutAfter int64) answer {
 	p := file.part()
 	r := request{
@@ -107,14 +106,14 @@ func (f *fetcher) read(file *file, from, to, cutAfter int64) answer {
 	return f.readAs(f.w, f.replica(f.rng), file, from, to, cutAfter)
 }
 
-// acknowledge says that the file has arrived until that is known to be known, and sometimes again.
+// acknowledge sends acks until one is answered, and sometimes one more.
 func (f *fetcher) acknowledge(file *file) {
 	for {
 		a := f.ack(file)
 		if a.Outcome == ok {
 			f.history.countAcked()
 		}
-		if a.Outcome != unknown || f.over(file) {
+		if a.Outcome != unknown || f.expired(file) {
 			break
 		}
 		time.Sleep(time.Duration(100+f.rng.IntN(200)) * time.Millisecond)
@@ -123,7 +122,7 @@ func (f *fetcher) acknowledge(file *file) {
 	case 0:
 		f.ack(file)
 	case 1:
-		f.read(file, 0, file.part().size, 0) // a canvas that was reloaded
+		f.read(file, 0, file.part().size, 0) // reads after the ack, like a reloaded canvas
 	case 2:
 		done := make(chan struct{})
 		replica := f.replica(f.rng)
@@ -146,9 +145,9 @@ func (l *load) ackAs(w *workspace, replica int, file *file) answer {
 	return a
 }
 
-// look reads files that are never acknowledged, while they are there and after; and asks for what
-// it must not get.
-func (l *load) look(ctx context.Context, rng *rand.Rand, w *workspace) {
+// probeAccess reads files that are never acknowledged, before and after they expire, and sends requests that must be
+// refused.
+func (l *load) probeAccess(ctx context.Context, rng *rand.Rand, w *workspace) {
 	for pause(ctx, rng, l.pace) {
 		replica := l.replica(rng)
 		other := l.all[rng.IntN(len(l.all))]
@@ -161,13 +160,13 @@ func (l *load) look(ctx context.Context, rng *rand.Rand, w *workspace) {
 		if other == w {
 			continue
 		}
-		forbidden := request{kind: kindStranger, replica: replica, w: w, allowed: []int{http.StatusUnauthorized}}
+		forbidden := request{kind: kindForbidden, replica: replica, w: w, allowed: []int{http.StatusUnauthorized}}
 		switch rng.IntN(4) {
-		case 0: // no token, or one that never was
+		case 0: // no token, or an invalid one
 			forbidden.path, forbidden.token = "/workspaces/"+w.id+"/activity", []string{"-", "mol_ws_" + strings.Repeat("A", 43), "x"}[rng.IntN(3)]
-		case 1: // the own token at another workspace's door
+		case 1: // this workspace's token for another workspace
 			forbidden.path = []string{"/workspaces/" + other.id + "/activity", "/workspaces/" + other.id + "/pending-uploads"}[rng.IntN(2)]
-		default: // another workspace's file, through the own door
+		default: // another workspace's file, under this workspace's path
 			f := other.kept(rng)
 			if f == nil {
 				continue

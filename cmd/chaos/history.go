@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// An outcome is what a client knows when an operation is over.
+// An outcome is what a client knows after an operation.
 type outcome string
 
 const (
-	ok      outcome = "ok"      // it was done
-	refused outcome = "refused" // it was not done
-	unknown outcome = "unknown" // one of the two
+	ok      outcome = "ok"      // it happened
+	refused outcome = "refused" // it did not happen
+	unknown outcome = "unknown" // it may have happened
 )
 
 // An operation is a line of the history.
@@ -32,37 +32,37 @@ type operation struct {
 	Status    int       `json:"status,omitempty"`
 	About     string    `json:"about,omitempty"` // the upload, file or cursor
 	Error     string    `json:"error,omitempty"`
-	Answer    string    `json:"answer,omitempty"` // of what was not done
+	Answer    string    `json:"answer,omitempty"` // unless the outcome is ok
 
 	cut bool // by the client, on purpose
 }
 
-// A verdict is what a broken promise is counted as.
+// A verdict is the kind of a problem.
 type verdict string
 
 const (
-	lost       verdict = "lost"       // what should be there is not
-	corrupt    verdict = "corrupt"    // it is there, but not as it was sent
-	crossed    verdict = "crossed"    // it is there for others
-	unexpected verdict = "unexpected" // what should not be, is
+	lost       verdict = "lost"       // something promised is missing
+	corrupt    verdict = "corrupt"    // its content is not what was sent
+	crossed    verdict = "crossed"    // another workspace can read it
+	unexpected verdict = "unexpected" // any other broken promise
 )
 
 var verdicts = []verdict{lost, corrupt, crossed, unexpected}
 
-// history keeps what happened, on disk and, as far as it is judged in the end, in memory.
+// history records what happened, on disk and, as far as the judge needs it, in memory.
 type history struct {
-	mu       sync.Mutex
-	file     *os.File
-	buffer   *bufio.Writer
-	failed   error
-	counts   map[string]map[outcome]int
-	odd      []operation // that nothing but a fault excuses
-	acked    int         // files that a workspace was told are acknowledged
-	problems map[verdict]int
-	first    []string // of the problems
+	mu          sync.Mutex
+	file        *os.File
+	buffer      *bufio.Writer
+	failed      error
+	counts      map[string]map[outcome]int
+	unexplained []operation // failures that only a fault excuses
+	acked       int         // acks that were answered with 200
+	problems    map[verdict]int
+	first       []string // texts of the first problems
 }
 
-// shownProblems is how many are printed; the rest is in the history.
+// shownProblems is the number of problems that are printed; all are in the history.
 const shownProblems = 25
 
 func newHistory(path string) (*history, error) {
@@ -83,12 +83,12 @@ func (h *history) record(op operation) {
 	}
 	h.counts[op.Kind][op.Outcome]++
 	if op.Outcome == unknown && !op.cut {
-		h.odd = append(h.odd, op)
+		h.unexplained = append(h.unexplained, op)
 	}
 	h.write(op)
 }
 
-// write adds a line. h.mu is held.
+// write appends a line. The caller holds h.mu.
 func (h *history) write(v any) {
 	line, err := json.Marshal(v)
 	if err == nil {
@@ -97,7 +97,7 @@ func (h *history) write(v any) {
 	h.failed = errors.Join(h.failed, err)
 }
 
-// countAcked counts a file that a workspace was told is acknowledged.
+// countAcked counts an ack that was answered with 200.
 func (h *history) countAcked() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -115,14 +115,14 @@ func (h *history) problem(v verdict, format string, args ...any) {
 	h.write(map[string]any{"problem": v, "text": text, "at": time.Now()})
 }
 
-// fault notes what is broken, when that begins and when it has passed.
+// fault records the start and the end of a fault.
 func (h *history) fault(w window) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.write(map[string]any{"fault": w.kind, "replicas": w.replicas, "at": time.Now(), "passed": !w.recovered.IsZero()})
 }
 
-// total is the number of operations, and of those with that outcome.
+// total returns the number of operations, in all and by outcome.
 func (h *history) total() (all int, by map[outcome]int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

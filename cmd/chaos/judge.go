@@ -9,18 +9,18 @@ import (
 )
 
 const (
-	// margin is how long before and after a fault what goes wrong is still excused.
+	// margin is the time before and after a fault in which failures are still excused.
 	margin = 2 * time.Second
 
-	// clockMargin is how far a time that the database took and one that a client took may be apart.
+	// clockMargin is the maximum difference between the database's clock and the clients'.
 	clockMargin = 100 * time.Millisecond
 
-	// heldLimit is how long a poll that is held may go without what has come. The platform looks
-	// every 5 s whatever became of the news.
+	// heldLimit is the maximum time after which a held poll must return a new row. Without a notification the platform
+	// finds it by polling every 5 s.
 	heldLimit = 8 * time.Second
 )
 
-// judge compares what was answered with what was seen. It runs when everything has come to rest.
+// judge compares what was answered with what was seen. It runs when all clients and platforms have stopped.
 type judge struct {
 	history *history
 	windows []window
@@ -28,7 +28,7 @@ type judge struct {
 }
 
 func (j *judge) run() {
-	j.oddities()
+	j.failures()
 	for _, w := range j.all {
 		w.mu.Lock()
 		j.inbox(w)
@@ -42,10 +42,10 @@ func (j *judge) run() {
 	}
 }
 
-// excused reports whether a fault that concerns the replica explains what went wrong in that time.
+// excused reports whether a fault that affects the replica excuses a failure in that time.
 func (j *judge) excused(replica int, start, end time.Time) bool {
 	for _, w := range j.windows {
-		if !w.concerns(replica) || w.begin.Add(-margin).After(end) {
+		if !w.affects(replica) || w.begin.Add(-margin).After(end) {
 			continue
 		}
 		if w.recovered.IsZero() || !w.recovered.Add(margin).Before(start) {
@@ -55,7 +55,7 @@ func (j *judge) excused(replica int, start, end time.Time) bool {
 	return false
 }
 
-func (w window) concerns(replica int) bool {
+func (w window) affects(replica int) bool {
 	for _, r := range w.replicas {
 		if r == replica {
 			return true
@@ -64,18 +64,17 @@ func (w window) concerns(replica int) bool {
 	return w.kind == finale
 }
 
-// oddities judges what failed while nothing was broken.
-func (j *judge) oddities() {
-	for _, op := range j.history.odd {
+// failures reports the operations that failed without a fault.
+func (j *judge) failures() {
+	for _, op := range j.history.unexplained {
 		if !j.excused(op.Replica, op.Start, op.End) && !j.swept(op) {
-			j.history.problem(unexpected, "%s of workspace %d through platform %d at %s, after %s, with nothing broken: %d %s %s",
+			j.history.problem(unexpected, "%s of workspace %d through platform %d at %s failed after %s without a fault: %d %s %s",
 				op.Kind, op.Workspace, op.Replica, op.Start.Format("15:04:05.000"), op.End.Sub(op.Start).Round(time.Millisecond), op.Status, op.Error, op.Answer)
 		}
 	}
 }
 
-// swept reports whether a file may have been swept while it was read. The reader sees that it did
-// not get all of it.
+// swept reports whether the file may have been swept during the download, which then ends short.
 func (j *judge) swept(op operation) bool {
 	if op.Kind != kindFetch || op.Status != http.StatusOK && op.Status != http.StatusPartialContent {
 		return false
@@ -92,8 +91,8 @@ func (j *judge) swept(op operation) bool {
 	return op.End.After(f.expires.Add(-clockMargin)) || f.ackedBy(op.End, event{})
 }
 
-// ackedBy reports whether the file may have been acknowledged by then, other than by one event.
-// f.mu is held.
+// ackedBy reports whether the file may have been acknowledged before end, other than by the event but. The caller holds
+// f.mu.
 func (f *file) ackedBy(end time.Time, but event) bool {
 	for _, e := range f.events {
 		if e.ack && e != but && e.outcome != refused && e.start.Before(end) {
@@ -103,7 +102,7 @@ func (f *file) ackedBy(end time.Time, but event) bool {
 	return false
 }
 
-// inbox wants every row once, in both ways of counting, and in the order of time.
+// inbox checks that every row has one id and one number, and that rows are in the order of time.
 func (j *judge) inbox(w *workspace) {
 	ids := map[string]int64{}
 	for i, r := range w.rows {
@@ -117,8 +116,8 @@ func (j *judge) inbox(w *workspace) {
 	}
 }
 
-// uploads wants a row for every file of an upload that was answered with 200, in the order of its
-// parts and one after the other, and of any other all rows or none.
+// uploads checks that an upload answered with 200 has one row for each file, consecutive and in the order of its parts,
+// and that any other upload has all rows or none.
 func (j *judge) uploads(w *workspace) {
 	type place struct{ upload, part int }
 	seen := map[place][]row{}
@@ -159,7 +158,7 @@ func (j *judge) uploads(w *workspace) {
 	}
 }
 
-// messages wants a row for every message that was answered with 200, and of any other one or none.
+// messages checks that a message answered with 200 has one row, and any other at most one.
 func (j *judge) messages(w *workspace) {
 	seen := map[string]int{}
 	for _, r := range w.rows {
@@ -172,20 +171,20 @@ func (j *judge) messages(w *workspace) {
 		delete(seen, m.id)
 		switch {
 		case n > 1:
-			j.history.problem(unexpected, "message %s is there %d times", m.id, n)
+			j.history.problem(unexpected, "message %s is in the inbox %d times", m.id, n)
 		case n == 0 && m.outcome == ok:
-			j.history.problem(lost, "message %s was answered with 200 and is not there", m.id)
+			j.history.problem(lost, "message %s was answered with 200 and is not in the inbox", m.id)
 		case n > 0 && m.outcome == refused:
-			j.history.problem(unexpected, "message %s was refused and is there", m.id)
+			j.history.problem(unexpected, "message %s was refused and is in the inbox", m.id)
 		}
 	}
 	for id := range seen {
-		j.history.problem(unexpected, "workspace %d has message %q, which nobody sent", w.index, id)
+		j.history.problem(unexpected, "workspace %d has message %q, which no client sent", w.index, id)
 	}
 }
 
-// file wants it to be there until it is acknowledged or expires, and not to be there after it has
-// expired. What was read was compared at once.
+// file checks that the file could be read until it was acknowledged or expired, and not after it had expired. Contents
+// were compared at download.
 func (j *judge) file(w *workspace, f *file) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -193,44 +192,42 @@ func (j *judge) file(w *workspace, f *file) {
 		if e.outcome == unknown {
 			continue
 		}
-		may := f.ackedBy(e.end, e) // have been acknowledged
+		maybeAcked := f.ackedBy(e.end, e)
 		what := "fetch"
 		if e.ack {
 			what = "ack"
 		}
 		switch {
-		case e.outcome == refused && e.status == http.StatusNotFound && !may && e.end.Before(f.expires.Add(-clockMargin)):
-			j.history.problem(lost, "%s of file %s of workspace %d (%s) at %s: not there, though it was never acknowledged and expires at %s",
+		case e.outcome == refused && e.status == http.StatusNotFound && !maybeAcked && e.end.Before(f.expires.Add(-clockMargin)):
+			j.history.problem(lost, "%s of file %s of workspace %d (%s) at %s: 404, though it was never acknowledged and expires at %s",
 				what, f.id, w.index, f.part().name, e.start.Format(time.TimeOnly), f.expires.Local().Format(time.TimeOnly))
-		case e.outcome == ok && !may && e.start.After(f.expiresLatest.Add(clockMargin)):
+		case e.outcome == ok && !maybeAcked && e.start.After(f.expiresLatest.Add(clockMargin)):
 			j.history.problem(unexpected, "%s of file %s of workspace %d succeeded at %s, though it expired at %s",
 				what, f.id, w.index, e.start.Format(time.TimeOnly), f.expiresLatest.Local().Format(time.TimeOnly))
 		}
 	}
 }
 
-// held wants a poll that is held to end when something comes; or, if something was broken then,
-// when nothing is any more.
+// held checks that a held poll returned within heldLimit of a new row or, if there was a fault then, of its end.
 func (j *judge) held(w *workspace) {
 	for _, h := range w.held {
 		for _, r := range w.rows {
 			if r.seq <= h.after || r.created.After(h.end) {
 				continue
 			}
-			since := j.whole(h.replica, later(r.created, h.start))
+			since := j.intactFrom(h.replica, later(r.created, h.start))
 			if late := h.end.Sub(since); late > heldLimit {
-				j.history.problem(unexpected, "a poll of workspace %d held at platform %d went without row %d for %s",
+				j.history.problem(unexpected, "a poll of workspace %d held by platform %d did not return row %d for %s",
 					w.index, h.replica, r.seq, late.Round(time.Millisecond))
 			}
 		}
 	}
 }
 
-// whole returns the first moment from t on after which nothing that concerns the replica is broken
-// for as long as a poll may take to see a row.
-func (j *judge) whole(replica int, t time.Time) time.Time {
-	for _, w := range j.windows { // one after the other
-		if w.concerns(replica) && w.begin.Before(t.Add(heldLimit)) {
+// intactFrom returns the first time from t on that is followed by heldLimit without a fault that affects the replica.
+func (j *judge) intactFrom(replica int, t time.Time) time.Time {
+	for _, w := range j.windows { // in the order of time
+		if w.affects(replica) && w.begin.Before(t.Add(heldLimit)) {
 			t = later(t, w.recovered)
 		}
 	}
@@ -244,8 +241,8 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// checkLive wants every file that was not acknowledged and has not expired to be readable now, and
-// to be in the list.
+// checkLive checks that every file that was not acknowledged and has not expired can be read now. It returns their
+// number.
 func (l *load) checkLive(w *workspace, deadline time.Time) (n int) {
 	w.mu.Lock()
 	var files []*file
@@ -258,8 +255,8 @@ func (l *load) checkLive(w *workspace, deadline time.Time) (n int) {
 	for i, f := range files {
 		if a := l.readAs(w, i%len(l.clients.replicas), f, 0, f.part().size, 0); a.Outcome == ok {
 			n++
-		} else if a.Status != http.StatusNotFound { // that is judged with the rest
-			l.history.problem(lost, "file %s of workspace %d cannot be read in the end: %d %s", f.id, w.index, a.Status, a.Error)
+		} else if a.Status != http.StatusNotFound { // the judge handles a 404
+			l.history.problem(lost, "file %s of workspace %d cannot be read at the end: %d %s", f.id, w.index, a.Status, a.Error)
 		}
 	}
 	return n
@@ -276,7 +273,7 @@ func (f *file) ackTried() bool {
 	return false
 }
 
-// recovery is the longest time between the end of a fault and the first success, of both sorts.
+// recovery returns the longest time between the end of a fault and the first success, of both kinds.
 func recovery(windows []window) (platform, postgres time.Duration) {
 	for _, w := range windows {
 		took := w.recovered.Sub(w.end)

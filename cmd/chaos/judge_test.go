@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// A history in which all is well, and what is made wrong in it. The judge must find exactly that.
-func TestJudge_FindsWhatIsWrongAndNothingElse(t *testing.T) {
+// Each case plants one problem in a correct history. The judge must report exactly that problem.
+func TestJudge_ReportsExactlyThePlantedProblem(t *testing.T) {
 	t.Parallel()
 	start := time.Now()
 	at := func(seconds float64) time.Time { return start.Add(time.Duration(seconds * float64(time.Second))) }
@@ -22,12 +22,12 @@ func TestJudge_FindsWhatIsWrongAndNothingElse(t *testing.T) {
 		want  map[verdict]int
 	}{
 		{"nothing", func(*workspace, *judge) {}, nil},
-		{"a file of a 200 was never announced", func(w *workspace, _ *judge) { w.rows = w.rows[:3] }, map[verdict]int{lost: 1}},
+		{"a file answered with 200 was never announced", func(w *workspace, _ *judge) { w.rows = w.rows[:3] }, map[verdict]int{lost: 1}},
 		{"an upload was announced in part", func(w *workspace, _ *judge) {
 			w.uploads[1].outcome = unknown
 			w.rows = w.rows[:3]
 		}, map[verdict]int{lost: 1}},
-		{"an upload that nobody knows about was not announced", func(w *workspace, _ *judge) {
+		{"an upload with unknown outcome was not announced", func(w *workspace, _ *judge) {
 			w.uploads[1].outcome = unknown
 			w.rows = w.rows[:2]
 		}, nil},
@@ -38,16 +38,16 @@ func TestJudge_FindsWhatIsWrongAndNothingElse(t *testing.T) {
 			w.rows = append(w.rows, again)
 		}, map[verdict]int{unexpected: 1}},
 		{"a row was shown twice", func(w *workspace, _ *judge) { w.rows = append(w.rows, w.rows[0]) }, map[verdict]int{unexpected: 3}},
-		{"the parts came in another order", func(w *workspace, _ *judge) {
+		{"the parts were announced in another order", func(w *workspace, _ *judge) {
 			w.rows[2].about, w.rows[3].about = w.rows[3].about, w.rows[2].about
 			w.rows[2].file, w.rows[3].file = w.rows[3].file, w.rows[2].file
 		}, map[verdict]int{unexpected: 1}},
 		{"a file was announced under another id", func(w *workspace, _ *judge) { w.rows[1].file = "other" }, map[verdict]int{corrupt: 1}},
-		{"a message of a 200 is not there", func(w *workspace, _ *judge) { w.messages[0].id = "m2" }, map[verdict]int{lost: 1, unexpected: 1}},
-		{"a file is gone before its time", func(w *workspace, _ *judge) {
+		{"a message answered with 200 is missing", func(w *workspace, _ *judge) { w.messages[0].id = "m2" }, map[verdict]int{lost: 1, unexpected: 1}},
+		{"a file is gone before it expires", func(w *workspace, _ *judge) {
 			add(w.files["b"], event{start: at(20), end: at(21), outcome: refused, status: http.StatusNotFound})
 		}, map[verdict]int{lost: 1}},
-		{"a file is gone after its time", func(w *workspace, _ *judge) {
+		{"a file is gone after it has expired", func(w *workspace, _ *judge) {
 			add(w.files["b"], event{start: at(61), end: at(62), outcome: refused, status: http.StatusNotFound})
 		}, nil},
 		{"a file is gone after it was perhaps acknowledged", func(w *workspace, _ *judge) {
@@ -63,28 +63,28 @@ func TestJudge_FindsWhatIsWrongAndNothingElse(t *testing.T) {
 		{"an expired file can be acknowledged", func(w *workspace, _ *judge) {
 			add(w.files["b"], event{ack: true, start: at(62), end: at(63), outcome: ok})
 		}, map[verdict]int{unexpected: 1}},
-		{"a failure with nothing broken", func(_ *workspace, j *judge) {
-			j.history.odd = append(j.history.odd, operation{Start: at(30), End: at(31), Status: 500})
+		{"a failure without a fault", func(_ *workspace, j *judge) {
+			j.history.unexplained = append(j.history.unexplained, operation{Start: at(30), End: at(31), Status: 500})
 		}, map[verdict]int{unexpected: 1}},
-		{"a failure while something was broken", func(_ *workspace, j *judge) {
-			j.history.odd = append(j.history.odd, operation{Start: at(39), End: at(41), Status: 500})
+		{"a failure during a fault", func(_ *workspace, j *judge) {
+			j.history.unexplained = append(j.history.unexplained, operation{Start: at(39), End: at(41), Status: 500})
 		}, nil},
-		{"a failure while another platform was broken", func(_ *workspace, j *judge) {
-			j.history.odd = append(j.history.odd, operation{Start: at(39), End: at(41), Status: 500, Replica: 1})
+		{"a failure during a fault of another platform", func(_ *workspace, j *judge) {
+			j.history.unexplained = append(j.history.unexplained, operation{Start: at(39), End: at(41), Status: 500, Replica: 1})
 		}, map[verdict]int{unexpected: 1}},
-		{"a file ends in the middle with nothing broken", func(_ *workspace, j *judge) {
-			j.history.odd = append(j.history.odd, operation{Kind: kindFetch, About: "b", Start: at(30), End: at(31), Status: 200})
+		{"a download ends early without a fault", func(_ *workspace, j *judge) {
+			j.history.unexplained = append(j.history.unexplained, operation{Kind: kindFetch, About: "b", Start: at(30), End: at(31), Status: 200})
 		}, map[verdict]int{unexpected: 1}},
-		{"a file ends in the middle after it was acknowledged", func(_ *workspace, j *judge) {
-			j.history.odd = append(j.history.odd, operation{Kind: kindFetch, About: "a", Start: at(30), End: at(31), Status: 200})
+		{"a download ends early after the ack", func(_ *workspace, j *judge) {
+			j.history.unexplained = append(j.history.unexplained, operation{Kind: kindFetch, About: "a", Start: at(30), End: at(31), Status: 200})
 		}, nil},
-		{"a held poll that went without a row", func(w *workspace, _ *judge) {
+		{"a held poll that did not return a row", func(w *workspace, _ *judge) {
 			w.held = append(w.held, heldPoll{replica: 1, start: at(0), end: at(25), after: 3})
 		}, map[verdict]int{unexpected: 1}},
-		{"a held poll that went without a row while something was broken", func(w *workspace, _ *judge) {
+		{"a held poll that did not return a row during a fault", func(w *workspace, _ *judge) {
 			w.held = append(w.held, heldPoll{start: at(36), end: at(45), after: 3})
 		}, nil},
-		{"a held poll that went without a row when all was mended", func(w *workspace, _ *judge) {
+		{"a held poll that did not return a row after a fault", func(w *workspace, _ *judge) {
 			w.held = append(w.held, heldPoll{start: at(39), end: at(55), after: 3})
 		}, map[verdict]int{unexpected: 1}},
 	} {
@@ -129,7 +129,7 @@ func TestJudge_FindsWhatIsWrongAndNothingElse(t *testing.T) {
 	}
 }
 
-func TestPart_IsTheSameEachTimeAndSaysWhoseItIs(t *testing.T) {
+func TestPart_IsDeterministicAndContainsItsName(t *testing.T) {
 	t.Parallel()
 	r := &run{options: options{seed: 1}}
 	for i := range 50 {
@@ -143,7 +143,7 @@ func TestPart_IsTheSameEachTimeAndSaysWhoseItIs(t *testing.T) {
 	}
 	for _, name := range []string{"", "w1-u2-f3.bin.bin", "w01-u2-f3.bin", "x.bin", "w1-u2-f3.bin-key"} {
 		if _, _, _, good := parsePartName(name); good {
-			t.Errorf("%q is taken for the name of a part", name)
+			t.Errorf("%q is parsed as the name of a part", name)
 		}
 	}
 }

@@ -14,16 +14,16 @@ import (
 
 // The kinds of operations.
 const (
-	kindUpload   = "upload"
-	kindMessage  = "message"
-	kindPoll     = "poll"
-	kindFetch    = "fetch"
-	kindAck      = "ack"
-	kindShow     = "show"
-	kindStranger = "stranger"
+	kindUpload    = "upload"
+	kindMessage   = "message"
+	kindPoll      = "poll"
+	kindFetch     = "fetch"
+	kindAck       = "ack"
+	kindShow      = "show"
+	kindForbidden = "stranger"
 )
 
-// load is what the clients do. Each of them ends with ctx, but not in the middle of an operation.
+// load holds the clients. Each stops when its ctx is done, after the current operation.
 type load struct {
 	clients *clients
 	history *history
@@ -32,7 +32,7 @@ type load struct {
 	faults  *faults
 }
 
-// pause waits for about d; it returns false if ctx is over.
+// pause sleeps for a random time around d. It returns false if ctx is done first.
 func pause(ctx context.Context, rng *rand.Rand, d time.Duration) bool {
 	return sleep(ctx, time.Duration(rng.ExpFloat64()*float64(d)))
 }
@@ -50,39 +50,39 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 func (l *load) replica(rng *rand.Rand) int { return rng.IntN(len(l.clients.replicas)) }
 
-// upload sends uploads as a canvas does. Some have a key; those are sent again until it is known
-// what became of them, and sometimes when it is.
+// upload sends uploads like a canvas. Some have an Idempotency-Key; those are repeated until the outcome is known, and
+// sometimes once more.
 func (l *load) upload(ctx context.Context, rng *rand.Rand, w *workspace) {
 	for pause(ctx, rng, l.pace) {
 		u := w.newUpload(rng, 1+rng.IntN(maxParts), rng.IntN(3) == 0)
-		if l.sendUpload(w, u, l.replica(rng), patience) == ok && rng.IntN(2) == 0 {
+		if l.sendUpload(w, u, l.replica(rng), requestTimeout) == ok && rng.IntN(2) == 0 {
 			l.show(rng, w, u)
 		}
 		for attempt := 0; u.key != "" && attempt < 6; attempt++ {
-			if u.known() && rng.IntN(3) > 0 || !pause(ctx, rng, 300*time.Millisecond) {
+			if u.staged() && rng.IntN(3) > 0 || !pause(ctx, rng, 300*time.Millisecond) {
 				break
 			}
-			l.sendUpload(w, u, l.replica(rng), patience)
+			l.sendUpload(w, u, l.replica(rng), requestTimeout)
 		}
-		if u.key != "" && u.known() && rng.IntN(8) == 0 {
+		if u.key != "" && u.staged() && rng.IntN(8) == 0 {
 			l.reuseKey(rng, w, u)
 		}
 	}
 }
 
-// known reports whether it is known that the upload was staged. Only its uploader asks.
-func (u *upload) known() bool { return u.outcome == ok }
+// staged reports whether the upload is known to be staged. Only its uploader may call it.
+func (u *upload) staged() bool { return u.outcome == ok }
 
-// sendUpload sends an upload once and notes what the answer says.
+// sendUpload sends an upload once and records the answer.
 func (l *load) sendUpload(w *workspace, u *upload, replica int, limit time.Duration) outcome {
 	contentType, body := form(u.parts)
 	r := request{
 		kind: kindUpload, replica: replica, w: w, method: http.MethodPost, path: "/workspaces/" + w.id + "/chat/uploads",
-		header: http.Header{"Content-Type": {contentType}}, body: body, patience: limit, about: u.parts[0].name,
+		header: http.Header{"Content-Type": {contentType}}, body: body, timeout: limit, about: u.parts[0].name,
 	}
 	if u.key != "" {
 		r.header.Set("Idempotency-Key", u.key)
-		r.allowed = []int{http.StatusOK, http.StatusConflict} // an attempt that nobody waits for may be at it
+		r.allowed = []int{http.StatusOK, http.StatusConflict} // an abandoned attempt may still be running
 	}
 	a := l.clients.do(context.Background(), r)
 	if a.Outcome != ok {
@@ -122,23 +122,23 @@ func (l *load) sendUpload(w *workspace, u *upload, replica int, limit time.Durat
 			continue
 		}
 		ids[i] = s.URI[len(prefix):]
-		f := w.known(ids[i], u, i)
+		f := w.fileByID(ids[i], u, i)
 		f.expireAt(s.Expires, s.Expires)
 	}
 	if u.ids != nil && !slices.Equal(u.ids, ids) {
-		l.history.problem(unexpected, "upload %s was sent again with its key and answered with other files: %v, before %v", u.parts[0].name, ids, u.ids)
+		l.history.problem(unexpected, "upload %s was repeated with its key and answered with other files: %v, before %v", u.parts[0].name, ids, u.ids)
 	}
 	u.ids, u.tried, u.outcome = ids, true, ok
 	return ok
 }
 
-// show asks for what has just been uploaded, as its sender does to learn whether it has arrived.
+// show requests the state of a file that was just uploaded.
 func (l *load) show(rng *rand.Rand, w *workspace, u *upload) {
 	w.mu.Lock()
 	f := w.files[u.ids[rng.IntN(len(u.ids))]]
 	w.mu.Unlock()
 	if f == nil {
-		return // the answer was not what it should be
+		return // the answer was wrong, which is already reported
 	}
 	a := l.clients.do(context.Background(), request{
 		kind: kindShow, replica: l.replica(rng), w: w, path: "/workspaces/" + w.id + "/pending-uploads/" + f.id, about: f.id, allowed: okOrGone,
@@ -146,11 +146,11 @@ func (l *load) show(rng *rand.Rand, w *workspace, u *upload) {
 	f.note(false, a)
 }
 
-// reuseKey sends other files with a key that has been used.
+// reuseKey sends another file with a key that was already used.
 func (l *load) reuseKey(rng *rand.Rand, w *workspace, u *upload) {
 	other := newPart(rng, u.parts[0].name)
 	if len(u.parts) == 1 && other.sha256 == u.parts[0].sha256 {
-		return // it is the same file
+		return // by chance the same file
 	}
 	contentType, body := form([]part{other})
 	l.clients.do(context.Background(), request{
@@ -167,10 +167,10 @@ func (l *load) message(ctx context.Context, rng *rand.Rand, w *workspace) {
 	}
 }
 
-// whisper sends something to a quiet workspace soon after something broke, and else seldom. A poll
-// that is held meanwhile must get it whatever became of the news of it; so if one platform is cut
-// off from the database and its news, it is sent through the other.
-func (l *load) whisper(ctx context.Context, rng *rand.Rand, w *workspace) {
+// sendToQuiet sends to a quiet workspace shortly after a fault began, and otherwise rarely. A poll that is held
+// meanwhile must return the row even if the notification was lost. So if one platform is cut off from the database, it
+// sends through another.
+func (l *load) sendToQuiet(ctx context.Context, rng *rand.Rand, w *workspace) {
 	for n := 0; ; n++ {
 		timer := time.NewTimer(time.Duration(12+rng.IntN(12)) * time.Second)
 		replica := l.replica(rng)
@@ -181,7 +181,7 @@ func (l *load) whisper(ctx context.Context, rng *rand.Rand, w *workspace) {
 				return
 			case <-l.faults.next():
 				broken := l.faults.latest()
-				if deaf := broken.postgres && len(broken.replicas) == 1; deaf {
+				if cutOff := broken.postgres && len(broken.replicas) == 1; cutOff {
 					replica, waiting = (broken.replicas[0]+1)%len(l.clients.replicas), !sleep(ctx, time.Duration(rng.IntN(1500))*time.Millisecond)
 				} else if rng.IntN(3) == 0 {
 					waiting = !sleep(ctx, time.Duration(rng.IntN(3000))*time.Millisecond)
@@ -194,14 +194,14 @@ func (l *load) whisper(ctx context.Context, rng *rand.Rand, w *workspace) {
 		if rng.IntN(2) == 0 {
 			l.sendMessage(w, fmt.Sprintf("w%d-m%d", w.index, n), replica)
 		} else {
-			l.sendUpload(w, w.newUpload(rng, 1, false), replica, patience)
+			l.sendUpload(w, w.newUpload(rng, 1, false), replica, requestTimeout)
 		}
 	}
 }
 
 func (l *load) sendMessage(w *workspace, id string, replica int) {
 	m := w.newMessage(id)
-	body, _ := json.Marshal(map[string]any{ // maps of strings cannot fail
+	body, _ := json.Marshal(map[string]any{ // cannot fail
 		"jsonrpc": "2.0", "id": id, "method": "message/send",
 		"params": map[string]any{"message": map[string]any{"messageId": id, "parts": []any{map[string]string{"kind": "text", "text": "from " + w.id}}}},
 	})

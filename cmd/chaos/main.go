@@ -16,30 +16,30 @@ import (
 	"time"
 )
 
-// The longest that recovery may take.
+// The maximum time to recover from a fault.
 const (
-	platformRecovery = 5 * time.Second // where nothing else runs
+	platformRecovery = 5 * time.Second // on an otherwise idle machine
 	postgresRecovery = 30 * time.Second
 )
 
 func main() {
 	o := options{output: os.Stdout}
 	flag.StringVar(&o.binary, "platform", "bin/platform", "the compiled platform")
-	flag.DurationVar(&o.length, "length", 10*time.Minute, "how long things are broken")
-	flag.Uint64Var(&o.seed, "seed", 0, "seed of all choices; 0: a new one")
-	flag.IntVar(&o.replicas, "replicas", 2, "how many platforms")
-	balancer := flag.String("balancer", "", "haproxy: clients come through it; empty: they choose a platform")
-	flag.StringVar(&o.haproxy, "proxy", "deploy/proxy/haproxy.cfg", "configuration of HAProxy")
-	flag.StringVar(&o.old, "old", "", "behind a balancer: another compiled platform to begin with, and to roll back to")
-	flag.Float64Var(&o.rate, "rate", 130, "files a second that are sent while nothing is broken")
-	flag.BoolVar(&o.keep, "keep", false, "keep the history and the logs of a run that finds nothing, too")
+	flag.DurationVar(&o.length, "length", 10*time.Minute, "how long faults are injected")
+	flag.Uint64Var(&o.seed, "seed", 0, "seed of all random choices; 0: a new one")
+	flag.IntVar(&o.replicas, "replicas", 2, "number of platforms")
+	balancer := flag.String("balancer", "", "haproxy: clients connect through HAProxy; empty: each client chooses a platform")
+	flag.StringVar(&o.haproxy, "proxy", "deploy/proxy/haproxy.cfg", "HAProxy's configuration file")
+	flag.StringVar(&o.old, "old", "", "with -balancer: an older compiled platform that the run starts with, and rolls back to")
+	flag.Float64Var(&o.rate, "rate", 130, "files per second that are uploaded while there is no fault")
+	flag.BoolVar(&o.keep, "keep", false, "keep the history and the logs even if no problem is found")
 	flag.Parse()
 	o.recovery = platformRecovery
 	switch {
 	case *balancer == "" && o.old == "":
 		o.haproxy = ""
 	case *balancer != "haproxy":
-		fmt.Fprintln(os.Stderr, "chaos: write -balancer haproxy; there is no other, and -old needs it")
+		fmt.Fprintln(os.Stderr, "chaos: -balancer must be haproxy, and -old needs it")
 		os.Exit(2)
 	}
 	if o.seed == 0 {
@@ -54,7 +54,7 @@ func main() {
 	}
 }
 
-// chaos plays one run and reports it. The error says what is wrong; then its folder is kept.
+// chaos executes one run and prints its report. With an error, which lists the problems, the run's folder is kept.
 func chaos(ctx context.Context, o options) (err error) {
 	if o.dir, err = newDir(); err != nil {
 		return err
@@ -64,15 +64,15 @@ func chaos(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(o.output, "  %s\n", r.spool.way())
+	fmt.Fprintf(o.output, "  %s\n", r.spool.fillMethod())
 	err = r.play(ctx)
 	if err == nil {
 		err = r.check(context.WithoutCancel(ctx))
 	}
-	err = errors.Join(err, r.verdict())
+	err = errors.Join(err, r.report())
 	err = errors.Join(err, r.close())
 	if err != nil {
-		return fmt.Errorf("%w\nagain: make %s LENGTH=%s SEED=%d; what happened: %s/history.jsonl", err, o.target(), o.length, o.seed, o.dir)
+		return fmt.Errorf("%w\nrepeat with: make %s LENGTH=%s SEED=%d; history: %s/history.jsonl", err, o.target(), o.length, o.seed, o.dir)
 	}
 	if o.keep {
 		return nil
@@ -80,8 +80,8 @@ func chaos(ctx context.Context, o options) (err error) {
 	return os.RemoveAll(o.dir)
 }
 
-// tell prints a line every 10 s until the function that it returns is called.
-func (r *run) tell() (stop func()) {
+// printProgress prints a line every 10 s until stop is called.
+func (r *run) printProgress() (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -95,7 +95,7 @@ func (r *run) tell() (stop func()) {
 			}
 			all, by := r.history.total()
 			r.faults.mu.Lock()
-			n, last := len(r.faults.windows), "nothing broken yet"
+			n, last := len(r.faults.windows), "none yet"
 			if n > 0 {
 				last = r.faults.windows[n-1].kind
 			}
@@ -103,24 +103,24 @@ func (r *run) tell() (stop func()) {
 			r.history.mu.Lock()
 			acked := r.history.acked
 			r.history.mu.Unlock()
-			fmt.Fprintf(r.output, "  %4.0f s: %d operations, %d unknown, %d files acknowledged, %d faults (%s), %d problems\n",
+			fmt.Fprintf(r.output, "  %4.0f s: %d operations, %d with unknown outcome, %d files acknowledged, %d faults (last: %s), %d problems\n",
 				time.Since(r.started).Seconds(), all, by[unknown], acked, n, last, r.history.broken())
 		}
 	}()
 	return func() { close(done); <-ended }
 }
 
-// verdict prints the summary, and returns what is wrong with the run.
-func (r *run) verdict() error {
+// report prints the summary, and returns an error that lists the problems.
+func (r *run) report() error {
 	h, out := r.history, r.output
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	faults := map[string]int{}
-	broken := 0
+	injected := 0
 	for _, w := range r.faults.windows {
 		if w.kind != finale {
 			faults[w.kind]++
-			broken++
+			injected++
 		}
 	}
 	operations := map[string]int{}
@@ -131,10 +131,10 @@ func (r *run) verdict() error {
 	}
 	platform, postgres := recovery(r.faults.windows)
 	seconds := r.played.Seconds()
-	fmt.Fprintf(out, "seed %d, %s, %d workspaces, %d platforms%s\n", r.seed, r.played.Round(time.Second), workspaces, len(r.replicas), r.around())
+	fmt.Fprintf(out, "seed %d, %s, %d workspaces, %d platforms%s\n", r.seed, r.played.Round(time.Second), workspaces, len(r.replicas), r.topology())
 	fmt.Fprintf(out, "operations: %s\n", tally(operations))
 	fmt.Fprintf(out, "unknown:    %s\n", tally(unknowns(h.counts)))
-	fmt.Fprintf(out, "files acknowledged: %d, %.1f acks/s; there in the end, unacknowledged: %d\n", h.acked, float64(h.acked)/seconds, r.live)
+	fmt.Fprintf(out, "files acknowledged: %d, %.1f acks/s; unacknowledged at the end: %d\n", h.acked, float64(h.acked)/seconds, r.live)
 	fmt.Fprintf(out, "faults: %s\n", tally(faults))
 	var counts []string
 	for _, v := range verdicts {
@@ -153,13 +153,13 @@ func (r *run) verdict() error {
 		}
 	}
 	if platform > r.recovery {
-		wrong = append(wrong, fmt.Errorf("a platform took %s to recover, more than %s", short(platform), r.recovery))
+		wrong = append(wrong, fmt.Errorf("a platform took %s to recover from a fault, more than %s", short(platform), r.recovery))
 	}
 	if postgres > postgresRecovery {
-		wrong = append(wrong, fmt.Errorf("it took %s to recover from a fault of PostgreSQL, more than %s", short(postgres), postgresRecovery))
+		wrong = append(wrong, fmt.Errorf("the platforms took %s to recover from a fault of PostgreSQL, more than %s", short(postgres), postgresRecovery))
 	}
-	if h.acked == 0 || broken == 0 {
-		wrong = append(wrong, fmt.Errorf("%d files were acknowledged under %d faults: nothing was tried", h.acked, broken))
+	if h.acked == 0 || injected == 0 {
+		wrong = append(wrong, fmt.Errorf("%d files were acknowledged under %d faults: the run proves nothing", h.acked, injected))
 	}
 	return errors.Join(wrong...)
 }
@@ -172,7 +172,7 @@ func unknowns(counts map[string]map[outcome]int) map[string]int {
 	return n
 }
 
-// tally puts counts into a line, the sum first.
+// tally formats counts as one line, the sum first.
 func tally(counts map[string]int) string {
 	var names []string
 	sum := 0

@@ -8,6 +8,6 @@ import (
 )
 
 func main() {
-	fmt.Fprintln(os.Stderr, "chaos stops and resumes processes as Linux does; run it there, or in a container")
+	fmt.Fprintln(os.Stderr, "chaos: needs Linux (signals, mounts and /proc); run it there, or in a container")
 	os.Exit(2)
 }

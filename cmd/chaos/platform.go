@@ -16,44 +16,44 @@ import (
 	"github.com/molecule-ai/platform/internal/testcluster"
 )
 
-// stopLimit is how long a platform may take to end in order. Requests in flight may finish for 30 s, but
-// nobody here is that slow: whoever takes longer waits for a request that nobody waits for.
+// stopLimit is the maximum time of a graceful stop. The platform allows 30 s for requests in flight, but no client here
+// is that slow: a longer stop means that the platform waits for an abandoned request.
 const stopLimit = 10 * time.Second
 
-// leash ends process $1 when the one that started it is gone, which closes its standard input. A
-// line says that there is nothing to do.
-const leash = `read -r _ || kill -KILL "$1"`
+// watchdogScript kills process $1 when the process that started it has ended, which closes the script's standard input.
+// A line on it means that $1 has ended by itself.
+const watchdogScript = `read -r _ || kill -KILL "$1"`
 
-// A platform is one replica: a process that always listens on the same port, with a proxy towards
-// its clients and one towards PostgreSQL.
+// A platform is one replica: a process that listens on the same port after every restart, with a proxy to its clients
+// and one to PostgreSQL.
 type platform struct {
-	index     int
-	addr      string
-	binary    string // of the next start
-	env       []string
-	log       *logFile
-	clients   *proxy
-	database  *proxy
-	surprised func(format string, args ...any)
+	index    int
+	addr     string
+	binary   string // of the next start
+	env      []string
+	log      *logFile
+	clients  *proxy
+	database *proxy
+	problem  func(format string, args ...any)
 
 	mu      sync.Mutex
 	current *process
 }
 
-// process is one life of a platform.
+// process is one process of a platform.
 type process struct {
-	cmd    *exec.Cmd
-	told   bool // to end; guarded by the platform's mu
-	exited chan struct{}
+	cmd      *exec.Cmd
+	expected bool // the exit is; guarded by the platform's mu
+	exited   chan struct{}
 }
 
-// newPlatform prepares a replica. socket is where PostgreSQL listens, env what all replicas share.
-func newPlatform(index int, binary, socket string, env []string, log *logFile, surprised func(string, ...any)) (*platform, error) {
-	addr, err := testcluster.FreeAddr() // it takes it again and again
+// newPlatform prepares a replica. socket is PostgreSQL's, env the settings that all replicas share.
+func newPlatform(index int, binary, socket string, env []string, log *logFile, problem func(string, ...any)) (*platform, error) {
+	addr, err := testcluster.FreeAddr() // it keeps the port over restarts
 	if err != nil {
 		return nil, err
 	}
-	p := &platform{index: index, addr: addr, binary: binary, log: log, surprised: surprised}
+	p := &platform{index: index, addr: addr, binary: binary, log: log, problem: problem}
 	if p.clients, err = newProxy("tcp", addr); err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func newPlatform(index int, binary, socket string, env []string, log *logFile, s
 	return p, nil
 }
 
-// run runs the binary to its end, as an operator would.
+// run runs a command of the binary, like an operator.
 func (p *platform) run(args ...string) error {
 	cmd := exec.Command(p.binary, args...)
 	cmd.Env = p.env
@@ -77,7 +77,7 @@ func (p *platform) run(args ...string) error {
 	return nil
 }
 
-// start begins a new life; whether it serves is for clients to find out.
+// start starts a new process. It does not wait until the platform is ready.
 func (p *platform) start() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -87,26 +87,26 @@ func (p *platform) start() error {
 	if err := life.cmd.Start(); err != nil {
 		return err
 	}
-	guard := exec.Command("/bin/sh", "-c", leash, "sh", strconv.Itoa(life.cmd.Process.Pid))
-	hold, err := guard.StdinPipe()
+	watchdog := exec.Command("/bin/sh", "-c", watchdogScript, "sh", strconv.Itoa(life.cmd.Process.Pid))
+	stdin, err := watchdog.StdinPipe()
 	if err == nil {
-		err = guard.Start()
+		err = watchdog.Start()
 	}
 	go func() {
 		err := life.cmd.Wait()
-		if guard.Process != nil {
-			fmt.Fprintln(hold, "ended")
-			_ = guard.Wait()
+		if watchdog.Process != nil {
+			fmt.Fprintln(stdin, "ended")
+			_ = watchdog.Wait()
 		}
 		p.mu.Lock()
-		told := life.told
+		expected := life.expected
 		p.mu.Unlock()
 		close(life.exited)
-		if !told {
-			p.surprised("platform %d ended by itself: %v; its log is kept", p.index, err)
-			time.Sleep(time.Second) // as whatever supervises it would
+		if !expected {
+			p.problem("platform %d exited unexpectedly: %v; see its log", p.index, err)
+			time.Sleep(time.Second) // like a supervisor
 			if err := p.start(); err != nil {
-				p.surprised("platform %d does not start again: %v", p.index, err)
+				p.problem("platform %d cannot be restarted: %v", p.index, err)
 			}
 		}
 	}()
@@ -114,19 +114,19 @@ func (p *platform) start() error {
 	return err
 }
 
-// use has the next start take another binary.
+// use sets the binary of the next start.
 func (p *platform) use(binary string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.binary = binary
 }
 
-// signal signals the present process. It is told to end if the signal does that.
+// signal sends a signal to the current process. If the signal ends it, the exit is expected.
 func (p *platform) signal(sig syscall.Signal) *process {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if sig == syscall.SIGKILL || sig == syscall.SIGTERM || sig == syscall.SIGQUIT {
-		p.current.told = true
+		p.current.expected = true
 	}
 	_ = p.current.cmd.Process.Signal(sig)
 	return p.current
@@ -138,21 +138,21 @@ func (p *platform) pid() int {
 	return p.current.cmd.Process.Pid
 }
 
-// kill ends it as nothing can prepare for.
+// kill kills the process.
 func (p *platform) kill() { <-p.signal(syscall.SIGKILL).exited }
 
-// stop ends it in order.
+// stop stops the process gracefully.
 func (p *platform) stop() error {
 	life := p.signal(syscall.SIGTERM)
 	select {
 	case <-life.exited:
 	case <-time.After(stopLimit):
-		p.signal(syscall.SIGQUIT) // its log has what it waits for then
+		p.signal(syscall.SIGQUIT) // makes it log its goroutines
 		<-life.exited
-		return fmt.Errorf("platform %d has not ended %s after SIGTERM; what it waited for is in its log", p.index, stopLimit)
+		return fmt.Errorf("platform %d did not exit within %s after SIGTERM; its goroutines are in its log", p.index, stopLimit)
 	}
 	if code := life.cmd.ProcessState.ExitCode(); code != 0 {
-		return fmt.Errorf("platform %d ended with code %d after SIGTERM", p.index, code)
+		return fmt.Errorf("platform %d exited with code %d after SIGTERM", p.index, code)
 	}
 	return nil
 }
@@ -168,7 +168,7 @@ func (p *platform) close() {
 	p.database.close()
 }
 
-// logFile takes the log of a platform, and looks for what must never be in it.
+// logFile writes the log of a platform, and reports lines that must never be in it.
 type logFile struct {
 	mu     sync.Mutex
 	file   *os.File
@@ -176,7 +176,7 @@ type logFile struct {
 	broken func(line string)
 }
 
-// alarming are parts of lines that tell of a fault in the platform itself.
+// alarming are parts of lines that report a bug in the platform.
 var alarming = [][]byte{[]byte(`"msg":"panic"`), []byte("panic: "), []byte("fatal error: "), []byte("DATA RACE")}
 
 func newLogFile(path string, broken func(line string)) (*logFile, error) {

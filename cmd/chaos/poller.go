@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// A poller follows the inbox of a workspace and hands on its files, as the real one does: the
-// cursor is on disk, and moves when a page has been handled.
+// A poller follows the inbox of a workspace and queues its files. Like a real one it keeps its cursor on disk, and moves
+// it after a page was handled.
 type poller struct {
 	*load
 	w     *workspace
@@ -50,13 +50,13 @@ type inboxRow struct {
 	} `json:"request_body"`
 }
 
-// A cursor is what the poller remembers when it is started again.
+// A cursor is the position that survives a restart of the poller.
 type cursor struct {
 	ID  string `json:"id"`
 	Seq int64  `json:"seq"`
 }
 
-// run polls. When ctx is over it goes on until nothing comes any more; then it closes the queue.
+// run polls until ctx is done and the inbox is drained; then it closes the queue.
 func (p *poller) run(ctx context.Context) {
 	defer close(p.queue)
 	at, draining := cursor{}, false
@@ -73,11 +73,11 @@ func (p *poller) run(ctx context.Context) {
 			empty++
 		case len(rows) > 0:
 			empty = 0
-			p.take(at, rows)
+			p.handlePage(at, rows)
 			last := rows[len(rows)-1]
 			next := cursor{last.ID, last.Seq}
 			if p.rng.IntN(30) == 0 {
-				break // it dies before it has noted how far it is
+				break // crashes before it has saved the cursor
 			}
 			p.save(next)
 		}
@@ -86,7 +86,7 @@ func (p *poller) run(ctx context.Context) {
 	}
 }
 
-// poll asks for what comes after the cursor.
+// poll requests the rows after the cursor.
 func (p *poller) poll(ctx context.Context, at cursor, draining bool) ([]inboxRow, bool) {
 	limits := []int{1, 3, 20, 100, 500}
 	query := url.Values{"type": {"a2a_receive"}, "limit": {strconv.Itoa(limits[p.rng.IntN(len(limits))])}}
@@ -109,7 +109,7 @@ func (p *poller) poll(ctx context.Context, at cursor, draining bool) ([]inboxRow
 	replica := p.replica(p.rng)
 	a := p.clients.do(ctx, request{
 		kind: kindPoll, replica: replica, w: p.w, path: "/workspaces/" + p.w.id + "/activity?" + query.Encode(),
-		patience: patience + time.Duration(wait)*time.Second, about: strconv.FormatInt(at.Seq, 10),
+		timeout: requestTimeout + time.Duration(wait)*time.Second, about: strconv.FormatInt(at.Seq, 10),
 	})
 	if a.Outcome != ok {
 		return nil, false
@@ -127,16 +127,16 @@ func (p *poller) poll(ctx context.Context, at cursor, draining bool) ([]inboxRow
 	return rows, true
 }
 
-// take checks a page and notes what is new in it. A page that was handled before comes again if
-// the poller died before it noted that.
-func (p *poller) take(at cursor, rows []inboxRow) {
+// handlePage checks a page and records the new rows. A page is repeated if the poller crashed before it saved the
+// cursor.
+func (p *poller) handlePage(at cursor, rows []inboxRow) {
 	w := p.w
 	var fresh []*file
 	w.mu.Lock()
 	for i, r := range rows {
 		want := at.Seq + 1 + int64(i)
 		if r.Seq != want {
-			p.history.problem(lost, "the inbox of workspace %d goes on with row %d where row %d comes", w.index, r.Seq, want)
+			p.history.problem(lost, "the inbox of workspace %d continues with row %d, want row %d", w.index, r.Seq, want)
 		}
 		if r.WorkspaceID != w.id || r.TargetID != "" && r.TargetID != w.id {
 			p.history.problem(crossed, "workspace %d (%s) sees row %s of %s for %s", w.index, w.id, r.ID, r.WorkspaceID, r.TargetID)
@@ -167,23 +167,23 @@ func (p *poller) take(at cursor, rows []inboxRow) {
 	}
 }
 
-// announced checks the row of a file and returns the file, nil if nobody sent it. w.mu is held.
+// announced checks the row of a file and returns the file, nil if no client sent it. The caller holds w.mu.
 func (p *poller) announced(r inboxRow) *file {
 	w, b := p.w, r.Body
 	owner, number, place, good := parsePartName(b.Name)
 	if good && owner != w.index {
-		p.history.problem(crossed, "workspace %d is told of %s", w.index, b.Name)
+		p.history.problem(crossed, "workspace %d got a row for %s", w.index, b.Name)
 		return nil
 	}
 	if !good || number >= len(w.uploads) || place >= len(w.uploads[number].parts) {
-		p.history.problem(unexpected, "workspace %d is told of %q, which nobody sent", w.index, b.Name)
+		p.history.problem(unexpected, "workspace %d got a row for %q, which no client sent", w.index, b.Name)
 		return nil
 	}
 	u := w.uploads[number]
 	if sent := u.parts[place]; b.Size != sent.size || b.SHA256 != sent.sha256 || b.URI != "platform-pending:"+w.id+"/"+b.FileID {
 		p.history.problem(corrupt, "row %d of workspace %d says %+v, sent was %+v", r.Seq, w.index, b, sent)
 	}
-	f := w.known(b.FileID, u, place)
+	f := w.fileByID(b.FileID, u, place)
 	if f.expires.IsZero() { // written under w.mu only
 		f.expireAt(u.sent.Add(p.ttl), r.CreatedAt.Add(p.ttl))
 	}
@@ -197,7 +197,7 @@ func (p *poller) save(c cursor) {
 		err = os.Rename(p.path+".new", p.path)
 	}
 	if err != nil {
-		p.history.problem(unexpected, "the harness itself: %v", err)
+		p.history.problem(unexpected, "chaos itself failed: %v", err)
 	}
 }
 
@@ -207,7 +207,7 @@ func (p *poller) resume() (c cursor) {
 		err = json.Unmarshal(line, &c)
 	}
 	if err != nil && !os.IsNotExist(err) {
-		p.history.problem(unexpected, "the harness itself: %v", err)
+		p.history.problem(unexpected, "chaos itself failed: %v", err)
 	}
 	return c
 }
@@ -216,7 +216,7 @@ func cursorPath(dir string, w *workspace) string {
 	return filepath.Join(dir, fmt.Sprintf("cursor-%d", w.index))
 }
 
-// contentPath is where the bytes of a file are.
+// contentPath is the path of a file's content.
 func contentPath(workspace, file string) string {
 	return "/workspaces/" + workspace + "/pending-uploads/" + file + "/content"
 }

@@ -24,12 +24,12 @@ const (
 	endLimit   = 20 * time.Second
 )
 
-// postgres is the PostgreSQL that the platforms are given as if it were somebody else's. It syncs
-// as a real one does: what it said to have is there after any of its ends.
+// postgres is the PostgreSQL that the platforms use by DATABASE_URL. Unlike that of other tests it syncs to disk, so
+// committed data must survive every fault.
 type postgres struct {
 	dir    string
 	server *embeddedpg.Server
-	db     *sql.DB // past all proxies
+	db     *sql.DB // bypasses the proxies
 }
 
 func startPostgres(ctx context.Context, dir string) (*postgres, error) {
@@ -51,7 +51,7 @@ func (p *postgres) start(ctx context.Context) error {
 		Settings: map[string]string{
 			// A killed platform's connections may linger while the next one makes its own.
 			"max_connections": "300",
-			// How long the log is that it has to recover from: on a busy machine 0.5 GB take 10 s.
+			// Bounds the WAL to recover from: on a busy machine 0.5 GB take 10 s.
 			"max_wal_size": "512MB",
 		},
 	})
@@ -60,7 +60,7 @@ func (p *postgres) start(ctx context.Context) error {
 
 func (p *postgres) dsn() string { return p.server.DSN(embeddedpg.DefaultDatabase) }
 
-// socket is where it listens.
+// socket is the path of the Unix socket.
 func (p *postgres) socket() (string, error) {
 	c, err := pq.NewConfig(p.dsn())
 	if err != nil {
@@ -69,25 +69,25 @@ func (p *postgres) socket() (string, error) {
 	return filepath.Join(c.Host, ".s.PGSQL."+strconv.Itoa(int(c.Port))), nil
 }
 
-// stopImmediately ends it without any ado: no transaction is finished, nothing is written out.
-// The next start recovers from the log.
+// stopImmediately is an immediate shutdown: it aborts transactions and writes no checkpoint. The next start recovers
+// from the WAL.
 func (p *postgres) stopImmediately() error {
 	_ = syscall.Kill(p.server.Pid(), syscall.SIGQUIT)
 	select {
 	case <-p.server.Done():
 		return nil
 	case <-time.After(endLimit):
-		return fmt.Errorf("PostgreSQL has not ended %s after SIGQUIT", endLimit)
+		return fmt.Errorf("PostgreSQL did not exit within %s after SIGQUIT", endLimit)
 	}
 }
 
-// pause stops all of its processes until the function that it returns is called.
+// pause stops all processes of the server until resume is called.
 func (p *postgres) pause() (resume func(), err error) {
 	master := p.server.Pid()
 	if err := syscall.Kill(master, syscall.SIGSTOP); err != nil {
 		return nil, err
 	}
-	// From here on it has no new children.
+	// A stopped postmaster starts no new children.
 	children, err := childrenOf(master)
 	for _, pid := range children {
 		_ = syscall.Kill(pid, syscall.SIGSTOP) // or it has ended
@@ -115,7 +115,7 @@ func childrenOf(parent int) ([]int, error) {
 		if err != nil {
 			continue // it has ended
 		}
-		// The name of the program, in brackets, may have anything in it.
+		// The program's name, in parentheses, may contain any character.
 		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 		if len(fields) > 1 && fields[1] == strconv.Itoa(parent) {
 			children = append(children, pid)
@@ -124,13 +124,13 @@ func childrenOf(parent int) ([]int, error) {
 	return children, nil
 }
 
-// platformSessions counts the connections of platforms.
+// platformSessions returns the number of the platforms' connections.
 func (p *postgres) platformSessions(ctx context.Context) (n int, err error) {
 	err = p.db.QueryRowContext(ctx, `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'molecule-platform'`).Scan(&n)
 	return n, err
 }
 
-// terminate ends a share of the backends that serve platforms.
+// terminate ends a random share of the backends that serve platforms.
 func (p *postgres) terminate(ctx context.Context, share float64) (n int, err error) {
 	err = p.db.QueryRowContext(ctx, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity `+
 		`WHERE application_name = 'molecule-platform' AND random() < $1`, share).Scan(&n)

@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// A proxy stands between two parties, and can cut what they have.
+// A proxy forwards TCP connections, and can cut them.
 type proxy struct {
 	listener net.Listener
 	network  string
@@ -16,13 +16,13 @@ type proxy struct {
 
 	mu     sync.Mutex
 	links  map[*link]struct{}
-	closed bool // new connections are cut at once
+	closed bool // new connections are reset at once
 }
 
-// A link is a connection and its continuation.
+// A link is a connection from the client (near) and the one to the target (far).
 type link struct{ near, far net.Conn }
 
-// newProxy listens on a free loopback port, and keeps it.
+// newProxy listens on a free loopback port.
 func newProxy(network, target string) (*proxy, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -73,7 +73,7 @@ func (p *proxy) serve(near net.Conn) {
 	far.Close()
 }
 
-// pass copies one way. An end is passed on as an end, a failure as a failure.
+// pass copies in one direction. It forwards a close as a close, and a failure as a reset.
 func (l *link) pass(to, from net.Conn) {
 	if _, err := io.Copy(to, from); err != nil {
 		l.cut()
@@ -84,7 +84,7 @@ func (l *link) pass(to, from net.Conn) {
 	}
 }
 
-// cut ends both sides as a broken line does.
+// cut resets both connections.
 func (l *link) cut() {
 	reset(l.near)
 	reset(l.far)
@@ -97,7 +97,7 @@ func reset(c net.Conn) {
 	c.Close()
 }
 
-// cut cuts all connections there are, and while it is down new ones too.
+// cut resets all connections. With down, new ones are reset too, until up is called.
 func (p *proxy) cut(down bool) {
 	p.mu.Lock()
 	p.closed = down

@@ -22,36 +22,36 @@ import (
 
 const (
 	workspaces = 14
-	quiet      = 4 // of them
-	uploaders  = 2 // of a workspace that is not
-	fetchers   = 3
+	quiet      = 4 // workspaces that get little, so that polls are held for long
+	uploaders  = 2 // per workspace that is not quiet
+	fetchers   = 3 // per workspace
 
 	adminToken = "the-operators-token-of-a-chaos-run"
 	drainLimit = 2 * time.Minute
 
-	// finale is the window in which the platforms are restarted for the last time.
+	// finale is the window in which the platforms are restarted at the end of the run.
 	finale = "end of the run"
 )
 
-// options say what to run.
+// options configure a run.
 type options struct {
 	binary   string
 	length   time.Duration
 	seed     uint64
-	recovery time.Duration // the longest that a platform may take
-	rate     float64       // files a second that are sent while nothing is broken
-	dir      string        // for everything that is kept
+	recovery time.Duration // maximum time that a platform may take to recover
+	rate     float64       // files per second that are uploaded while there is no fault
+	dir      string        // of the history, the logs and all data
 	keep     bool
-	// everyKind makes the run longer if that is what it takes to try every kind of fault.
+	// everyKind extends the run until every kind of fault was injected.
 	everyKind bool
-	deck      []fault // nil: all
+	deck      []fault // the kinds of fault; nil: all
 	replicas  int
-	haproxy   string // its configuration; "": clients choose a platform
-	old       string // another compiled platform, with which the run begins; "": none
+	haproxy   string // HAProxy's configuration file; "": clients choose a platform
+	old       string // older compiled platform that the run starts with; "": none
 	output    io.Writer
 }
 
-// A run is one use of everything.
+// A run is one execution: the processes, the load, the faults and the history.
 type run struct {
 	options
 	ttl      time.Duration // of files
@@ -62,13 +62,13 @@ type run struct {
 	spool    *spool
 	replicas []*platform
 	balancer *balancer // nil: none
-	builds   *builds   // nil: there is one
+	builds   *builds   // nil: only one build
 	logs     []*logFile
 	janitor  io.Closer
 	load     *load
 	faults   *faults
 	queues   []chan *file
-	live     int // files that were there in the end
+	live     int // files that were readable at the end
 }
 
 // stream returns a source of random numbers for one purpose.
@@ -76,8 +76,8 @@ func (r *run) stream(purpose, index int) *rand.Rand {
 	return rand.New(rand.NewPCG(r.seed, uint64(purpose)<<32|uint64(index)))
 }
 
-// janitor unmounts folder $1 when the run is gone however that ended. Those of the processes that
-// are left have watchdogs of their own.
+// janitor unmounts folder $1 when the run's process has ended, which closes the script's standard input. The other
+// processes have watchdogs of their own.
 const janitor = `read -r _; umount -l "$1" 2>/dev/null`
 
 // newRun starts everything.
@@ -121,7 +121,7 @@ func newRun(ctx context.Context, o options) (_ *run, err error) {
 	var addrs []string // for clients
 	for i := range o.replicas {
 		log, err := newLogFile(filepath.Join(o.dir, fmt.Sprintf("platform-%d.log", i)), func(line string) {
-			r.history.problem(unexpected, "a platform says: %s", line)
+			r.history.problem(unexpected, "a platform logged: %s", line)
 		})
 		if err != nil {
 			return nil, err
@@ -160,7 +160,7 @@ func newRun(ctx context.Context, o options) (_ *run, err error) {
 	return r, r.createWorkspaces()
 }
 
-// cards are the faults that there are.
+// cards returns the kinds of fault of this run.
 func (o options) cards() []fault {
 	switch {
 	case o.deck != nil:
@@ -184,11 +184,11 @@ func startJanitor(dir string) (io.Closer, error) {
 	cmd := exec.Command("/bin/sh", "-c", janitor, "sh", dir)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C must not reach it
-	hold, err := cmd.StdinPipe()
+	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
 	}
-	return hold, cmd.Start()
+	return stdin, cmd.Start()
 }
 
 // createWorkspaces waits until all platforms serve, and makes the workspaces.
@@ -241,7 +241,7 @@ func awaitReady(p *platform) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("platform %d is not ready after %s; its log tells why", p.index, startLimit)
+	return fmt.Errorf("platform %d is not ready after %s; see its log", p.index, startLimit)
 }
 
 // prober returns what tries whether a replica takes an upload: all of the way to the disk.
@@ -270,16 +270,16 @@ func (r *run) play(ctx context.Context) error {
 			reading.Go(func() { f.run(queue) })
 		}
 		if w.quiet {
-			sending.Go(func() { r.load.whisper(ctx, r.stream(3, w.index), w) })
+			sending.Go(func() { r.load.sendToQuiet(ctx, r.stream(3, w.index), w) })
 			continue
 		}
 		for i := range uploaders {
 			sending.Go(func() { r.load.upload(ctx, r.stream(4, w.index*uploaders+i), w) })
 		}
 		sending.Go(func() { r.load.message(ctx, r.stream(5, w.index), w) })
-		sending.Go(func() { r.load.look(ctx, r.stream(6, w.index), w) })
+		sending.Go(func() { r.load.probeAccess(ctx, r.stream(6, w.index), w) })
 	}
-	stopTelling := r.tell()
+	stopProgress := r.printProgress()
 	err := r.faults.run(ctx, r.length, r.everyKind)
 	cancel()
 	r.played = time.Since(r.started)
@@ -291,13 +291,13 @@ func (r *run) play(ctx context.Context) error {
 	select {
 	case <-done:
 	case <-time.After(drainLimit):
-		err = errors.Join(err, fmt.Errorf("the pollers are not through %s after the end", drainLimit))
+		err = errors.Join(err, fmt.Errorf("the pollers have not drained their inboxes %s after the end", drainLimit))
 	}
-	stopTelling()
+	stopProgress()
 	return err
 }
 
-// settle restarts the platforms in order: then nothing is under way any more that nobody waits for.
+// settle stops and starts all platforms gracefully, so that no abandoned request is still running.
 func (r *run) settle() error {
 	n := r.faults.begin(window{kind: finale})
 	for _, p := range r.replicas {
@@ -311,7 +311,7 @@ func (r *run) settle() error {
 			break
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%d sessions are left %s after the platforms ended (%w)", sessions, endLimit, err)
+			return fmt.Errorf("%d database sessions are left %s after the platforms exited (%w)", sessions, endLimit, err)
 		}
 	}
 	if err := startAll(r.replicas); err != nil {
@@ -333,9 +333,9 @@ func (r *run) settle() error {
 	return nil
 }
 
-// check judges the run.
+// check verifies the history, the files and the tables.
 func (r *run) check(ctx context.Context) error {
-	deadline := time.Now().Add(5 * time.Second) // what expires sooner is not looked at
+	deadline := time.Now().Add(5 * time.Second) // files that expire sooner are not checked
 	for _, w := range r.load.all {
 		r.live += r.load.checkLive(w, deadline)
 	}
@@ -345,13 +345,13 @@ func (r *run) check(ctx context.Context) error {
 		}
 	}
 	if size, names, err := r.spool.files(); err != nil || size > 0 {
-		r.history.problem(unexpected, "%d bytes are left in the folder for temporary files: %q %v", size, names, err)
+		r.history.problem(unexpected, "%d bytes are left in SPOOL_DIR: %q %v", size, names, err)
 	}
 	(&judge{history: r.history, windows: r.faults.windows, all: r.load.all}).run()
 	return checkTables(ctx, r.postgres.db, r.history, r.load.all)
 }
 
-// close ends everything.
+// close stops everything.
 func (r *run) close() error {
 	var errs []error
 	if r.load != nil {
@@ -381,7 +381,7 @@ func (r *run) close() error {
 	return errors.Join(errs...)
 }
 
-// newDir makes the folder of a run. PostgreSQL, which does not run as root, must get through it.
+// newDir makes the folder of a run. PostgreSQL, which refuses to run as root, must be able to enter it.
 func newDir() (string, error) {
 	dir, err := os.MkdirTemp("", "chaos-")
 	if err != nil {

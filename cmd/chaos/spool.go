@@ -12,23 +12,22 @@ import (
 )
 
 const (
-	// spoolBytes is the size of the file system for temporary files: many times what uploads in
-	// flight take.
+	// spoolBytes is the size of the file system for temporary files: many times the size of the uploads in flight.
 	spoolBytes = 256 << 20
 
-	// shortFile is how long a file may grow while the disk is called full where nothing can be
-	// mounted. Every upload that leaves memory is longer.
-	shortFile = 256 << 10
+	// maxFileWhileFull is the maximum size of a file while a full disk is simulated, where nothing can be mounted. Every
+	// upload that does not stay in memory is larger.
+	maxFileWhileFull = 256 << 10
 )
 
-// A spool is the folder for the temporary files of uploads, which can be filled.
+// A spool is the folder for the temporary files of uploads, whose disk can be filled.
 type spool struct {
 	dir     string
 	mounted bool
 	pids    func() []int // of the platforms
 }
 
-// newSpool mounts a small file system, if that is allowed here.
+// newSpool mounts a small file system, if it has the permission.
 func newSpool(dir string, pids func() []int) (*spool, error) {
 	s := &spool{dir: filepath.Join(dir, "spool"), pids: pids}
 	if err := os.Mkdir(s.dir, 0o755); err != nil {
@@ -42,18 +41,18 @@ func newSpool(dir string, pids func() []int) (*spool, error) {
 	return s, nil
 }
 
-// way says how the disk is made full.
-func (s *spool) way() string {
+// fillMethod describes how the disk is filled, for the report.
+func (s *spool) fillMethod() string {
 	if s.mounted {
-		return fmt.Sprintf("a file system of %d MiB for temporary files is filled", spoolBytes>>20)
+		return fmt.Sprintf("disk full: a file system of %d MiB for temporary files is filled", spoolBytes>>20)
 	}
-	return fmt.Sprintf("nothing can be mounted here; instead the platforms may write no file longer than %d KiB for a while", shortFile>>10)
+	return fmt.Sprintf("disk full: nothing can be mounted here; instead the platforms cannot write files larger than %d KiB", maxFileWhileFull>>10)
 }
 
-// fill leaves no room, until the function that it returns is called.
+// fill fills the disk until free is called.
 func (s *spool) fill() (free func() error, err error) {
 	if !s.mounted {
-		if err := s.limit(shortFile); err != nil {
+		if err := s.limit(maxFileWhileFull); err != nil {
 			return nil, err
 		}
 		return func() error { return s.limit(noLimit) }, nil
@@ -76,16 +75,16 @@ func (s *spool) fill() (free func() error, err error) {
 
 const noLimit = ^uint64(0)
 
-// limit says how long the files may grow that platforms write. Only the limit that counts is
-// changed, not the one up to which it can be raised again.
+// limit sets the maximum size of files that the platforms write. It changes the soft limit only, so that it can be
+// raised again.
 func (s *spool) limit(bytes uint64) error {
 	for _, pid := range s.pids() {
-		var now syscall.Rlimit
-		if err := prlimit(pid, nil, &now); err != nil {
+		var current syscall.Rlimit
+		if err := prlimit(pid, nil, &current); err != nil {
 			return err
 		}
-		now.Cur = min(bytes, now.Max)
-		if err := prlimit(pid, &now, nil); err != nil {
+		current.Cur = min(bytes, current.Max)
+		if err := prlimit(pid, &current, nil); err != nil {
 			return err
 		}
 	}
@@ -101,7 +100,7 @@ func prlimit(pid int, set, get *syscall.Rlimit) error {
 	return nil
 }
 
-// files are what is left in the folder.
+// files returns what is left in the folder.
 func (s *spool) files() (bytes int64, names []string, err error) {
 	entries, err := os.ReadDir(s.dir)
 	for _, e := range entries {

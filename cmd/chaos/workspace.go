@@ -8,31 +8,31 @@ import (
 	"time"
 )
 
-// A workspace is what its clients know: what they sent, and what its poller saw.
+// A workspace records what its clients sent, and what its poller saw.
 type workspace struct {
 	index int
 	id    string
 	token string
-	quiet bool // little is sent, mostly while something is broken, and polls are held for long
+	quiet bool // it gets little, mostly during faults, so that polls are held for long
 
 	mu       sync.Mutex
 	uploads  []*upload
 	messages []*message
-	rows     []row // as its poller saw them; the first has number 1
+	rows     []row // in the order in which its poller saw them; the first has the number 1
 	files    map[string]*file
-	keeps    []*file // files that are never acknowledged
+	unacked  []*file // files left to expire
 	held     []heldPoll
 }
 
 // An upload is one that a client sent, perhaps more than once.
 type upload struct {
 	number  int
-	key     string // of idempotency; "": none
+	key     string // Idempotency-Key; "": none
 	parts   []part
 	sent    time.Time // when it was first sent
 	outcome outcome   // ok if any attempt was; else unknown if any was
 	tried   bool
-	ids     []string // the files of the answer
+	ids     []string // of the files, from the answer
 }
 
 // A message is one that a client sent once.
@@ -41,7 +41,7 @@ type message struct {
 	outcome outcome
 }
 
-// A row is one of the inbox.
+// A row is an inbox row.
 type row struct {
 	id, method string
 	seq        int64
@@ -50,13 +50,13 @@ type row struct {
 	created    time.Time
 }
 
-// A file is one that was announced, by an answer or in the inbox.
+// A file is one that was announced, by the answer to an upload or in the inbox.
 type file struct {
 	id     string
 	upload *upload
 	place  int
 	mu     sync.Mutex
-	// When it expires: by the answer to its upload, or as far as its row lets one tell.
+	// Earliest and latest time of expiry: equal if the upload was answered, otherwise estimated from its row.
 	expires, expiresLatest time.Time
 	events                 []event
 }
@@ -71,7 +71,7 @@ type event struct {
 
 func (f *file) part() part { return f.upload.parts[f.place] }
 
-// expireAt notes between when and when it expires. The caller holds the workspace's mu.
+// expireAt sets the earliest and latest time of expiry. The caller holds the workspace's mu.
 func (f *file) expireAt(earliest, latest time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -84,14 +84,14 @@ func (f *file) note(ack bool, a answer) {
 	f.events = append(f.events, event{ack: ack, start: a.Start, end: a.End, outcome: a.Outcome, status: a.Status})
 }
 
-// A heldPoll is one that waited for something to come.
+// A heldPoll is a poll with a wait.
 type heldPoll struct {
 	replica    int
 	start, end time.Time
-	after      int64 // the number of the last row known
+	after      int64 // number of the row of its cursor
 }
 
-// newUpload draws an upload and remembers that it is going to be sent.
+// newUpload generates an upload and records it before it is sent.
 func (w *workspace) newUpload(rng *rand.Rand, parts int, key bool) *upload {
 	w.mu.Lock()
 	u := &upload{number: len(w.uploads)}
@@ -118,8 +118,8 @@ func (w *workspace) newMessage(id string) *message {
 	return m
 }
 
-// known returns the file with that id, made at need. The caller holds w.mu.
-func (w *workspace) known(id string, u *upload, place int) *file {
+// fileByID returns the file with that id, and adds it if it is new. The caller holds w.mu.
+func (w *workspace) fileByID(id string, u *upload, place int) *file {
 	f := w.files[id]
 	if f == nil {
 		f = &file{id: id, upload: u, place: place}
@@ -128,21 +128,21 @@ func (w *workspace) known(id string, u *upload, place int) *file {
 	return f
 }
 
-// keep remembers a file that is to expire.
+// keep adds a file that is left to expire.
 func (w *workspace) keep(f *file) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.keeps = append(w.keeps, f)
+	w.unacked = append(w.unacked, f)
 }
 
-// kept returns one of the latest files that are to expire; nil if there is none.
+// kept returns one of the latest files that are left to expire; nil if there is none.
 func (w *workspace) kept(rng *rand.Rand) *file {
 	const latest = 40
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n := min(len(w.keeps), latest)
+	n := min(len(w.unacked), latest)
 	if n == 0 {
 		return nil
 	}
-	return w.keeps[len(w.keeps)-1-rng.IntN(n)]
+	return w.unacked[len(w.unacked)-1-rng.IntN(n)]
 }

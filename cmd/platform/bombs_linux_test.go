@@ -56,7 +56,7 @@ func uploadBombs(token string) []bomb {
 }
 
 // strangerBombs are of somebody who has none.
-func strangerBombs() []bomb {
+func anonymousBombs() []bomb {
 	const chunked = "Transfer-Encoding: chunked\r\nContent-Type: multipart/form-data; boundary=b\r\n"
 	return []bomb{
 		{"10,000 headers", strings.Repeat("X-A: some more\r\n", 10_000), text(""), 431, ""},
@@ -87,7 +87,7 @@ func TestBombs_AreRefusedCheaplyAndLeaveNothing(t *testing.T) {
 	p := serveOn(t, newDatabase(t), "SPOOL_DIR="+spool, "MAX_FILE_BYTES=20MiB", "MAX_REQUEST_BYTES=30MiB")
 	w := p.create(t, servertest.AdminToken, "poll", "")
 	p.mustUpload(t, w, file{"warm.bin", make([]byte, 2<<20)})
-	for _, b := range append(uploadBombs("Authorization: Bearer "+w.Token+"\r\n"), strangerBombs()...) {
+	for _, b := range append(uploadBombs("Authorization: Bearer "+w.Token+"\r\n"), anonymousBombs()...) {
 		before := resident(t, p)
 		forgetPeak(t, p)
 		status, body := p.throw(t, w, b)
@@ -99,7 +99,7 @@ func TestBombs_AreRefusedCheaplyAndLeaveNothing(t *testing.T) {
 		if more > bombBound {
 			t.Errorf("%s: %.1f MiB more memory, want at most %d", b.name, mib(more), bombBound>>20)
 		}
-		eventually(t, patience, b.name+": nothing is left in the spool folder", func() bool { return len(leftIn(t, p, spool)) == 0 })
+		eventually(t, testTimeout, b.name+": nothing is left in the spool folder", func() bool { return len(leftIn(t, p, spool)) == 0 })
 	}
 	if n := len(p.mustUpload(t, w, file{"after.txt", []byte("after")})); n != 1 {
 		t.Errorf("%d files staged after all of it", n)
@@ -114,7 +114,7 @@ func (p *process) throw(t *testing.T, w servertest.Workspace, b bomb) (status in
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(2 * patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(2 * testTimeout)); err != nil {
 		t.Fatal(err)
 	}
 	go func() { // ends with the connection

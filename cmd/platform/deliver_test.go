@@ -65,7 +65,7 @@ func TestServe_FromAnEmptyFolderDeliversFilesAndKeepsThem(t *testing.T) {
 	}
 
 	p = serve(t, dir)
-	if again := adminToken(t, dir); again != admin {
+	if second := adminToken(t, dir); second != admin {
 		t.Error("the second start has another admin token")
 	}
 	checkList(t, p, w, "unacked", files[1:])

@@ -297,14 +297,14 @@ func join(all ...map[string]string) map[string]string {
 func (r recipe) load(t *testing.T) (c config.Config, unknown []string) {
 	t.Helper()
 	var s config.Settings
-	known := map[string]reflect.Value{}
+	settings := map[string]reflect.Value{}
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[config.Settings]()) {
 		field := reflect.ValueOf(&s).Elem().FieldByIndex(f.Index)
 		field.SetString(f.Tag.Get("default"))
-		known[f.Tag.Get("env")] = field
+		settings[f.Tag.Get("env")] = field
 	}
 	for name, value := range r.env {
-		if field, ok := known[name]; ok {
+		if field, ok := settings[name]; ok {
 			field.SetString(interpolated.ReplaceAllString(value, "x"))
 		} else if name != "GOMEMLIMIT" { // Go's own
 			unknown = append(unknown, name)

@@ -65,8 +65,8 @@ func TestDeploy_EveryVariableIsASettingWithAGoodValue(t *testing.T) {
 	for _, v := range all["Job"].Spec.Template.Spec.Containers[0].Env {
 		ref := v.ValueFrom.SecretKeyRef
 		_, ok := all["Secret"].StringData[ref.Key]
-		known := ok && v.Name == "DATABASE_URL" || ref.Optional && v.Name == "DATABASE_DIRECT_URL" // who has no pooler has none
-		if !known || ref.Key != v.Name || ref.Name != all["Secret"].Metadata.Name {
+		allowed := ok && v.Name == "DATABASE_URL" || ref.Optional && v.Name == "DATABASE_DIRECT_URL" // who has no pooler has none
+		if !allowed || ref.Key != v.Name || ref.Name != all["Secret"].Metadata.Name {
 			t.Errorf("kubernetes: the job takes %s from %+v", v.Name, ref)
 		}
 	}

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// commandsLines are what the greeting says to paste.
-var commandsLines = regexp.MustCompile(`(?s)paste this into another terminal:\n(.*)\nData and admin token are in `)
+// commandsLines match the commands that the greeting says to paste.
+var commandsLines = regexp.MustCompile(`(?s)paste this into another terminal:\n(.*)\nThe data and the admin token are in `)
 
 func TestGreeting_CommandsWorkAsPasted(t *testing.T) {
 	t.Parallel()
@@ -20,7 +20,7 @@ func TestGreeting_CommandsWorkAsPasted(t *testing.T) {
 		}
 	}
 	dir := newFolder(t)
-	data := filepath.Join(dir, `it's $HOME "here"`) // a folder whose name a shell reads otherwise
+	data := filepath.Join(dir, `it's $HOME "here"`) // the shell would expand this name if it were not quoted
 	p := serve(t, dir, "DATA_DIR="+data)
 	commands := p.await(t, p.stdout, commandsLines)
 

@@ -18,7 +18,7 @@ func TestHelp_ListsEverySettingWithVariableAndDefault(t *testing.T) {
 	help := strings.Join(strings.Fields(r.stdout), " ") // however it is wrapped
 	fields := reflect.VisibleFields(reflect.TypeFor[config.Settings]())
 	if len(fields) < 17 {
-		t.Fatalf("only %d settings were looked at", len(fields))
+		t.Fatalf("only %d settings were checked", len(fields))
 	}
 	for _, field := range fields {
 		variable := field.Tag.Get("env")
@@ -65,8 +65,8 @@ func TestCommandLine_MistakesGetAHintAndExitCode2(t *testing.T) {
 		{"unknown flag", []string{"--nonsense"}, "--nonsense"},
 		{"flag without its value", []string{"--addr"}, "--addr"},
 		{"unknown migrate command", []string{"migrate", "sideways"}, "sideways"},
-		{"number that is none", []string{"migrate", "down", "many"}, "many"},
-		{"to sweep and not to", []string{"sweep", "--once", "--dry-run"}, "--dry-run"},
+		{"not a number", []string{"migrate", "down", "many"}, "many"},
+		{"contradictory flags", []string{"sweep", "--once", "--dry-run"}, "--dry-run"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -78,7 +78,7 @@ func TestCommandLine_MistakesGetAHintAndExitCode2(t *testing.T) {
 				t.Errorf("stderr: %q", r.stderr)
 			}
 			if strings.Count(r.stderr, "\n") != 1 || r.stdout != "" {
-				t.Errorf("more than a sentence: %q, stdout %q", r.stderr, r.stdout)
+				t.Errorf("not exactly one sentence: %q, stdout %q", r.stderr, r.stdout)
 			}
 		})
 	}

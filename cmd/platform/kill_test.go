@@ -101,7 +101,7 @@ type sentUpload struct {
 func (l *ledger) upload(p *process, w servertest.Workspace, prefix string, seed uint64) error {
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport, Timeout: patience}
+	client := &http.Client{Transport: transport, Timeout: testTimeout}
 	rng := rand.New(rand.NewPCG(seed, 1))
 	var key [32]byte
 	for i := range key {
@@ -153,8 +153,8 @@ func (l *ledger) awaitAnswer(t *testing.T) {
 	}
 	select {
 	case <-l.answer:
-	case <-time.After(patience):
-		t.Fatalf("no upload was answered within %s", patience)
+	case <-time.After(testTimeout):
+		t.Fatalf("no upload was answered within %s", testTimeout)
 	}
 }
 
@@ -264,7 +264,7 @@ func checkSpool(t *testing.T, dir string) {
 // awaitNoSession waits until the database has no session of a platform.
 func awaitNoSession(t *testing.T, db *sql.DB) {
 	t.Helper()
-	eventually(t, patience, "the killed platform's sessions have ended", func() bool {
+	eventually(t, testTimeout, "the killed platform's sessions have ended", func() bool {
 		var n int
 		err := db.QueryRow(`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'molecule-platform'`).Scan(&n)
 		if err != nil {

@@ -1,5 +1,8 @@
-// Command platform serves the Molecule platform, which hands files and messages to agents
-// that nobody can call, and migrates its database.
+// Command platform is the Molecule platform: it delivers files and messages to agents that cannot be called because
+// they poll, and it has the commands to migrate its database, sweep it and move files between stores.
+//
+// The package parses flags and environment, prints, and returns exit codes: 0 success, 1 failure, 2 a mistake in the
+// command line, 130 interrupted. Everything else is in internal/server and below.
 package main
 
 import (
@@ -19,34 +22,34 @@ import (
 	"github.com/molecule-ai/platform/internal/config"
 )
 
-const description = `Hands files from the canvas to agents that nobody can call: it stages what is uploaded to a poll-mode
-workspace until the workspace fetches and acknowledges it.
+const description = `Delivers files and messages from the canvas to agents. Files for a poll-mode workspace, which cannot be called,
+are staged until the workspace has fetched and acknowledged them.
 
 Without settings it serves on 127.0.0.1:8080 with a private PostgreSQL under ./data. With DATABASE_URL it uses that
-database, which 'platform migrate up' prepares. Every flag can be given as the environment variable beside it.`
+database; run 'platform migrate up' first. Every flag can be set by the environment variable shown in parentheses.`
 
 // cli is the command line.
 type cli struct {
 	config.Settings
 
 	Serve   serveCmd   `cmd:"" default:"1" help:"Serve the platform (the default)."`
-	Migrate migrateCmd `cmd:"" help:"Bring the database to this platform's schema, or back."`
-	Sweep   sweepCmd   `cmd:"" help:"Delete what is over, once, as the platform does by itself all the time."`
-	Storage storageCmd `cmd:"" help:"Look after the stores that have the bytes of files."`
-	Ready   readyCmd   `cmd:"" help:"Ask the platform on ADDR whether it is ready; the exit code tells."`
+	Migrate migrateCmd `cmd:"" help:"Apply or undo the migrations of the database schema."`
+	Sweep   sweepCmd   `cmd:"" help:"Delete expired and acknowledged files and old inbox rows once. A running platform does this every SWEEP_INTERVAL."`
+	Storage storageCmd `cmd:"" help:"Check the object stores, and move files between them."`
+	Ready   readyCmd   `cmd:"" help:"Check whether the platform on ADDR is ready: exit code 0 if it is, 1 if not. For health checks."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
-// environment is what commands get beside their flags.
+// environment is what commands get besides their flags.
 type environment struct {
-	ctx    context.Context //nolint:containedctx // it is the process's
+	ctx    context.Context //nolint:containedctx // the process's context
 	stdout io.Writer
 	stderr io.Writer
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The second signal finds the default again, and ends the process at once.
+	// After the first signal the default handler is back: the second one ends the process at once.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -61,8 +64,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.ValueFormatter(describe),
 		kong.ExplicitGroups([]kong.Group{
-			{Key: "serving", Title: "Serving"}, {Key: "storing", Title: "Storing"},
-			{Key: "access", Title: "Access"}, {Key: "limits", Title: "Limits"}, {Key: "keeping", Title: "Keeping"},
+			{Key: "serving", Title: "Serving"}, {Key: "storing", Title: "Storage"},
+			{Key: "access", Title: "Access"}, {Key: "limits", Title: "Limits"}, {Key: "keeping", Title: "Retention and quotas"},
 		}),
 	)
 	if err != nil {
@@ -79,7 +82,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	err = command.Run(&environment{ctx, stdout, stderr}, &c.Settings)
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
-		return 130 // interrupted before it was done; whoever did it knows
+		return 130 // 128 + SIGINT; the person who interrupted needs no message
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "platform:", err)
@@ -88,8 +91,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// describe is a flag's help with its default and its variable. Kong's own leaves out the
-// default of a flag that has a placeholder.
+// describe returns a flag's help with its default and its variable. Kong's own formatter omits the default of a flag
+// with a placeholder.
 func describe(v *kong.Value) string {
 	help := v.Help
 	if v.HasDefault && len(v.Tag.Envs) > 0 {
@@ -101,7 +104,7 @@ func describe(v *kong.Value) string {
 	return help
 }
 
-// version is set by the Makefile's build; another one has only what go build recorded.
+// version is set by the Makefile's build; without it, go build's own record is used.
 var version string
 
 type versionCmd struct{}
@@ -120,7 +123,7 @@ func (versionCmd) Run(env *environment) error {
 	return err
 }
 
-// newLogger writes lines to w as the configuration has it.
+// newLogger returns a logger that writes to w in the configured format, at the configured level.
 func newLogger(c config.Config, w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: c.LogLevel}
 	if c.LogFormat == "text" {
@@ -129,5 +132,5 @@ func newLogger(c config.Config, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, options))
 }
 
-// errConfig introduces the list of all that is wrong with the configuration.
-var errConfig = errors.New("the configuration is not usable")
+// errConfig introduces the list of invalid settings.
+var errConfig = errors.New("the configuration is invalid")

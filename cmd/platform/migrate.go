@@ -12,10 +12,10 @@ import (
 )
 
 type migrateCmd struct {
-	Up     migrateUpCmd     `cmd:"" help:"Apply all migrations that are pending."`
-	Down   migrateDownCmd   `cmd:"" help:"Undo the last migrations. What their tables hold is lost."`
-	Status migrateStatusCmd `cmd:"" help:"Tell which migrations are applied, and what to do if one failed."`
-	Force  migrateForceCmd  `cmd:"" help:"Record a version without running anything, after a failure that another tool left."`
+	Up     migrateUpCmd     `cmd:"" help:"Apply all pending migrations."`
+	Down   migrateDownCmd   `cmd:"" help:"Undo the last N migrations. The data in the tables they created is lost."`
+	Status migrateStatusCmd `cmd:"" help:"Show which migrations are applied, and what to do if one failed."`
+	Force  migrateForceCmd  `cmd:"" help:"Record a version as applied without running any migration, to repair the record after another tool failed."`
 }
 
 type migrateUpCmd struct{}
@@ -35,7 +35,7 @@ func (migrateUpCmd) Run(env *environment, settings *config.Settings) error {
 }
 
 type migrateDownCmd struct {
-	N int `arg:"" optional:"" default:"1" help:"How many; 20260505100000 and 20260701100000 are undone together and count as one."`
+	N int `arg:"" optional:"" default:"1" help:"Number of migrations to undo; 20260505100000 and 20260701100000 are undone together and count as one."`
 }
 
 // Run undoes the last migrations.
@@ -64,7 +64,7 @@ func (migrateStatusCmd) Run(env *environment, settings *config.Settings) error {
 }
 
 type migrateForceCmd struct {
-	Version uint `arg:"" help:"Version that the schema really is at; 0 for none."`
+	Version uint `arg:"" help:"Version that the schema actually has; 0 for none."`
 }
 
 // Run records a version.
@@ -82,7 +82,7 @@ func withDatabase(env *environment, settings *config.Settings, do func(*sql.DB) 
 		return fmt.Errorf("%w:\n%w", errConfig, err)
 	}
 	if dsn == "" {
-		fmt.Fprintf(env.stderr, "DATABASE_URL is empty: this is about the private PostgreSQL in %s\n", dataDir)
+		fmt.Fprintf(env.stderr, "DATABASE_URL is empty: using the private PostgreSQL in %s\n", dataDir)
 		postgres, err := embeddedpg.Start(env.ctx, embeddedpg.Options{DataDir: dataDir})
 		if err != nil {
 			return err

@@ -17,10 +17,10 @@ import (
 const (
 	// patience is how long anything may take that should take a moment. It is generous, for the
 	// machine may be busy; no test waits for it unless it fails.
-	patience = 30 * time.Second
+	testTimeout = 30 * time.Second
 
 	// poll is how often a test looks again where nothing tells it.
-	poll = 20 * time.Millisecond
+	pollInterval = 20 * time.Millisecond
 )
 
 // process is a started binary.
@@ -35,7 +35,7 @@ type process struct {
 
 // leash ends process $1 when the test is gone, which closes its standard input; a test that
 // panics or runs into its timeout has no other chance. A line says that there is nothing to do.
-const leash = `read -r _ || kill -KILL "$1"`
+const watchdogScript = `read -r _ || kill -KILL "$1"`
 
 // start runs the binary in dir. Its environment is env and nothing else that means anything to
 // the platform, with a free port by default. It is killed at the end of the test.
@@ -48,10 +48,10 @@ func start(t *testing.T, dir string, env []string, args ...string) *process {
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	guard := exec.Command("/bin/sh", "-c", leash, "sh", strconv.Itoa(p.pid()))
-	hold, err := guard.StdinPipe()
+	watchdog := exec.Command("/bin/sh", "-c", watchdogScript, "sh", strconv.Itoa(p.pid()))
+	stdin, err := watchdog.StdinPipe()
 	if err == nil {
-		err = guard.Start()
+		err = watchdog.Start()
 	}
 	go func() {
 		p.err = p.cmd.Wait()
@@ -60,9 +60,9 @@ func start(t *testing.T, dir string, env []string, args ...string) *process {
 	t.Cleanup(func() {
 		_ = p.cmd.Process.Kill()
 		<-p.exited
-		if guard.Process != nil {
-			fmt.Fprintln(hold, "ended")
-			_ = guard.Wait()
+		if watchdog.Process != nil {
+			fmt.Fprintln(stdin, "ended")
+			_ = watchdog.Wait()
 		}
 		if t.Failed() {
 			t.Logf("platform %q, stdout:\n%s\nend of stderr:\n%s", args, p.stdout, p.stderr.end())
@@ -127,8 +127,8 @@ func (p *process) exit(t *testing.T) int {
 	t.Helper()
 	select {
 	case <-p.exited:
-	case <-time.After(patience):
-		t.Fatalf("the platform still runs after %s", patience)
+	case <-time.After(testTimeout):
+		t.Fatalf("the platform still runs after %s", testTimeout)
 	}
 	if errors.Is(p.err, exec.ErrWaitDelay) {
 		t.Fatal("the platform has ended, but a process that it started keeps its output open")
@@ -139,7 +139,7 @@ func (p *process) exit(t *testing.T) int {
 // await waits until the output has a match, and returns its first group.
 func (p *process) await(t *testing.T, o *output, pattern *regexp.Regexp) string {
 	t.Helper()
-	deadline := time.After(patience)
+	deadline := time.After(testTimeout)
 	for ended := false; ; {
 		text, grown := o.now()
 		if match := pattern.FindStringSubmatch(text); match != nil {
@@ -153,7 +153,7 @@ func (p *process) await(t *testing.T, o *output, pattern *regexp.Regexp) string 
 		case <-p.exited:
 			ended = true
 		case <-deadline:
-			t.Fatalf("after %s the platform has not printed %s", patience, pattern)
+			t.Fatalf("after %s the platform has not printed %s", testTimeout, pattern)
 		}
 	}
 }
@@ -183,11 +183,11 @@ func gone(pid int) bool {
 func eventually(t *testing.T, limit time.Duration, what string, done func() bool) {
 	t.Helper()
 	deadline := time.After(limit)
-	again := time.NewTicker(poll)
-	defer again.Stop()
+	retry := time.NewTicker(pollInterval)
+	defer retry.Stop()
 	for !done() {
 		select {
-		case <-again.C:
+		case <-retry.C:
 		case <-deadline:
 			t.Fatalf("after %s still not: %s", limit, what)
 		}

@@ -12,13 +12,13 @@ import (
 	"github.com/molecule-ai/platform/internal/config"
 )
 
-// readyTimeout is how long a platform may take to say whether it is ready.
+// readyTimeout bounds the whole check.
 const readyTimeout = 5 * time.Second
 
-// readyCmd is for health checks where there is neither a shell nor curl, as in the image.
+// readyCmd is for health checks without a shell or curl, as in the image.
 type readyCmd struct{}
 
-// Run asks the platform that runs beside it, by the same ADDR. The error says why it is not ready.
+// Run requests /readyz on ADDR. The error says why the platform is not ready.
 func (readyCmd) Run(env *environment, settings *config.Settings) error {
 	ctx, cancel := context.WithTimeout(env.ctx, readyTimeout)
 	defer cancel()
@@ -27,7 +27,7 @@ func (readyCmd) Run(env *environment, settings *config.Settings) error {
 	if err != nil {
 		return fmt.Errorf("ADDR is %q; write the address that the platform serves on", settings.Addr)
 	}
-	// Not the default transport: a proxy of the environment is not for this machine.
+	// Not the default transport, which would send the request through the environment's HTTP_PROXY.
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
 	response, err := (&http.Client{Transport: transport}).Do(request)

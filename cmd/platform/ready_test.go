@@ -27,7 +27,7 @@ func TestReady_IsTheExitCodeOfWhatReadyzSays(t *testing.T) {
 		t.Errorf("not ready: exit code %d, stdout %q, stderr %q", r.code, r.stdout, r.stderr)
 	}
 
-	r = execute(t, newFolder(t), []string{"ADDR=" + nobody, "HTTP_PROXY=" + broken.URL}, "ready")
+	r = execute(t, newFolder(t), []string{"ADDR=" + closedAddr, "HTTP_PROXY=" + broken.URL}, "ready")
 	if r.code != 1 || !strings.Contains(r.stderr, "platform: the platform does not answer: ") {
 		t.Errorf("nobody there: exit code %d, stderr %q", r.code, r.stderr)
 	}

@@ -19,7 +19,7 @@ const (
 	password = "correct-horse"
 
 	// nobody is an address that is reserved, and that no program is given unless it asks.
-	nobody = "127.0.0.1:1"
+	closedAddr = "127.0.0.1:1"
 )
 
 // Every reason not to start is told in a sentence, in which nothing is secret and nothing is
@@ -54,14 +54,14 @@ func TestServe_SaysWhyItCannotStart(t *testing.T) {
 
 		{"three values are bad", func(*testing.T, string) []string {
 			return []string{"ADDR=nowhere", "MAX_FILES=none", "REGISTRATION=perhaps"}
-		}, []string{"platform: the configuration is not usable:", `ADDR is "nowhere"; write `, `REGISTRATION is "perhaps"; write `, `MAX_FILES is "none"; write `}},
+		}, []string{"platform: the configuration is invalid:", `ADDR is "nowhere"; write `, `REGISTRATION is "perhaps"; write `, `MAX_FILES is "none"; write `}},
 
 		{"secrets are bad", func(*testing.T, string) []string {
 			return []string{"DATABASE_URL=postgres://platform:" + password + "@localhost:port/platform", "ADMIN_TOKEN=" + password + " "}
-		}, []string{"platform: the configuration is not usable:", "DATABASE_URL cannot be read; write ", "ADMIN_TOKEN has characters … write visible ASCII"}},
+		}, []string{"platform: the configuration is invalid:", "DATABASE_URL cannot be parsed; write ", "ADMIN_TOKEN has characters … write visible ASCII"}},
 
 		{"the database does not answer", func(*testing.T, string) []string {
-			return []string{"DATABASE_URL=postgres://platform:" + password + "@" + nobody + "/platform?sslmode=disable", "ADMIN_TOKEN=" + password}
+			return []string{"DATABASE_URL=postgres://platform:" + password + "@" + closedAddr + "/platform?sslmode=disable", "ADMIN_TOKEN=" + password}
 		}, []string{"platform: the database of DATABASE_URL cannot be reached: … connection refused"}},
 
 		{"the database accepts and says nothing", func(t *testing.T, _ string) []string {
@@ -69,8 +69,8 @@ func TestServe_SaysWhyItCannotStart(t *testing.T) {
 		}, []string{"platform: the database of DATABASE_URL cannot be reached: … timeout"}},
 
 		{"the database has no admin token", func(*testing.T, string) []string {
-			return []string{"DATABASE_URL=postgres://platform:" + password + "@" + nobody + "/platform?sslmode=disable"}
-		}, []string{"platform: the configuration is not usable:", "ADMIN_TOKEN is empty … required … openssl rand -hex 32"}},
+			return []string{"DATABASE_URL=postgres://platform:" + password + "@" + closedAddr + "/platform?sslmode=disable"}
+		}, []string{"platform: the configuration is invalid:", "ADMIN_TOKEN is empty … required … openssl rand -hex 32"}},
 
 		{"the database is empty", func(t *testing.T, _ string) []string {
 			return []string{"DATABASE_URL=" + pgtest.Empty(t), "ADMIN_TOKEN=" + password}
@@ -95,7 +95,7 @@ func TestServe_SaysWhyItCannotStart(t *testing.T) {
 
 func TestMigrate_SaysWhyItCannotStart(t *testing.T) {
 	t.Parallel()
-	r := execute(t, newFolder(t), []string{"DATABASE_URL=postgres://platform:" + password + "@" + nobody + "/platform?sslmode=disable"}, "migrate", "up")
+	r := execute(t, newFolder(t), []string{"DATABASE_URL=postgres://platform:" + password + "@" + closedAddr + "/platform?sslmode=disable"}, "migrate", "up")
 	checkRefusal(t, r, []string{"platform: the database cannot be reached: … connection refused"})
 }
 

@@ -13,7 +13,7 @@ import (
 
 type serveCmd struct{}
 
-// Run serves until a signal comes.
+// Run serves until SIGINT or SIGTERM.
 func (serveCmd) Run(env *environment, settings *config.Settings) error {
 	c, err := settings.Load()
 	if err != nil {
@@ -29,23 +29,23 @@ func (serveCmd) Run(env *environment, settings *config.Settings) error {
 	return s.Run(env.ctx)
 }
 
-// greeting is what a newcomer pastes. It is shown only on the private PostgreSQL: an operator's
-// log needs no tutorial, and no path of a token.
+// greeting has commands to paste for a first try. It is printed only with the private PostgreSQL: an operator's log
+// needs neither a tutorial nor the path of a token.
 const greeting = `
-The platform serves on {base}. Try it; paste this into another terminal:
+The platform is serving on {base}. To try it, paste this into another terminal:
 
   ADMIN="Authorization: Bearer $(cat {token})"
 
-  echo "-- create a workspace that polls"
+  echo "-- create a poll-mode workspace"
   CREATED=$(curl -s {base}/workspaces -H "$ADMIN" -d '{"name":"laptop","delivery_mode":"poll"}'); echo "$CREATED"
   WORKSPACE=$(echo "$CREATED" | sed 's/.*"id":"\([^"]*\)".*/\1/')
   TOKEN="Authorization: Bearer $(echo "$CREATED" | sed 's/.*"auth_token":"\([^"]*\)".*/\1/')"
 
-  echo "-- upload a file to it, as the canvas does"
+  echo "-- upload a file to it, like the canvas"
   echo "hello, laptop" > hello.txt
   curl -s {base}/workspaces/$WORKSPACE/chat/uploads -H "$ADMIN" -F files=@hello.txt; echo
 
-  echo "-- read the inbox, as the workspace does"
+  echo "-- read the inbox, like the workspace"
   INBOX=$(curl -s "{base}/workspaces/$WORKSPACE/activity?type=a2a_receive" -H "$TOKEN"); echo "$INBOX"
   FILE=$(echo "$INBOX" | sed 's/.*"file_id":"\([^"]*\)".*/\1/')
 
@@ -53,7 +53,7 @@ The platform serves on {base}. Try it; paste this into another terminal:
   curl -s {base}/workspaces/$WORKSPACE/pending-uploads/$FILE/content -H "$TOKEN"
   curl -s -X POST {base}/workspaces/$WORKSPACE/pending-uploads/$FILE/ack -H "$TOKEN"; echo
 
-Data and admin token are in {data}. Ctrl-C stops the platform and its PostgreSQL.
+The data and the admin token are in {data}. Ctrl-C stops the platform and its PostgreSQL.
 
 `
 
@@ -69,7 +69,7 @@ func greet(w io.Writer, c config.Config, s *server.Server) {
 	fmt.Fprint(w, strings.NewReplacer("{base}", "http://"+reachable(s.Addr()), "{token}", quote(token), "{data}", data).Replace(greeting))
 }
 
-// reachable is an address that a client on this machine can use for one that is served.
+// reachable turns a listen address into one that a client on this machine can connect to.
 func reachable(addr string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
@@ -78,7 +78,7 @@ func reachable(addr string) string {
 	return addr
 }
 
-// quote makes s one word for a shell.
+// quote returns s as one word of a shell command.
 func quote(s string) string {
 	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-") == "" {
 		return s

@@ -27,7 +27,7 @@ func TestStop_LetsAnUploadInFlightFinish(t *testing.T) {
 	u := p.beginUpload(t, w, "slow.bin")
 	p.signal(t, syscall.SIGTERM)
 	p.await(t, p.stderr, stoppingLine)
-	eventually(t, patience, "new connections are refused", func() bool { return !p.accepts() })
+	eventually(t, testTimeout, "new connections are refused", func() bool { return !p.accepts() })
 
 	// A second of a slow line, and still above the minimum rate.
 	piece := strings.Repeat("0123456789abcdef", 256)
@@ -67,7 +67,7 @@ func TestStop_SecondSignalEndsAtOnce(t *testing.T) {
 	p.await(t, p.stderr, stoppingLine)
 	began := time.Now()
 	// Again and again, as an impatient person does: one may come too soon after the first.
-	eventually(t, patience, "the platform has ended", func() bool {
+	eventually(t, testTimeout, "the platform has ended", func() bool {
 		_ = p.cmd.Process.Signal(syscall.SIGINT)
 		select {
 		case <-p.exited:

@@ -17,12 +17,12 @@ import (
 )
 
 type storageCmd struct {
-	Reconcile storageReconcileCmd `cmd:"" help:"Compare the stores with the database: objects that no file has, files whose bytes are gone. Exit code 1 if there are such files."`
-	Migrate   storageMigrateCmd   `cmd:"" help:"Move the bytes of all files to where STORAGE_URL says. It may be interrupted and run again."`
+	Reconcile storageReconcileCmd `cmd:"" help:"Compare the object stores with the database and report orphaned objects and files without bytes. Exit code 1 if a file has lost its bytes."`
+	Migrate   storageMigrateCmd   `cmd:"" help:"Move the bytes of all files to the store of STORAGE_URL. It can be interrupted and run again."`
 }
 
 type storageReconcileCmd struct {
-	Fix bool `help:"Delete what belongs to no file. Otherwise it is only told."`
+	Fix bool `help:"Delete the orphans. Without it, only reports."`
 }
 
 // Run compares all stores that were ever configured.
@@ -33,21 +33,21 @@ func (r storageReconcileCmd) Run(env *environment, settings *config.Settings) er
 		}
 		tell := func(format string, args ...any) { fmt.Fprintf(env.stdout, format+"\n", args...) }
 		f, err := storageadmin.Reconcile(env.ctx, db, r.Fix, tell)
-		verb := "would be deleted; --fix does it"
+		verb := "not deleted; run with --fix to delete them"
 		if r.Fix {
 			verb = "deleted"
 		}
-		tell("objects %d, files with objects %d", f.Objects, f.Files)
-		tell("nobody's: objects that no row knows of %d (%s), objects without a file %d, partial files %d, unfinished uploads %d: %s",
+		tell("objects: %d, files with objects: %d", f.Objects, f.Files)
+		tell("orphans: objects unknown to the database %d (%s), objects without a file %d, partial files %d, unfinished uploads %d: %s",
 			f.Orphans, humanize.IBytes(uint64(f.OrphanBytes)), f.Unowned, f.Partial, f.Unfinished, verb)
-		tell("left alone: objects of other names %d", f.Strangers)
-		tell("visible files without bytes %d, with bytes of another length %d", f.Missing, f.Wrong)
+		tell("ignored: objects that the platform did not name %d", f.Strangers)
+		tell("damaged files: bytes missing %d, wrong size %d", f.Missing, f.Wrong)
 		return err
 	})
 }
 
 type storageMigrateCmd struct {
-	DryRun bool `help:"Only tell how much there is to move."`
+	DryRun bool `help:"Only report how much there is to move."`
 }
 
 // Run moves what is not where the configuration says.
@@ -73,29 +73,29 @@ func (m storageMigrateCmd) Run(env *environment, settings *config.Settings) erro
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(env.stdout, "to move to %s: %d files, %s\n", where, files, humanize.IBytes(uint64(bytes)))
+		fmt.Fprintf(env.stdout, "to be moved to %s: %d files, %s\n", where, files, humanize.IBytes(uint64(bytes)))
 		if m.DryRun || files == 0 {
 			return nil
 		}
 		p := newProgress(env.stdout, files, bytes)
 		moved, err := storageadmin.Migrate(env.ctx, bucket, p.tell)
 		p.end(moved)
-		fmt.Fprintf(env.stdout, "moved %d files, %s, each compared with its SHA-256; gone meanwhile %d, failed %d\n",
+		fmt.Fprintf(env.stdout, "moved %d files, %s, each verified by SHA-256; deleted meanwhile %d, failed %d\n",
 			moved.Files, humanize.IBytes(uint64(moved.Bytes)), moved.Gone, moved.Failed)
 		if env.ctx.Err() != nil {
-			fmt.Fprintln(env.stdout, "interrupted; run it again to go on")
+			fmt.Fprintln(env.stdout, "interrupted; run the command again to continue")
 		}
 		return err
 	})
 }
 
 const (
-	barWidth  = 30
-	barPause  = 100 * time.Millisecond
-	linePause = 5 * time.Second
+	barWidth     = 30
+	barInterval  = 100 * time.Millisecond
+	lineInterval = 5 * time.Second
 )
 
-// progress tells how far a migration is: in a bar if somebody watches, in a line now and then if not.
+// progress prints how far a migration is: as a bar on a terminal, otherwise as a line every lineInterval.
 type progress struct {
 	w            io.Writer
 	terminal     bool
@@ -116,11 +116,11 @@ func (p *progress) tell(m storageadmin.Moved, err error) {
 		}
 		fmt.Fprintln(p.w, err)
 	}
-	pause := linePause
+	interval := lineInterval
 	if p.terminal {
-		pause = barPause
+		interval = barInterval
 	}
-	if time.Since(p.last) >= pause {
+	if time.Since(p.last) >= interval {
 		p.show(m)
 	}
 }

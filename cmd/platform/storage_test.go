@@ -41,7 +41,7 @@ func TestKill_UnderUploadsToS3LeavesNothingThatReconcileDoesNotFind(t *testing.T
 	reconcile := func(args ...string) string {
 		t.Helper()
 		r := execute(t, newFolder(t), database, append([]string{"storage", "reconcile"}, args...)...)
-		if r.code != 0 || !strings.Contains(r.stdout, "visible files without bytes 0, with bytes of another length 0") {
+		if r.code != 0 || !strings.Contains(r.stdout, "damaged files: bytes missing 0, wrong size 0") {
 			t.Errorf("reconcile %q: exit code %d, %s%s", args, r.code, r.stdout, r.stderr)
 		}
 		return r.stdout
@@ -53,8 +53,8 @@ func TestKill_UnderUploadsToS3LeavesNothingThatReconcileDoesNotFind(t *testing.T
 		}
 	}
 	printed := reconcile()
-	counts := regexp.MustCompile(`objects (\d+), files with objects (\d+)\n`).FindStringSubmatch(printed)
-	if left == 0 || counts == nil || counts[1] != counts[2] || !strings.Contains(printed, "no row knows of 0 (0 B), objects without a file 0,") {
+	counts := regexp.MustCompile(`objects: (\d+), files with objects: (\d+)\n`).FindStringSubmatch(printed)
+	if left == 0 || counts == nil || counts[1] != counts[2] || !strings.Contains(printed, "unknown to the database 0 (0 B), objects without a file 0,") {
 		t.Errorf("%d objects were left; after they were removed: %s", left, printed)
 	}
 	t.Logf("%d kills left %d objects without a file, removed; then: %s", kills, left, printed)
@@ -114,10 +114,10 @@ func TestStorageMigrate_InterruptedThreeTimesMovesAll(t *testing.T) {
 	for _, end := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL, syscall.SIGTERM} {
 		before := moved()
 		m := start(t, dir, database, "storage", "migrate")
-		eventually(t, patience, "a part is moved", func() bool { return moved() >= before+20 })
+		eventually(t, testTimeout, "a part is moved", func() bool { return moved() >= before+20 })
 		m.signal(t, end)
 		code := m.exit(t)
-		if told := strings.Contains(m.stdout.String(), "interrupted; run it again to go on"); code == 0 || told != (end != syscall.SIGKILL) {
+		if reported := strings.Contains(m.stdout.String(), "interrupted; run the command again"); code == 0 || reported != (end != syscall.SIGKILL) {
 			t.Errorf("interrupted by %s: exit code %d, %s", end, code, m.stdout)
 		}
 		steps = append(steps, moved())
@@ -129,7 +129,7 @@ func TestStorageMigrate_InterruptedThreeTimesMovesAll(t *testing.T) {
 	if r.code != 0 || moved() != all || !strings.Contains(r.stdout, fmt.Sprintf("moved %d files", all-steps[2])) || !strings.Contains(r.stdout, "failed 0") {
 		t.Errorf("the rest: exit code %d, moved %d, %s%s", r.code, moved(), r.stdout, r.stderr)
 	}
-	if r := execute(t, dir, database, "storage", "reconcile"); r.code != 0 || !strings.Contains(r.stdout, fmt.Sprintf("files with objects %d\n", all)) {
+	if r := execute(t, dir, database, "storage", "reconcile"); r.code != 0 || !strings.Contains(r.stdout, fmt.Sprintf("files with objects: %d\n", all)) {
 		t.Errorf("reconcile: %d %s%s", r.code, r.stdout, r.stderr)
 	}
 	p = serve(t, dir, append(database, "RATE_LIMIT=0")...)
@@ -145,9 +145,9 @@ func TestStorage_TellsWhatIsWrongWithTheStore(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.New(t)
 	for _, c := range []struct{ url, want string }{
-		{"s3://bucket?endpoint=http://user:hunter2@127.0.0.1:1", "STORAGE_URL has a parameter"},
+		{"s3://bucket?endpoint=http://user:hunter2@127.0.0.1:1", "STORAGE_URL has the parameter"},
 		{"s3://key:hunter2@bucket", "credentials come from the environment"},
-		{"ftp://hunter2", "is no store that the platform knows"},
+		{"ftp://hunter2", "is not a supported store"},
 		{s3test.Shared(t).BucketURL(t, "http://127.0.0.1:1"), "the store of STORAGE_URL cannot be used: pendinguploads: open store 1: the store cannot be reached"},
 		{"s3://there-is-no-such-bucket?endpoint=" + s3test.Shared(t).URL, "there is no bucket there-is-no-such-bucket; create it"},
 		{"gs://bucket", "use its S3 interface"},

@@ -12,8 +12,8 @@ import (
 )
 
 type sweepCmd struct {
-	DryRun bool `xor:"what" help:"Only tell what would be deleted."`
-	Once   bool `xor:"what" help:"Delete it; this is the default."`
+	DryRun bool `xor:"what" help:"Only report what would be deleted."`
+	Once   bool `xor:"what" help:"Delete; this is the default."`
 }
 
 // Run sweeps once, by the retention that is configured.

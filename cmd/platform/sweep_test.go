@@ -27,7 +27,7 @@ func TestSweep_TellsAndDeletesWhatIsOver(t *testing.T) {
 	dsn := pgtest.New(t)
 	env, db := environmentOf(dsn), pgtest.Open(t, dsn)
 	p := serveOn(t, env, "SWEEP_INTERVAL=8760h")
-	eventually(t, patience, "the sweep at the start is over", func() bool {
+	eventually(t, testTimeout, "the sweep at the start is over", func() bool {
 		return bytes.Contains(p.call(t, servertest.Request{Path: "/metrics"}).Body, []byte("\nmolecule_sweep_duration_seconds_count 1\n"))
 	})
 	w := p.create(t, servertest.AdminToken, "poll", "")
@@ -69,7 +69,7 @@ func TestSweep_RefusesInASentence(t *testing.T) {
 		want []string
 	}{
 		"a schema that is too old": {old, []string{"platform: the database is not up to date; run 'platform migrate up' first"}},
-		"a bad retention":          {append(newDatabase(t), "ACK_RETENTION=soon"), []string{"platform: the configuration is not usable", "ACK_RETENTION is \"soon\"; write …"}},
+		"a bad retention":          {append(newDatabase(t), "ACK_RETENTION=soon"), []string{"platform: the configuration is invalid", "ACK_RETENTION is \"soon\"; write …"}},
 	} {
 		for _, args := range [][]string{{"sweep"}, {"sweep", "--dry-run"}} {
 			r := execute(t, newFolder(t), c.env, args...)

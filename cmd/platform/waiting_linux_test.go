@@ -54,7 +54,7 @@ func TestMemory_HeldPollsCostLittle(t *testing.T) {
 func (p *process) holds(t *testing.T, n int) {
 	t.Helper()
 	idle := 0
-	eventually(t, patience, fmt.Sprintf("%d polls are held", n), func() bool {
+	eventually(t, testTimeout, fmt.Sprintf("%d polls are held", n), func() bool {
 		var polls, connections int
 		for _, line := range strings.Split(string(p.call(t, servertest.Request{Path: "/metrics"}).Body), "\n") {
 			_, _ = fmt.Sscanf(line, `molecule_requests_in_flight{operation="wait"} %d`, &polls)

@@ -17,15 +17,15 @@ type cost struct {
 
 // costs are those of all operations that count.
 type costs struct {
-	Source    string `json:"source"`
-	Upload    cost   `json:"upload"`     // of a file of 100 KiB
-	UploadMiB cost   `json:"upload_mib"` // of a MiB more
-	Fetch     cost   `json:"fetch"`
-	FetchMiB  cost   `json:"fetch_mib"`
-	Ack       cost   `json:"ack"`
-	Poll      cost   `json:"poll"`      // that finds nothing
-	Heartbeat cost   `json:"heartbeat"` // not in the benchmark: taken to be an ack, which is an UPDATE by key, too
-	Look      cost   `json:"look"`      // of the hub, at 500 workspaces; not in the benchmark
+	Source     string `json:"source"`
+	Upload     cost   `json:"upload"`     // of a file of 100 KiB
+	UploadMiB  cost   `json:"upload_mib"` // of a MiB more
+	Fetch      cost   `json:"fetch"`
+	FetchMiB   cost   `json:"fetch_mib"`
+	Ack        cost   `json:"ack"`
+	Poll       cost   `json:"poll"`      // that finds nothing
+	Heartbeat  cost   `json:"heartbeat"` // not in the benchmark: taken to be an ack, which is an UPDATE by key, too
+	InboxCheck cost   `json:"look"`      // of the hub, at 500 workspaces; not in the benchmark
 }
 
 //go:embed costs.json
@@ -108,7 +108,7 @@ func split(small, large cost) (operation, perMiB cost) {
 }
 
 // of is what a transfer of so many bytes costs.
-func (c cost) of(perMiB cost, bytes float64) cost {
+func (c cost) forBytes(perMiB cost, bytes float64) cost {
 	more := max(0, bytes-smallBytes) / mib
 	return cost{c.Platform + more*perMiB.Platform, c.Postgres + more*perMiB.Postgres}
 }

@@ -31,7 +31,7 @@ func run(args []string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("scaling: %s: %w", costsPath, err)
 	}
-	a := usual()
+	a := defaultAssumptions()
 	flags := flag.NewFlagSet("scaling", flag.ContinueOnError)
 	bench := flags.String("bench", "", "JSON of make bench: take the costs from there")
 	write := flags.Bool("write", false, "keep the costs, and put the tables into "+pagePath+"; run it where go.mod is")
@@ -65,7 +65,7 @@ func (a *assumptions) flags(f *flag.FlagSet) {
 		"busy": {&a.Busy, "share to which machines are used at the peak"}, "replica-cores": {&a.ReplicaCores, "processors of a replica"},
 		"replica-held": {&a.ReplicaHeld, "MAX_WAITS"}, "postgres-cores": {&a.PostgresCores, "processors of a PostgreSQL"},
 		"commits": {&a.CommitsLimit, "commits a second of a PostgreSQL"}, "wal": {&a.WALLimit, "MiB of WAL a second of a PostgreSQL"},
-		"notes": {&a.NotesLimit, "notifications a second of a PostgreSQL"}, "pooled": {&a.Pooled, "sessions of PgBouncer"},
+		"notes": {&a.NotificationsLimit, "notifications a second of a PostgreSQL"}, "pooled": {&a.Pooled, "sessions of PgBouncer"},
 		"bucket-requests": {&a.BucketLimit, "requests a second and prefix of a bucket"},
 	} {
 		f.Float64Var(value.to, name, *value.to, value.help)
@@ -93,6 +93,6 @@ func writePage(c costs) error {
 		return fmt.Errorf("scaling: %s has no lines %q and %q", pagePath, beginMark, endMark)
 	}
 	var b strings.Builder
-	tables(&b, usual(), c)
+	tables(&b, defaultAssumptions(), c)
 	return os.WriteFile(pagePath, []byte(before+beginMark+b.String()+endMark+after), 0o644)
 }

@@ -17,27 +17,27 @@ type assumptions struct {
 	RowDays  float64 // how long a row of the inbox is kept
 	RowBytes float64 // with its indexes
 
-	Busy          float64 // to what share machines are used at the peak
-	ReplicaCores  float64
-	ReplicaHeld   float64 // MAX_WAITS
-	HeldBytes     float64 // of memory for each
-	PostgresCores float64
-	CommitsLimit  float64 // a second, that the disk of PostgreSQL syncs; several at once count as one each
-	WALLimit      float64 // MiB a second that its disk takes, with checkpoints
-	NotesLimit    float64 // notifications a second that it passes on
-	Pooled        float64 // sessions of PgBouncer
-	BucketLimit   float64 // requests a second and prefix
-	Bucket        bool    // files longer than 64 KiB are in a bucket
+	Busy               float64 // to what share machines are used at the peak
+	ReplicaCores       float64
+	ReplicaHeld        float64 // MAX_WAITS
+	HeldBytes          float64 // of memory for each
+	PostgresCores      float64
+	CommitsLimit       float64 // a second, that the disk of PostgreSQL syncs; several at once count as one each
+	WALLimit           float64 // MiB a second that its disk takes, with checkpoints
+	NotificationsLimit float64 // notifications a second that it passes on
+	Pooled             float64 // sessions of PgBouncer
+	BucketLimit        float64 // requests a second and prefix
+	Bucket             bool    // files longer than 64 KiB are in a bucket
 }
 
 // usual are the assumptions of docs/scaling.md.
-func usual() assumptions {
+func defaultAssumptions() assumptions {
 	return assumptions{
 		Workspaces: 1_000_000,
 		Uploads:    10, FileBytes: 300 << 10, Messages: 50, Peak: 4, Heartbeat: 30, Hold: 55,
 		AckHours: 2, RowDays: 7, RowBytes: 1200,
 		Busy: 0.6, ReplicaCores: 4, ReplicaHeld: 20_000, HeldBytes: 30 << 10, PostgresCores: 32,
-		CommitsLimit: 20_000, WALLimit: 500, NotesLimit: 200_000, Pooled: 100, BucketLimit: 3500,
+		CommitsLimit: 20_000, WALLimit: 500, NotificationsLimit: 200_000, Pooled: 100, BucketLimit: 3500,
 	}
 }
 
@@ -45,7 +45,7 @@ const (
 	day = 24 * 60 * 60.0
 
 	// What internal/notify does: 500 workspaces a query, each about every 2.25 s.
-	lookBatch, lookEvery = 500, 2.25
+	checkBatch, checkInterval = 500, 2.25
 
 	// What internal/server takes: connections of a replica without a pooler, and past one.
 	direct, pastPooler = 35, 5
@@ -59,9 +59,9 @@ const (
 
 // A demand is what they come to at the peak.
 type demand struct {
-	Uploads, Messages, Polls, Heartbeats, Looks float64 // a second
-	InMiB                                       float64 // a second, of files
-	Notes                                       float64 // notifications that PostgreSQL delivers a second
+	Uploads, Messages, Polls, Heartbeats, InboxChecks float64 // a second
+	InMiB                                             float64 // a second, of files
+	Notifications                                     float64 // notifications that PostgreSQL delivers a second
 
 	ReplicaCores, PostgresCores float64 // kept busy
 	ReplicasByCores             float64
@@ -80,20 +80,20 @@ type demand struct {
 	BucketGiB   float64
 
 	// How many PostgreSQL there have to be, for each reason.
-	ByCores, ByCommits, ByWAL, ByNotes float64
+	ByCores, ByCommits, ByWAL, ByNotifications float64
 }
 
 // Postgres is how many PostgreSQL that makes.
 func (d demand) Postgres() float64 {
-	return math.Ceil(max(d.ByCores, d.ByCommits, d.ByWAL, d.ByNotes))
+	return math.Ceil(max(d.ByCores, d.ByCommits, d.ByWAL, d.ByNotifications))
 }
 
 // first is what runs out first, of PostgreSQL.
-func (d demand) first() string {
-	switch d.of() {
+func (d demand) bottleneck() string {
+	switch d.largest() {
 	case d.ByCommits:
 		return "commits"
-	case d.ByNotes:
+	case d.ByNotifications:
 		return "news"
 	case d.ByWAL:
 		return "WAL"
@@ -102,7 +102,7 @@ func (d demand) first() string {
 	}
 }
 
-func (d demand) of() float64 { return max(d.ByCores, d.ByCommits, d.ByWAL, d.ByNotes) }
+func (d demand) largest() float64 { return max(d.ByCores, d.ByCommits, d.ByWAL, d.ByNotifications) }
 
 // demand computes what the assumptions come to with these costs.
 func (a assumptions) demand(c costs) demand {
@@ -112,7 +112,7 @@ func (a assumptions) demand(c costs) demand {
 	d.Heartbeats = a.Workspaces / a.Heartbeat
 	rows := d.Uploads + d.Messages
 	d.Polls = a.Workspaces/a.Hold + rows // what comes answers a poll, and another follows
-	d.Looks = a.Workspaces / lookBatch / lookEvery
+	d.InboxChecks = a.Workspaces / checkBatch / checkInterval
 	d.InMiB = d.Uploads * a.FileBytes / mib
 
 	stored := a.FileBytes
@@ -121,14 +121,14 @@ func (a assumptions) demand(c costs) demand {
 		d.BucketOps, d.BucketGiB = d.Uploads*requestsPerFile, a.Workspaces*a.Uploads/24*a.AckHours*a.FileBytes/(1<<30)
 	}
 	d.Prefixes = math.Ceil(d.BucketOps / (a.BucketLimit * a.Busy))
-	upload, fetch := c.Upload.of(c.UploadMiB, a.FileBytes), c.Fetch.of(c.FetchMiB, a.FileBytes)
+	upload, fetch := c.Upload.forBytes(c.UploadMiB, a.FileBytes), c.Fetch.forBytes(c.FetchMiB, a.FileBytes)
 	if a.Bucket { // PostgreSQL has the rows alone
 		upload.Postgres, fetch.Postgres = c.Upload.Postgres, c.Fetch.Postgres
 	}
 	for _, load := range []struct {
 		rate float64
 		cost cost
-	}{{d.Uploads, upload}, {d.Uploads, fetch}, {d.Uploads, c.Ack}, {d.Messages, c.Upload}, {d.Polls, c.Poll}, {d.Heartbeats, c.Heartbeat}, {d.Looks, c.Look}} {
+	}{{d.Uploads, upload}, {d.Uploads, fetch}, {d.Uploads, c.Ack}, {d.Messages, c.Upload}, {d.Polls, c.Poll}, {d.Heartbeats, c.Heartbeat}, {d.InboxChecks, c.InboxCheck}} {
 		d.ReplicaCores += load.rate * load.cost.Platform / 1000
 		d.PostgresCores += load.rate * load.cost.Postgres / 1000
 	}
@@ -144,11 +144,11 @@ func (a assumptions) demand(c costs) demand {
 	d.StagedGiB = a.Workspaces * a.Uploads / 24 * a.AckHours * stored / (1 << 30)
 	d.InboxGiB = a.Workspaces * (a.Uploads + a.Messages) * a.RowDays * a.RowBytes / (1 << 30)
 	// What is announced together, within 2 ms, is one notification; every replica hears each.
-	d.Notes = min(rows+2*d.Uploads, 500*d.Replicas) * d.Replicas
+	d.Notifications = min(rows+2*d.Uploads, 500*d.Replicas) * d.Replicas
 
 	d.ByCores = d.PostgresCores / (a.PostgresCores * a.Busy)
 	d.ByCommits = d.Commits / (a.CommitsLimit * a.Busy)
 	d.ByWAL = d.WAL / (a.WALLimit * a.Busy)
-	d.ByNotes = d.Notes / (a.NotesLimit * a.Busy)
+	d.ByNotifications = d.Notifications / (a.NotificationsLimit * a.Busy)
 	return d
 }

@@ -29,7 +29,7 @@ func TestPage_HasWhatTheProgramPrints(t *testing.T) {
 func TestDemand_IsWhatOneReckonsByHand(t *testing.T) {
 	t.Parallel()
 	one := cost{Platform: 1, Postgres: 2}
-	a := usual()
+	a := defaultAssumptions()
 	a.Workspaces, a.Uploads, a.Messages, a.Peak, a.FileBytes, a.Heartbeat, a.Hold = 86_400, 1, 2, 3, 100<<10, 100, 50
 	a.ReplicaCores, a.PostgresCores, a.Busy, a.ReplicaHeld = 1, 10, 0.5, 10_000
 	d := a.demand(costs{Upload: one, Fetch: one, Ack: one, Poll: one, Heartbeat: one})
@@ -38,7 +38,7 @@ func TestDemand_IsWhatOneReckonsByHand(t *testing.T) {
 		"uploads": {d.Uploads, 3}, "messages": {d.Messages, 6}, "polls": {d.Polls, 1737}, "heartbeats": {d.Heartbeats, 864},
 		"cores of replicas": {d.ReplicaCores, 2.616}, "cores of PostgreSQL": {d.PostgresCores, 5.232},
 		"replicas": {d.Replicas, 10}, "commits": {d.Commits, 3*3 + 6 + 864}, "PostgreSQL by cores": {d.ByCores, 1.0464},
-		"PostgreSQL": {d.Postgres(), 2}, "notes": {d.Notes, 150}, "files": {d.InMiB, 3 * 100.0 / 1024},
+		"PostgreSQL": {d.Postgres(), 2}, "notes": {d.Notifications, 150}, "files": {d.InMiB, 3 * 100.0 / 1024},
 	} {
 		if math.Abs(c.got-c.want) > 1e-9 {
 			t.Errorf("%s: %v, want %v", what, c.got, c.want)
@@ -53,7 +53,7 @@ func TestDemand_GrowsWithTheWorkspaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := usual()
+	a := defaultAssumptions()
 	once := a.demand(c)
 	a.Workspaces *= 2
 	twice := a.demand(c)
@@ -85,8 +85,8 @@ func TestReadBenchmark_TakesTheMedianAndMissesNothingInSilence(t *testing.T) {
 		}
 	}
 	write(caseUpload, caseUploadLarge, caseFetch, caseFetchLarge, caseAck, casePoll)
-	c, err := costs{Look: cost{7, 7}}.readBenchmark(path)
-	if err != nil || c.Upload != (cost{1, 2}) || c.Look != (cost{7, 7}) || c.Heartbeat != c.Ack || c.UploadMiB.Platform <= 0 {
+	c, err := costs{InboxCheck: cost{7, 7}}.readBenchmark(path)
+	if err != nil || c.Upload != (cost{1, 2}) || c.InboxCheck != (cost{7, 7}) || c.Heartbeat != c.Ack || c.UploadMiB.Platform <= 0 {
 		t.Errorf("%+v, %v", c, err)
 	}
 	write(caseUpload, caseUploadLarge)

@@ -10,7 +10,7 @@ import (
 // PostgreSQL and in a bucket.
 func tables(w io.Writer, a assumptions, c costs) {
 	fmt.Fprintf(w, "\nProcessor time of an operation in ms (%s):\n\n| | upload | a MiB more | fetch | a MiB more | ack | empty poll | heartbeat | look at 500 |\n|---|---|---|---|---|---|---|---|---|\n", c.Source)
-	all := []cost{c.Upload, c.UploadMiB, c.Fetch, c.FetchMiB, c.Ack, c.Poll, c.Heartbeat, c.Look}
+	all := []cost{c.Upload, c.UploadMiB, c.Fetch, c.FetchMiB, c.Ack, c.Poll, c.Heartbeat, c.InboxCheck}
 	for _, side := range []struct {
 		name string
 		of   func(cost) float64
@@ -24,7 +24,7 @@ func tables(w io.Writer, a assumptions, c costs) {
 	fmt.Fprintf(w, "\nA workspace uploads %s files of %s KiB and gets %s messages a day, the busiest hour has %s times the average; a heartbeat every %s s, polls held for %s s. "+
 		"Replicas have %s processors and hold %s polls, PostgreSQL has %s, %s commits and %s MiB of WAL a second, and passes on %s notifications; all are used to %s %%.\n\n",
 		figure(a.Uploads), figure(a.FileBytes/1024), figure(a.Messages), figure(a.Peak), figure(a.Heartbeat), figure(a.Hold),
-		figure(a.ReplicaCores), figure(a.ReplicaHeld), figure(a.PostgresCores), figure(a.CommitsLimit), figure(a.WALLimit), figure(a.NotesLimit), figure(100*a.Busy))
+		figure(a.ReplicaCores), figure(a.ReplicaHeld), figure(a.PostgresCores), figure(a.CommitsLimit), figure(a.WALLimit), figure(a.NotificationsLimit), figure(100*a.Busy))
 	var columns []demand
 	fmt.Fprint(w, "| at the peak |")
 	for _, part := range []float64{0.01, 0.1, 1} {
@@ -54,15 +54,15 @@ func tables(w io.Writer, a assumptions, c costs) {
 		{"connections without a pooler, with one", func(d demand) string { return figure(d.Connections) + ", " + figure(d.Pooled) }},
 		{"commits a second", func(d demand) string { return figure(d.Commits) }},
 		{"WAL, MiB a second", func(d demand) string { return figure(d.WAL) }},
-		{"notifications delivered a second", func(d demand) string { return figure(d.Notes) }},
+		{"notifications delivered a second", func(d demand) string { return figure(d.Notifications) }},
 		{"in PostgreSQL: files, inbox, GiB", func(d demand) string { return figure(d.StagedGiB) + ", " + figure(d.InboxGiB) }},
 		{"bucket: requests a second, prefixes, GiB", func(d demand) string {
 			return figure(d.BucketOps) + ", " + figure(d.Prefixes) + ", " + figure(d.BucketGiB)
 		}},
 		{"**PostgreSQL by processors, commits, WAL, news**", func(d demand) string {
-			return fmt.Sprintf("%.2f, %.2f, %.2f, %.2f", d.ByCores, d.ByCommits, d.ByWAL, d.ByNotes)
+			return fmt.Sprintf("%.2f, %.2f, %.2f, %.2f", d.ByCores, d.ByCommits, d.ByWAL, d.ByNotifications)
 		}},
-		{"**how many PostgreSQL; what runs out first**", func(d demand) string { return figure(d.Postgres()) + "; " + d.first() }},
+		{"**how many PostgreSQL; what runs out first**", func(d demand) string { return figure(d.Postgres()) + "; " + d.bottleneck() }},
 	} {
 		fmt.Fprintf(w, "| %s |", row.name)
 		for _, d := range columns {

@@ -41,9 +41,9 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	again := make(chan os.Signal, 1)
-	signal.Notify(again, syscall.SIGHUP)
-	if err := run(ctx, o, again, os.Stdout); err != nil {
+	roll := make(chan os.Signal, 1)
+	signal.Notify(roll, syscall.SIGHUP)
+	if err := run(ctx, o, roll, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "cluster:", err)
 		stop()
 		os.Exit(1)
@@ -51,15 +51,15 @@ func main() {
 }
 
 // run serves until ctx is done; at each signal of again it replaces the replicas one after the other.
-func run(ctx context.Context, o testcluster.Options, again <-chan os.Signal, out io.Writer) (err error) {
+func run(ctx context.Context, o testcluster.Options, roll <-chan os.Signal, out io.Writer) (err error) {
 	if o.Dir, err = testcluster.NewDir(); err != nil {
 		return err
 	}
-	leash, err := clean(o.Dir)
+	cleanerInput, err := clean(o.Dir)
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(o.Dir))
 	}
-	defer leash.Close()
+	defer cleanerInput.Close()
 	secret := make([]byte, 32)
 	rand.Read(secret) // never fails
 	o.AdminToken = hex.EncodeToString(secret)
@@ -89,7 +89,7 @@ func run(ctx context.Context, o testcluster.Options, again <-chan os.Signal, out
 			return errors.New("HAProxy has ended; its last words are in " + log.Name())
 		case <-c.Postgres.Done():
 			return c.Postgres.Err()
-		case <-again:
+		case <-roll:
 			fmt.Fprintln(out, "replacing the replicas, one after the other")
 			if err := c.Roll(ctx, o.Binary); err != nil {
 				return err
@@ -104,11 +104,11 @@ func clean(dir string) (io.Closer, error) {
 	cmd := exec.Command("/bin/sh", "-c", cleaner, "sh", dir)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C must not reach it
-	hold, err := cmd.StdinPipe()
+	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
 	}
-	return hold, cmd.Start()
+	return stdin, cmd.Start()
 }
 
 const greeting = `

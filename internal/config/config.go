@@ -1,9 +1,11 @@
-// Package config turns flags and environment variables into one Config. Nothing else in
-// the platform reads the environment, but for OpenTelemetry's library, which reads those that
-// OpenTelemetry defines for it.
+// Package config turns flags and environment variables into one Config.
 //
-// Every setting is a flag and a variable of the same name, --max-files and MAX_FILES. Load
-// reports all that is wrong at once, each in a sentence that says what to write instead.
+// Every setting is a flag and a variable of the same name: --max-files and MAX_FILES. Load reports all invalid values
+// at once, each in a sentence that says what to write instead. Errors never contain secrets or URLs that may hold one.
+//
+// Nothing else in the platform reads the environment, with two exceptions: the OpenTelemetry library reads the
+// variables that OpenTelemetry defines, and the object store's client reads its credentials. The package checks
+// syntax and ranges only; it connects to nothing.
 package config
 
 import (
@@ -22,62 +24,62 @@ import (
 	"github.com/lib/pq"
 )
 
-// Settings are the flags as they were given; kong fills them. They are all strings, so
-// that a bad one does not keep Load from looking at the others.
+// Settings are the flags as they were given; kong fills them. All fields are strings, so that kong accepts every value
+// and Load can report all invalid ones together. The help texts are also the table of settings in the documentation.
 type Settings struct {
-	Addr               string `group:"serving" env:"ADDR" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Address to serve on."`
-	DatabaseURL        string `group:"storing" env:"DATABASE_URL" placeholder:"URL" help:"PostgreSQL to use, migrated by 'platform migrate up'. Empty: a private PostgreSQL under the data folder, migrated on start."`
-	DatabaseDirectURL  string `group:"storing" env:"DATABASE_DIRECT_URL" placeholder:"URL" help:"PostgreSQL itself, if DATABASE_URL is a pooler in transaction mode such as PgBouncer: for news between replicas, migrations, and what else needs a session. Empty: DATABASE_URL leads to PostgreSQL itself."`
-	DataDir            string `group:"storing" env:"DATA_DIR" default:"data" placeholder:"DIR" help:"Folder of the private PostgreSQL and its admin token."`
-	SpoolDir           string `group:"storing" env:"SPOOL_DIR" placeholder:"DIR" help:"Folder for the temporary files of uploads in flight. Empty: the system's."`
+	Addr               string `group:"serving" env:"ADDR" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Address and port to listen on."`
+	DatabaseURL        string `group:"storing" env:"DATABASE_URL" placeholder:"URL" help:"PostgreSQL database to use; run 'platform migrate up' before the first start. Empty: a private PostgreSQL under DATA_DIR, migrated on every start."`
+	DatabaseDirectURL  string `group:"storing" env:"DATABASE_DIRECT_URL" placeholder:"URL" help:"Address of PostgreSQL itself when DATABASE_URL is a pooler in transaction mode, such as PgBouncer; used for LISTEN/NOTIFY, migrations and whatever else needs a session. Empty: DATABASE_URL leads to PostgreSQL itself."`
+	DataDir            string `group:"storing" env:"DATA_DIR" default:"data" placeholder:"DIR" help:"Folder of the private PostgreSQL and the generated admin token."`
+	SpoolDir           string `group:"storing" env:"SPOOL_DIR" placeholder:"DIR" help:"Folder for the temporary files of uploads in flight. Empty: the system's temporary folder."`
 	StorageURL         string `group:"storing" name:"storage-url" env:"STORAGE_URL" placeholder:"URL" help:"Where the bytes of new files go: s3://bucket?region=... (Amazon), s3://bucket?endpoint=https://... (MinIO, Ceph and others; Google Cloud Storage: https://storage.googleapis.com) or file:///folder. Empty: PostgreSQL. Credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (for Google, an HMAC key), a profile or the machine's role."`
-	StorageInlineBytes string `group:"storing" name:"storage-inline-bytes" env:"STORAGE_INLINE_BYTES" default:"64KiB" placeholder:"SIZE" help:"Files no longer than this stay in PostgreSQL whatever STORAGE_URL is. At most 1MiB."`
-	StorageRedirect    string `group:"storing" name:"storage-redirect" env:"STORAGE_REDIRECT" default:"false" placeholder:"true|false" help:"Whether clients that ask for it are sent to a short-lived URL of the store for a file's bytes."`
-	AdminToken         string `group:"access" env:"ADMIN_TOKEN" placeholder:"TOKEN" help:"Token of the operator and the canvas. Required with a database URL; otherwise made on first start and kept in the data folder. Prefer the variable: flags show in process lists."`
-	Registration       string `group:"access" env:"REGISTRATION" placeholder:"open|closed" help:"Whether an unknown workspace may register without a token. Empty: open on the private PostgreSQL, closed otherwise."`
-	CORSOrigins        string `group:"access" name:"cors-origins" env:"CORS_ORIGINS" placeholder:"ORIGIN,..." help:"Origins from which browsers may call, such as https://canvas.example, or *."`
-	TrustedProxies     string `group:"access" env:"TRUSTED_PROXIES" placeholder:"CIDR,..." help:"Reverse proxies whose X-Forwarded-For is believed."`
-	PushAllowCIDRs     string `group:"access" name:"push-allow-cidrs" env:"PUSH_ALLOW_CIDRS" placeholder:"CIDR,..." help:"Networks that are not on the public internet, but in which push workspaces may be called."`
-	MaxFileBytes       string `group:"limits" env:"MAX_FILE_BYTES" default:"100MiB" placeholder:"SIZE" help:"Longest file."`
-	MaxRequestBytes    string `group:"limits" env:"MAX_REQUEST_BYTES" default:"100MiB" placeholder:"SIZE" help:"All files of one upload together."`
-	MaxFiles           string `group:"limits" env:"MAX_FILES" default:"64" placeholder:"N" help:"Files in one upload."`
-	MaxUploads         string `group:"limits" env:"MAX_UPLOADS" default:"256" placeholder:"N" help:"Uploads in flight; more are asked to come back."`
-	MaxDownloads       string `group:"limits" env:"MAX_DOWNLOADS" default:"256" placeholder:"N" help:"Files being fetched; more are asked to come back."`
-	MaxMessages        string `group:"limits" env:"MAX_MESSAGES" default:"256" placeholder:"N" help:"Messages that push workspaces are working on; more are asked to come back."`
-	MaxWaits           string `group:"limits" env:"MAX_WAITS" default:"20000" placeholder:"N" help:"Inbox polls that are held until there is something; more are asked to come back."`
-	MaxStreams         string `group:"limits" env:"MAX_STREAMS" default:"1000" placeholder:"N" help:"Open streams of events; more are asked to come back."`
-	MaxJSONBytes       string `group:"limits" name:"max-json-bytes" env:"MAX_JSON_BYTES" default:"32MiB" placeholder:"SIZE" help:"Messages and inbox pages held in memory at once; more are asked to come back. At least 4MiB."`
-	SpoolBytes         string `group:"limits" env:"SPOOL_BYTES" default:"4GiB" placeholder:"SIZE" help:"Uploads in flight to poll workspaces together, in memory and temporary files; more are asked to come back. At least MAX_REQUEST_BYTES."`
-	RateLimit          string `group:"limits" env:"RATE_LIMIT" default:"100" placeholder:"N" help:"Requests a second with one token, and 30 times as many at once after a pause; more are asked to come back. Registrations without a token are limited by address. 0: neither is limited."`
-	PendingTTL         string `group:"limits" name:"pending-ttl" env:"PENDING_TTL" default:"24h" placeholder:"TIME" help:"How long a file waits to be acknowledged."`
-	AckRetention       string `group:"keeping" env:"ACK_RETENTION" default:"1h" placeholder:"TIME" help:"How long a file stays after it was acknowledged."`
-	ActivityRetention  string `group:"keeping" env:"ACTIVITY_RETENTION" default:"168h" placeholder:"TIME" help:"How long inbox rows stay that their workspace has read; unread ones stay for 30 days, or this if it is longer."`
-	SweepInterval      string `group:"keeping" env:"SWEEP_INTERVAL" default:"5m" placeholder:"TIME" help:"How often what is over is deleted."`
-	QuotaBytes         string `group:"keeping" env:"QUOTA_BYTES" default:"1GiB" placeholder:"SIZE" help:"Unacknowledged files of a workspace together."`
-	QuotaFiles         string `group:"keeping" env:"QUOTA_FILES" default:"1000" placeholder:"N" help:"Unacknowledged files of a workspace."`
-	DrainDelay         string `group:"serving" env:"DRAIN_DELAY" default:"0s" placeholder:"TIME" help:"How long to go on serving after a signal to stop, while GET /readyz answers 503, so that a balancer sends nothing more: longer than the balancer takes to notice."`
-	MetricsAddr        string `group:"serving" env:"METRICS_ADDR" placeholder:"HOST:PORT" help:"Address to serve GET /metrics on, and nowhere else. Empty: it is served beside everything else."`
-	OTELEndpoint       string `group:"serving" name:"otel-exporter-otlp-endpoint" env:"OTEL_EXPORTER_OTLP_ENDPOINT" placeholder:"URL" help:"OpenTelemetry collector that takes OTLP over HTTP, such as http://127.0.0.1:4318. Empty, as the next two: no traces."`
-	OTELTracesEndpoint string `group:"serving" name:"otel-exporter-otlp-traces-endpoint" env:"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" placeholder:"URL" help:"The same, for traces only, with its path."`
-	OTELTracesExporter string `group:"serving" name:"otel-traces-exporter" env:"OTEL_TRACES_EXPORTER" placeholder:"otlp|none" help:"Whether traces are sent. Empty: if there is an endpoint."`
-	OTELDisabled       string `group:"serving" name:"otel-sdk-disabled" env:"OTEL_SDK_DISABLED" placeholder:"true|false" help:"Whether no traces are sent whatever else is set."`
-	LogLevel           string `group:"serving" env:"LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"Least level to log: debug, info, warn or error."`
-	LogFormat          string `group:"serving" env:"LOG_FORMAT" default:"json" placeholder:"FORMAT" help:"Form of log lines: json or text."`
+	StorageInlineBytes string `group:"storing" name:"storage-inline-bytes" env:"STORAGE_INLINE_BYTES" default:"64KiB" placeholder:"SIZE" help:"Maximum size of a file that is stored in PostgreSQL even when STORAGE_URL is set. From 0 to 1MiB."`
+	StorageRedirect    string `group:"storing" name:"storage-redirect" env:"STORAGE_REDIRECT" default:"false" placeholder:"true|false" help:"Whether a download is redirected to a short-lived signed URL of the object store, if the client asks for that."`
+	AdminToken         string `group:"access" env:"ADMIN_TOKEN" placeholder:"TOKEN" help:"Bearer token of the operator and the canvas. Required with DATABASE_URL; otherwise generated on first start and kept in DATA_DIR. Prefer the variable: flags are visible in process lists."`
+	Registration       string `group:"access" env:"REGISTRATION" placeholder:"open|closed" help:"Whether an unknown workspace may register without a token. Empty: open on the private PostgreSQL, closed with DATABASE_URL."`
+	CORSOrigins        string `group:"access" name:"cors-origins" env:"CORS_ORIGINS" placeholder:"ORIGIN,..." help:"Origins from which browsers may call the API, such as https://canvas.example, or * for any. Empty: none."`
+	TrustedProxies     string `group:"access" env:"TRUSTED_PROXIES" placeholder:"CIDR,..." help:"Reverse proxies whose X-Forwarded-For header is trusted for the client's address. Empty: none."`
+	PushAllowCIDRs     string `group:"access" name:"push-allow-cidrs" env:"PUSH_ALLOW_CIDRS" placeholder:"CIDR,..." help:"Networks outside the public internet in which push workspaces may be called. Empty: only public addresses."`
+	MaxFileBytes       string `group:"limits" env:"MAX_FILE_BYTES" default:"100MiB" placeholder:"SIZE" help:"Maximum size of one file; above that, 413."`
+	MaxRequestBytes    string `group:"limits" env:"MAX_REQUEST_BYTES" default:"100MiB" placeholder:"SIZE" help:"Maximum size of one upload, the sum of its files; above that, 413."`
+	MaxFiles           string `group:"limits" env:"MAX_FILES" default:"64" placeholder:"N" help:"Maximum number of files in one upload; above that, 400."`
+	MaxUploads         string `group:"limits" env:"MAX_UPLOADS" default:"256" placeholder:"N" help:"Maximum number of concurrent uploads per replica; above that, 503 with Retry-After."`
+	MaxDownloads       string `group:"limits" env:"MAX_DOWNLOADS" default:"256" placeholder:"N" help:"Maximum number of concurrent downloads per replica; above that, 503 with Retry-After."`
+	MaxMessages        string `group:"limits" env:"MAX_MESSAGES" default:"256" placeholder:"N" help:"Maximum number of messages per replica that wait for the answer of a push workspace; above that, 503 with Retry-After."`
+	MaxWaits           string `group:"limits" env:"MAX_WAITS" default:"20000" placeholder:"N" help:"Maximum number of held inbox polls (wait) per replica; above that, 503 with Retry-After."`
+	MaxStreams         string `group:"limits" env:"MAX_STREAMS" default:"1000" placeholder:"N" help:"Maximum number of open event streams per replica; above that, 503 with Retry-After."`
+	MaxJSONBytes       string `group:"limits" name:"max-json-bytes" env:"MAX_JSON_BYTES" default:"32MiB" placeholder:"SIZE" help:"Maximum size of all messages and inbox pages held in memory at once, per replica; above that, 503 with Retry-After. At least 4MiB."`
+	SpoolBytes         string `group:"limits" env:"SPOOL_BYTES" default:"4GiB" placeholder:"SIZE" help:"Maximum size of all concurrent uploads to poll workspaces, in memory and temporary files, per replica; above that, 503 with Retry-After. At least MAX_REQUEST_BYTES."`
+	RateLimit          string `group:"limits" env:"RATE_LIMIT" default:"100" placeholder:"N" help:"Requests per second with one token, with bursts of 30 times as many, per replica; above that, 429 with Retry-After. Registrations without a token are limited per client address. 0: no limit."`
+	PendingTTL         string `group:"limits" name:"pending-ttl" env:"PENDING_TTL" default:"24h" placeholder:"TIME" help:"Time after which a staged file that was not acknowledged expires."`
+	AckRetention       string `group:"keeping" env:"ACK_RETENTION" default:"1h" placeholder:"TIME" help:"Time that a file is kept after it was acknowledged."`
+	ActivityRetention  string `group:"keeping" env:"ACTIVITY_RETENTION" default:"168h" placeholder:"TIME" help:"Time that inbox rows are kept after the workspace has read past them. Unread rows are kept for 30 days, or for this time if it is longer."`
+	SweepInterval      string `group:"keeping" env:"SWEEP_INTERVAL" default:"5m" placeholder:"TIME" help:"Time between two sweeps, which delete expired and acknowledged files and old inbox rows."`
+	QuotaBytes         string `group:"keeping" env:"QUOTA_BYTES" default:"1GiB" placeholder:"SIZE" help:"Maximum size of all unacknowledged files of one workspace; above that, 507."`
+	QuotaFiles         string `group:"keeping" env:"QUOTA_FILES" default:"1000" placeholder:"N" help:"Maximum number of unacknowledged files of one workspace; above that, 507."`
+	DrainDelay         string `group:"serving" env:"DRAIN_DELAY" default:"0s" placeholder:"TIME" help:"Time to go on serving after SIGTERM while GET /readyz answers 503, so that load balancers stop sending requests. Set it longer than the balancer's health check takes to notice."`
+	MetricsAddr        string `group:"serving" env:"METRICS_ADDR" placeholder:"HOST:PORT" help:"Separate address and port for GET /metrics, which ADDR then does not serve. Empty: served on ADDR."`
+	OTELEndpoint       string `group:"serving" name:"otel-exporter-otlp-endpoint" env:"OTEL_EXPORTER_OTLP_ENDPOINT" placeholder:"URL" help:"Base URL of an OpenTelemetry collector (OTLP over HTTP), such as http://127.0.0.1:4318. Empty, together with the next two: no traces."`
+	OTELTracesEndpoint string `group:"serving" name:"otel-exporter-otlp-traces-endpoint" env:"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" placeholder:"URL" help:"Full URL for traces, with its path; takes precedence over OTEL_EXPORTER_OTLP_ENDPOINT."`
+	OTELTracesExporter string `group:"serving" name:"otel-traces-exporter" env:"OTEL_TRACES_EXPORTER" placeholder:"otlp|none" help:"Whether traces are exported. Empty: if an endpoint is set. otlp without an endpoint: to http://localhost:4318."`
+	OTELDisabled       string `group:"serving" name:"otel-sdk-disabled" env:"OTEL_SDK_DISABLED" placeholder:"true|false" help:"true: export no traces, whatever else is set."`
+	LogLevel           string `group:"serving" env:"LOG_LEVEL" default:"info" placeholder:"LEVEL" help:"Minimum level to log: debug, info, warn or error."`
+	LogFormat          string `group:"serving" env:"LOG_FORMAT" default:"json" placeholder:"FORMAT" help:"Log format: json or text."`
 }
 
 // Config is what the platform runs with.
 type Config struct {
 	Addr              string
 	DatabaseURL       string // "": a private PostgreSQL
-	DatabaseDirectURL string // "": DatabaseURL is no pooler in transaction mode
+	DatabaseDirectURL string // "": DatabaseURL leads to PostgreSQL itself
 	DataDir           string
-	SpoolDir          string // "": the system's
+	SpoolDir          string // "": the system's temporary folder
 	StorageURL        string // "": PostgreSQL
 
 	StorageInlineBytes int64
 	StorageRedirect    bool
 
-	AdminToken        string // "": made on first start
+	AdminToken        string // "": generated on first start
 	OpenRegistration  bool
 	CORSOrigins       []string
 	TrustedProxies    []string
@@ -92,7 +94,7 @@ type Config struct {
 	MaxStreams        int
 	MaxJSONBytes      int64
 	SpoolBytes        int64
-	RateLimit         float64 // requests a second with one token; 0: no limit
+	RateLimit         float64 // requests per second with one token; 0: no limit
 	PendingTTL        time.Duration
 	AckRetention      time.Duration
 	ActivityRetention time.Duration
@@ -104,25 +106,25 @@ type Config struct {
 	TracesEndpoint    string // URL; "": no traces
 	LogLevel          slog.Level
 	LogFormat         string // json or text
-	Version           string // of the binary, for who looks at it from outside; Load does not set it
+	Version           string // of the binary, for logs, metrics and traces; Load does not set it
 }
 
-// The bounds of what can be set. They guard against slips, not against operators.
+// The bounds of the settings. They catch typing errors; they do not restrict operators.
 const (
 	maxBytes      = 1 << 40
 	maxFiles      = 10_000
 	maxInFlight   = 100_000
 	maxQuotaFiles = 1_000_000
-	minJSONBytes  = 4 << 20 // a page of the inbox and its last row
+	minJSONBytes  = 4 << 20 // the largest inbox page, with its last row
 	maxTTL        = 365 * 24 * time.Hour
 	minRate       = 0.001
 	maxRate       = 1_000_000
 )
 
-// Embedded reports whether the platform brings its own PostgreSQL.
+// Embedded reports whether the platform starts a private PostgreSQL.
 func (c Config) Embedded() bool { return c.DatabaseURL == "" }
 
-// Load checks the settings. The error names every bad one, a line each.
+// Load checks the settings. The error names every invalid one, one line each.
 func (s Settings) Load() (Config, error) {
 	var l loader
 	c := Config{
@@ -165,13 +167,13 @@ func (s Settings) Load() (Config, error) {
 		c.TrustedProxies = append(c.TrustedProxies, p.String())
 	}
 	if err := c.LogLevel.UnmarshalText([]byte(s.LogLevel)); err != nil {
-		l.bad("LOG_LEVEL", s.LogLevel, "debug, info, warn or error")
+		l.invalid("LOG_LEVEL", s.LogLevel, "debug, info, warn or error")
 	}
 	if c.MaxJSONBytes > 0 && c.MaxJSONBytes < minJSONBytes {
-		l.bad("MAX_JSON_BYTES", s.MaxJSONBytes, "at least 4MiB, so that the longest page fits")
+		l.invalid("MAX_JSON_BYTES", s.MaxJSONBytes, "at least 4MiB, so that the largest inbox page fits")
 	}
 	if c.SpoolBytes > 0 && c.SpoolBytes < c.MaxRequestBytes {
-		l.bad("SPOOL_BYTES", s.SpoolBytes, "at least what MAX_REQUEST_BYTES is ("+s.MaxRequestBytes+"), or the longest upload is never taken")
+		l.invalid("SPOOL_BYTES", s.SpoolBytes, "at least MAX_REQUEST_BYTES ("+s.MaxRequestBytes+"), or the largest upload is always refused")
 	}
 	registration := s.Registration
 	if registration == "" {
@@ -182,34 +184,34 @@ func (s Settings) Load() (Config, error) {
 	}
 	c.OpenRegistration = l.oneOf("REGISTRATION", registration, "open", "closed") == "open"
 	if s.DatabaseURL != "" && s.AdminToken == "" {
-		l.errs = append(l.errs, errors.New("ADMIN_TOKEN is empty; with DATABASE_URL set it is required: a long random string, for example from 'openssl rand -hex 32'"))
+		l.errs = append(l.errs, errors.New("ADMIN_TOKEN is empty, and required because DATABASE_URL is set; "+
+			"write a long random string, for example from 'openssl rand -hex 32'"))
 	}
-	l.direct(s)
+	l.directURL(s)
 	return c, errors.Join(l.errs...)
 }
 
-// LoadDatabase is Load for commands that only need the database, and PostgreSQL itself: they hold
-// locks of a session.
+// LoadDatabase is Load for commands that need only the database. databaseURL leads to PostgreSQL itself, past a pooler,
+// because these commands hold session locks; "" stands for the private PostgreSQL in dataDir.
 func (s Settings) LoadDatabase() (databaseURL, dataDir string, err error) {
 	var l loader
 	databaseURL, dataDir = l.database("DATABASE_URL", s.DatabaseURL), l.required("DATA_DIR", s.DataDir)
 	if direct := l.database("DATABASE_DIRECT_URL", s.DatabaseDirectURL); direct != "" {
 		databaseURL = direct
 	}
-	l.direct(s)
+	l.directURL(s)
 	return databaseURL, dataDir, errors.Join(l.errs...)
 }
 
-// direct: the way past a pooler means nothing without the way through it.
-func (l *loader) direct(s Settings) {
+// directURL refuses a direct URL without a pooler's: the platform would silently use the private PostgreSQL.
+func (l *loader) directURL(s Settings) {
 	if s.DatabaseDirectURL != "" && s.DatabaseURL == "" {
-		l.errs = append(l.errs, errors.New("DATABASE_DIRECT_URL is set and DATABASE_URL is empty; write the pooler's address into DATABASE_URL, "+
-			"or, if there is none, PostgreSQL's address into DATABASE_URL alone"))
+		l.errs = append(l.errs, errors.New("DATABASE_DIRECT_URL is set and DATABASE_URL is empty; write the pooler's URL into DATABASE_URL, "+
+			"or, without a pooler, set only DATABASE_URL"))
 	}
 }
 
-// LoadRetention is Load for commands that delete what is over. Of the Config only what they
-// need is set.
+// LoadRetention is Load for commands that sweep. It sets only AckRetention and ActivityRetention.
 func (s Settings) LoadRetention() (Config, error) {
 	var l loader
 	c := Config{
@@ -219,28 +221,28 @@ func (s Settings) LoadRetention() (Config, error) {
 	return c, errors.Join(l.errs...)
 }
 
-// A loader parses values and collects what is wrong with them.
+// A loader parses values and collects the errors.
 type loader struct{ errs []error }
 
-func (l *loader) bad(name, value, want string) {
+func (l *loader) invalid(name, value, want string) {
 	l.errs = append(l.errs, fmt.Errorf("%s is %q; write %s", name, value, want))
 }
 
 func (l *loader) required(name, value string) string {
 	if value == "" {
-		l.bad(name, value, "a folder")
+		l.invalid(name, value, "a folder")
 	}
 	return value
 }
 
-// writable takes a folder in which files can be made, or "".
+// writable accepts "" or a folder in which a file can be created.
 func (l *loader) writable(name, value string) string {
 	if value == "" {
 		return ""
 	}
 	f, err := os.CreateTemp(value, "writable-*")
 	if err != nil {
-		l.bad(name, value, "a folder that exists and can be written to")
+		l.invalid(name, value, "a folder that exists and is writable")
 		return value
 	}
 	_ = f.Close()
@@ -251,23 +253,23 @@ func (l *loader) writable(name, value string) string {
 func (l *loader) address(name, value string) string {
 	_, port, err := net.SplitHostPort(value)
 	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n > 65535 {
-		l.bad(name, value, "host:port, such as 127.0.0.1:8080 or :8080")
+		l.invalid(name, value, "host:port, such as 127.0.0.1:8080 or :8080")
 	}
 	return value
 }
 
-// database does not repeat the value: it may hold a password.
+// database does not repeat the value in the error: it may hold a password.
 func (l *loader) database(name, value string) string {
 	if value == "" {
 		return ""
 	}
 	if _, err := pq.NewConfig(value); err != nil {
-		l.errs = append(l.errs, fmt.Errorf("%s cannot be read; write postgres://user:password@host:5432/database?sslmode=require", name))
+		l.errs = append(l.errs, fmt.Errorf("%s cannot be parsed; write postgres://user:password@host:5432/database?sslmode=require", name))
 	}
 	return value
 }
 
-// token does not repeat the value: it is a secret.
+// token does not repeat the value in the error: it is a secret.
 func (l *loader) token(name, value string) string {
 	for _, r := range value {
 		if r <= ' ' || r > '~' {
@@ -283,8 +285,8 @@ func (l *loader) origins(name, value string) []string {
 	for _, o := range origins {
 		u, err := url.Parse(o)
 		if o != "*" && (err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || o != u.Scheme+"://"+u.Host ||
-			strings.Contains(u.Host, "*")) { // it would be compared as it stands, and match nothing
-			l.bad(name, o, "origins such as https://canvas.example, without a path, separated by commas, or *")
+			strings.Contains(u.Host, "*")) { // origins are compared literally, so a pattern would match nothing
+			l.invalid(name, o, "origins such as https://canvas.example, without a path, separated by commas, or *")
 		}
 	}
 	return origins
@@ -298,7 +300,7 @@ func (l *loader) prefixes(name, value string) []netip.Prefix {
 		} else if p, err := netip.ParsePrefix(s); err == nil {
 			prefixes = append(prefixes, p.Masked())
 		} else {
-			l.bad(name, s, "networks such as 10.1.0.0/16 or fd00::/8, separated by commas")
+			l.invalid(name, s, "networks such as 10.1.0.0/16 or fd00::/8, separated by commas")
 		}
 	}
 	return prefixes
@@ -307,25 +309,25 @@ func (l *loader) prefixes(name, value string) []netip.Prefix {
 func (l *loader) size(name, value string) int64 {
 	n, err := humanize.ParseBytes(value)
 	if err != nil || n < 1 || n > maxBytes {
-		l.bad(name, value, "a size from 1 to 1TiB, such as 100MiB or 104857600")
+		l.invalid(name, value, "a size from 1 to 1TiB, such as 100MiB or 104857600")
 		return 0
 	}
 	return int64(n)
 }
 
-func (l *loader) count(name, value string, most int) int {
+func (l *loader) count(name, value string, maximum int) int {
 	n, err := strconv.Atoi(value)
-	if err != nil || n < 1 || n > most {
-		l.bad(name, value, fmt.Sprintf("a whole number from 1 to %d", most))
+	if err != nil || n < 1 || n > maximum {
+		l.invalid(name, value, fmt.Sprintf("a whole number from 1 to %d", maximum))
 	}
 	return n
 }
 
-// rate takes a number of requests a second, which may be less than one, or nothing.
+// rate accepts a number of requests per second, which may be below 1, or 0.
 func (l *loader) rate(name, value string) float64 {
 	n, err := strconv.ParseFloat(value, 64)
-	if err != nil || n != 0 && !(n >= minRate && n <= maxRate) { // NaN is not
-		l.bad(name, value, "a number of requests a second from 0.001 to 1000000, or 0 for no limit")
+	if err != nil || n != 0 && !(n >= minRate && n <= maxRate) { // also false for NaN
+		l.invalid(name, value, "a number of requests per second from 0.001 to 1000000, or 0 for no limit")
 	}
 	return n
 }
@@ -333,16 +335,16 @@ func (l *loader) rate(name, value string) float64 {
 func (l *loader) duration(name, value string) time.Duration {
 	d, err := time.ParseDuration(value)
 	if err != nil || d < time.Second || d > maxTTL {
-		l.bad(name, value, "a time from 1s to 8760h, such as 24h or 90m")
+		l.invalid(name, value, "a duration from 1s to 8760h, such as 24h or 90m")
 	}
 	return d
 }
 
-// age is a duration that may be nothing.
+// age is a duration that may be 0.
 func (l *loader) age(name, value string) time.Duration {
 	d, err := time.ParseDuration(value)
 	if err != nil || d < 0 || d > maxTTL {
-		l.bad(name, value, "a time from 0s to 8760h, such as 1h or 90m")
+		l.invalid(name, value, "a duration from 0s to 8760h, such as 1h or 90m")
 	}
 	return d
 }
@@ -353,11 +355,11 @@ func (l *loader) oneOf(name, value string, allowed ...string) string {
 			return value
 		}
 	}
-	l.bad(name, value, strings.Join(allowed, " or "))
+	l.invalid(name, value, strings.Join(allowed, " or "))
 	return value
 }
 
-// list splits at commas and drops what is empty.
+// list splits at commas and drops empty items.
 func list(value string) []string {
 	var items []string
 	for item := range strings.SplitSeq(value, ",") {

@@ -15,7 +15,7 @@ import (
 	"github.com/molecule-ai/platform/internal/config"
 )
 
-// parse is what the binary does with its command line and environment.
+// parse does what the binary does with its command line and environment.
 func parse(t *testing.T, args ...string) config.Settings {
 	t.Helper()
 	var s config.Settings
@@ -29,7 +29,7 @@ func parse(t *testing.T, args ...string) config.Settings {
 	return s
 }
 
-// unset takes every setting out of the environment for the time of the test.
+// unset removes every setting from the environment for the duration of the test.
 func unset(t *testing.T) {
 	t.Helper()
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[config.Settings]()) {
@@ -111,8 +111,8 @@ func TestLoad_EverySettingByItsVariable(t *testing.T) {
 
 func kebab(variable string) string { return strings.ToLower(strings.ReplaceAll(variable, "_", "-")) }
 
-// Planted: the way past the pooler used without one, or by who serves instead of by who migrates.
-func TestLoad_TheDirectURLGoesWithAPooler(t *testing.T) {
+// Planted faults: a direct URL accepted without a pooler's; commands that connect through the pooler.
+func TestLoad_DirectURLNeedsAPooler(t *testing.T) {
 	t.Parallel()
 	const pooler, direct = "postgres://u@pooler:6432/platform", "postgres://u@db:5432/platform"
 	s := config.Settings{DatabaseURL: pooler, DatabaseDirectURL: direct, DataDir: "d"}
@@ -133,7 +133,7 @@ func TestLoad_TheDirectURLGoesWithAPooler(t *testing.T) {
 	}
 }
 
-// Operators turn a variable into a flag in their heads.
+// Operators derive the flag's name from the variable's.
 func TestSettings_FlagsAreVariablesInKebabCase(t *testing.T) {
 	t.Parallel()
 	parser, err := kong.New(&config.Settings{})
@@ -158,12 +158,12 @@ func TestSettings_FlagsAreVariablesInKebabCase(t *testing.T) {
 			t.Errorf("%s is not a string: a bad value would keep Load from reporting the others", f.Name)
 		}
 		if !flags[kebab(f.Tag.Get("env"))] {
-			t.Errorf("%s is no flag", f.Name)
+			t.Errorf("%s has no flag", f.Name)
 		}
 	}
 }
 
-func TestLoad_ReportsAllThatIsWrongAtOnce(t *testing.T) {
+func TestLoad_ReportsAllInvalidValuesAtOnce(t *testing.T) {
 	unset(t)
 	s := config.Settings{
 		Addr: "localhost", DatabaseURL: "postgres://u:hunter2@[", DataDir: "", SpoolDir: "/no/such/folder", AdminToken: "s3cret s3cret", Registration: "maybe",
@@ -197,12 +197,12 @@ func TestLoad_ReportsAllThatIsWrongAtOnce(t *testing.T) {
 	}
 	for _, secret := range []string{"hunter2", "s3cret"} {
 		if strings.Contains(err.Error(), secret) {
-			t.Errorf("the error tells a secret:\n%s", err)
+			t.Errorf("the error contains a secret:\n%s", err)
 		}
 	}
 }
 
-// The defaults with one setting changed, and whether Load takes that.
+// Each case is the defaults with one setting changed, and whether Load accepts it.
 func TestLoad_ChecksEveryValue(t *testing.T) {
 	unset(t)
 	for flag, values := range map[string]struct{ good, bad []string }{
@@ -226,7 +226,7 @@ func TestLoad_ChecksEveryValue(t *testing.T) {
 		"trusted-proxies":  {good: []string{"", "10.0.0.0/8", "10.0.0.1", "::1", "fd00::/8,10.0.0.1"}, bad: []string{"proxy", "10.0.0.0/33", "10.0.0", "10.0.0.0/8;::1"}},
 		"push-allow-cidrs": {good: []string{"", "10.1.0.0/16", "::1"}, bad: []string{"10.1.0.0/-1", "*", "10.1.0.0/16/8"}},
 		"max-file-bytes":   {good: []string{"1", "100MiB", "100 MB", "1TiB", "1.5GiB"}, bad: []string{"", "0", "-1", "0.5", "1TiB1", "2TiB", "99999999999999999999", "NaN", "1e400", "MiB"}},
-		// No less than the longest upload, of which the default is 100MiB.
+		// At least MAX_REQUEST_BYTES, whose default is 100MiB.
 		"spool-bytes": {good: []string{"100MiB", "1TiB"}, bad: []string{"", "0", "-1", "99MiB", "2TiB"}},
 		"rate-limit": {
 			good: []string{"0", "0.001", "0.5", "100", "1e3", "1000000"},
@@ -261,13 +261,13 @@ func TestLoad_ChecksEveryValue(t *testing.T) {
 			case !good && (err == nil || !strings.HasPrefix(err.Error(), name+" ") || strings.Contains(err.Error(), "\n")):
 				t.Errorf("%s=%q: %v, want one line on it", name, value, err)
 			case err != nil && strings.Contains(err.Error(), "hunter2"):
-				t.Errorf("%s=%q: the error tells a secret: %v", name, value, err)
+				t.Errorf("%s=%q: the error contains a secret: %v", name, value, err)
 			}
 		}
 	}
 }
 
-// On the operator's database nothing is automatic, and nothing is open by default.
+// With DATABASE_URL no token is generated, and registration is closed by default.
 func TestLoad_OperatorsDatabase(t *testing.T) {
 	unset(t)
 	s := parse(t, "--database-url=postgres://u:hunter2@h/d")

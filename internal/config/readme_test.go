@@ -8,9 +8,8 @@ import (
 	"testing"
 )
 
-// Catches: a setting that is added, renamed, or given another default or help, while README
-// goes on telling what was.
-func TestREADME_TableIsThatOfTheSettings(t *testing.T) {
+// Planted faults: a setting added, renamed, or given another default or help text, without the README's table.
+func TestREADME_TableMatchesTheSettings(t *testing.T) {
 	t.Parallel()
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {

@@ -24,11 +24,11 @@ func TestStorageURL_IsAStoreWithoutSecrets(t *testing.T) {
 		}
 	}
 	for url, want := range map[string]string{
-		"%":                                     "cannot be read",
-		"bucket":                                "no store that the platform knows",
-		"http://bucket":                         "no store that the platform knows",
-		"mem://":                                "no store that the platform knows",
-		"s3:bucket":                             "cannot be read",
+		"%":                                     "cannot be parsed",
+		"bucket":                                "not a supported store",
+		"http://bucket":                         "not a supported store",
+		"mem://":                                "not a supported store",
+		"s3:bucket":                             "cannot be parsed",
 		"s3://":                                 "name of a bucket",
 		"s3://bucket/folder":                    "?prefix=folder/",
 		"s3://hunter2:hunter2@bucket":           "credentials come from the environment",
@@ -41,8 +41,8 @@ func TestStorageURL_IsAStoreWithoutSecrets(t *testing.T) {
 		"gs://bucket":                           "s3://bucket?endpoint=https://storage.googleapis.com, with an HMAC key",
 		"s3://bucket?regoin=eu-central-1":       `has the parameter "regoin", which is not known; known are endpoint, `,
 		"azblob://c?sas_token=hunter2":          "credentials come from the environment",
-		"s3://bucket?endpoint=https://a:hunter2@s3.example": "with a user or a password",
-		"s3://bucket?a=%zz":       "parameters that cannot be read",
+		"s3://bucket?endpoint=https://a:hunter2@s3.example": "has a user or a password; write",
+		"s3://bucket?a=%zz":       "parameters that cannot be parsed",
 		"file://folder":           "three slashes",
 		"file://":                 "three slashes",
 		"file:///d?create_dir=no": "three slashes",
@@ -54,7 +54,7 @@ func TestStorageURL_IsAStoreWithoutSecrets(t *testing.T) {
 	}
 }
 
-func TestStorageInlineBytes_AreAtMostARow(t *testing.T) {
+func TestStorageInlineBytes_AreAtMost1MiB(t *testing.T) {
 	t.Parallel()
 	for value, want := range map[string]int64{"0": 0, "64KiB": 64 << 10, "1MiB": 1 << 20} {
 		if c, err := (config.Settings{StorageInlineBytes: value}).LoadStorage(); err != nil || c.StorageInlineBytes != want {
@@ -63,7 +63,7 @@ func TestStorageInlineBytes_AreAtMostARow(t *testing.T) {
 	}
 	for _, value := range []string{"", "-1", "2MiB", "much"} {
 		if _, err := (config.Settings{StorageInlineBytes: value}).LoadStorage(); err == nil {
-			t.Errorf("%q is taken", value)
+			t.Errorf("%q is accepted", value)
 		}
 	}
 }

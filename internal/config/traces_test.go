@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// Planted: traces that are sent by default; the path missing after the endpoint of all signals, or
-// added to the one for traces; OTEL_SDK_DISABLED ignored.
+// Planted faults: traces exported by default; no path appended to the endpoint for all signals, or one appended to the
+// endpoint for traces; OTEL_SDK_DISABLED ignored.
 func TestLoad_TracesGoWhereOpenTelemetrySays(t *testing.T) {
 	unset(t)
 	const here, there = "--otel-exporter-otlp-endpoint=", "--otel-exporter-otlp-traces-endpoint="

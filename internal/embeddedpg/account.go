@@ -11,18 +11,17 @@ import (
 	"syscall"
 )
 
-// The users that PostgreSQL runs as if the platform is root, which PostgreSQL refuses to be.
+// unprivileged are the candidates for PostgreSQL's user if the platform runs as root, as which PostgreSQL refuses to run.
 var unprivileged = []string{"postgres", "nobody"}
 
-// account is the user that PostgreSQL runs as and that its files belong to.
+// account is the user that runs PostgreSQL and owns its files.
 type account struct {
 	name     string
 	uid, gid int
-	dropped  bool // from root
+	dropped  bool // the platform is root and PostgreSQL is not
 }
 
-// chooseAccount returns the current user, or for root an unprivileged one: the one that the
-// data belongs to, if there is data.
+// chooseAccount returns the current user; for root an unprivileged one: the owner of existing data, if there is any.
 func chooseAccount(data string) (account, error) {
 	if os.Geteuid() != 0 {
 		return account{name: userNameOf(os.Geteuid()), uid: os.Geteuid(), gid: os.Getegid()}, nil
@@ -50,7 +49,7 @@ func chooseAccount(data string) (account, error) {
 	return candidates[0], nil
 }
 
-// identity returns what children must run as to reach the folders.
+// identity returns the user and capabilities with which children can enter the folders.
 func (a account) identity(folders ...string) (identity, error) {
 	if !a.dropped {
 		return identity{}, nil
@@ -63,16 +62,15 @@ func (a account) identity(folders ...string) (identity, error) {
 	if barrier == "" {
 		return id, nil
 	}
-	// Changing the mode of a folder that is not ours, such as /root, is not for us to do.
+	// The alternative, changing the mode of a foreign folder such as /root, would open it to others.
 	if err := passBarriers(&id); err != nil {
-		return identity{}, fmt.Errorf("%w: PostgreSQL, which runs as user %s, cannot enter %s (%w): set DATA_DIR to a place that this user can reach",
+		return identity{}, fmt.Errorf("%w: PostgreSQL runs as user %s, who cannot enter %s (%w): set DATA_DIR to a folder that this user can enter",
 			ErrDataDir, a.name, barrier, err)
 	}
 	return id, nil
 }
 
-// barrier returns the first folder on the way to path that the account may not enter, judged
-// by owner, group and mode; "" if there is none.
+// barrier returns the first folder of path that the account may not enter by owner, group and mode; "" if there is none.
 func (a account) barrier(path string) string {
 	for dir := path; ; dir = filepath.Dir(dir) {
 		info, err := os.Stat(dir)
@@ -104,12 +102,12 @@ func ownerOf(path string) (int, error) {
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
-		return 0, fmt.Errorf("no owner known for %s", path)
+		return 0, fmt.Errorf("the owner of %s is unknown", path)
 	}
 	return int(stat.Uid), nil
 }
 
-// userNameOf returns a name for messages.
+// userNameOf returns a user's name for messages.
 func userNameOf(uid int) string {
 	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
 		return u.Username

@@ -6,11 +6,11 @@ import (
 	"syscall"
 )
 
-// CAP_DAC_OVERRIDE of capabilities(7): passing permission checks on files and folders. It is
-// in the default set of containers.
+// capDACOverride is CAP_DAC_OVERRIDE of capabilities(7), which bypasses permission checks on files and folders. It is in
+// the default set of containers.
 const capDACOverride = 1
 
-// passBarriers lets children enter every folder, and tries whether that can be granted here.
+// passBarriers gives children the capability to enter every folder, and checks that this process can grant it.
 func passBarriers(id *identity) error {
 	id.attr.AmbientCaps = []uintptr{capDACOverride}
 	attr := id.attr
@@ -18,7 +18,7 @@ func passBarriers(id *identity) error {
 	trial.Dir = "/"
 	trial.SysProcAttr = &attr
 	if err := trial.Run(); errors.Is(err, syscall.EPERM) {
-		return errors.New("root lacks the capability DAC_OVERRIDE here")
+		return errors.New("root lacks the capability CAP_DAC_OVERRIDE")
 	} else if err != nil {
 		return err
 	}

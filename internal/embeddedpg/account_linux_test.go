@@ -20,12 +20,12 @@ func TestStart_RunsPostgreSQLUnprivileged(t *testing.T) {
 		if uid := status(t, pid, "Uid"); strings.HasPrefix(uid, "0\t") {
 			t.Errorf("process %d runs as root: %s", pid, uid)
 		}
-		if held := status(t, pid, "CapEff"); held != "0000000000000000" {
-			t.Errorf("process %d holds capabilities: %s", pid, held)
+		if capabilities := status(t, pid, "CapEff"); capabilities != "0000000000000000" {
+			t.Errorf("process %d has capabilities: %s", pid, capabilities)
 		}
 	}
 
-	// Its data is its own, the rest is the platform's.
+	// PostgreSQL's user owns its data and the socket's folder; the platform owns the rest.
 	server := strings.Fields(status(t, s.Pid(), "Uid"))[0]
 	for path, want := range map[string]string{
 		dir:                                fmt.Sprint(os.Geteuid()),
@@ -44,8 +44,8 @@ func TestStart_RunsPostgreSQLUnprivileged(t *testing.T) {
 	}
 }
 
-// Such as /root. Only root's server runs as another user, and needs a capability to get there.
-func TestStart_WorksBelowAFolderThatOnlyThePlatformCanEnter(t *testing.T) {
+// Such as /root. Only root's server runs as another user, and needs a capability to enter the folder.
+func TestStart_WorksInAFolderThatOnlyThePlatformCanEnter(t *testing.T) {
 	t.Parallel()
 	for name, below := range map[string]string{"socket inside": "data", "socket elsewhere": "data,2"} {
 		t.Run(name, func(t *testing.T) {
@@ -58,10 +58,10 @@ func TestStart_WorksBelowAFolderThatOnlyThePlatformCanEnter(t *testing.T) {
 			mustExec(t, open(t, s), "CREATE TABLE t (id int)")
 			want := "0000000000000000"
 			if os.Geteuid() == 0 {
-				want = "0000000000000002" // CAP_DAC_OVERRIDE and nothing else
+				want = "0000000000000002" // only CAP_DAC_OVERRIDE
 			}
-			if held := status(t, s.Pid(), "CapEff"); held != want {
-				t.Errorf("it holds capabilities %s, want %s", held, want)
+			if capabilities := status(t, s.Pid(), "CapEff"); capabilities != want {
+				t.Errorf("it has capabilities %s, want %s", capabilities, want)
 			}
 			mustStop(t, s)
 			mustStart(t, filepath.Join(private, below))
@@ -69,9 +69,9 @@ func TestStart_WorksBelowAFolderThatOnlyThePlatformCanEnter(t *testing.T) {
 	}
 }
 
-// A root without that capability, as in a container that dropped it. For any other user the
-// question does not come up: what the platform reaches, PostgreSQL reaches.
-func TestStart_SaysSoIfPostgreSQLCannotReachTheFolder(t *testing.T) {
+// Root without that capability, as in a container that dropped it. Any other user needs none: PostgreSQL runs as the
+// platform's user.
+func TestStart_ReportsAFolderThatPostgreSQLCannotEnter(t *testing.T) {
 	t.Parallel()
 	private := newDataDir(t)
 	if err := os.Mkdir(private, 0o700); err != nil {
@@ -90,7 +90,7 @@ func TestStart_SaysSoIfPostgreSQLCannotReachTheFolder(t *testing.T) {
 	}
 	failed := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // never unlocked, so that the thread exits with the goroutine
 		if err := dropCapability(capDACOverride); err != nil {
 			failed <- err
 			return
@@ -105,7 +105,7 @@ func TestStart_SaysSoIfPostgreSQLCannotReachTheFolder(t *testing.T) {
 	oneSentence(t, err.Error())
 }
 
-// dropCapability takes a capability from the current thread.
+// dropCapability drops a capability of the current thread.
 func dropCapability(number uint) error {
 	header := struct{ version, pid uint32 }{version: 0x20080522}
 	var sets [2]struct{ effective, permitted, inheritable uint32 }

@@ -4,7 +4,7 @@ package embeddedpg
 
 import "errors"
 
-// passBarriers needs capabilities, which only Linux has.
+// passBarriers fails: only Linux has capabilities.
 func passBarriers(*identity) error {
-	return errors.New("this system has no way to grant it that")
+	return errors.New("only Linux can grant this")
 }

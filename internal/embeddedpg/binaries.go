@@ -13,10 +13,10 @@ import (
 	"strings"
 )
 
-// The oldest PostgreSQL that the platform runs on.
+// minMajor is the oldest supported major version of PostgreSQL.
 const minMajor = 14
 
-// places say where to look for binaries.
+// places are the folders to search for binaries.
 type places struct {
 	path    string   // in the form of $PATH
 	folders []string // glob patterns
@@ -33,19 +33,19 @@ func usualPlaces() places {
 	}}
 }
 
-// binaries are the programs of one installation.
+// binaries are the programs of one PostgreSQL installation.
 type binaries struct {
 	dir              string
 	postgres, initdb string
 	major            int
 }
 
-// find returns the installation to use: the one whose major version is dataMajor, that of
-// existing data; or, if dataMajor is 0, the first on the path, else the newest.
+// find returns the installation whose major version is dataMajor, the version of existing data. If dataMajor is 0, it
+// returns the first installation on the path, or else the newest.
 func (p places) find(ctx context.Context, dataMajor int) (binaries, error) {
 	installed := p.installed(ctx)
-	if err := ctx.Err(); err != nil { // the binaries were not asked, or not all
-		return binaries{}, fmt.Errorf("look for PostgreSQL: %w", err)
+	if err := ctx.Err(); err != nil { // the search was cut short
+		return binaries{}, fmt.Errorf("search for PostgreSQL: %w", err)
 	}
 	if len(installed) == 0 {
 		return binaries{}, ErrNoBinaries
@@ -58,7 +58,7 @@ func (p places) find(ctx context.Context, dataMajor int) (binaries, error) {
 			return b, nil
 		}
 	}
-	return binaries{}, fmt.Errorf("%w: its data was made by PostgreSQL %d, but only version %d is installed: install version %[2]d, or choose another DATA_DIR",
+	return binaries{}, fmt.Errorf("%w: its data was created by PostgreSQL %d, but only version %d is installed: install version %[2]d, or choose another DATA_DIR",
 		ErrDataDir, dataMajor, installed[0].major)
 }
 
@@ -86,11 +86,11 @@ func (p places) installed(ctx context.Context) []binaries {
 	return append(found, newest...)
 }
 
-// inspect looks for an installation in a folder that may hold links to it: on Debian the
-// links in /usr/local/bin, if any, do not include every program.
+// inspect returns the installation in a folder, following symbolic links: on Debian the links in /usr/local/bin do not
+// include every program.
 func inspect(ctx context.Context, dir string) (binaries, bool) {
 	if !filepath.IsAbs(dir) {
-		return binaries{}, false // a relative entry of $PATH names whatever is there today
+		return binaries{}, false // a relative entry of $PATH depends on the current folder
 	}
 	postgres, err := filepath.EvalSymlinks(filepath.Join(dir, "postgres"))
 	if err != nil {
@@ -111,9 +111,8 @@ func inspect(ctx context.Context, dir string) (binaries, bool) {
 
 var versionPattern = regexp.MustCompile(`^postgres \(PostgreSQL\) (\d+)`)
 
-// majorVersion reads the answer of "postgres --version", such as
-// "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)" or "postgres (PostgreSQL) 18beta1".
-// It returns 0 for anything else.
+// majorVersion parses the output of "postgres --version", such as "postgres (PostgreSQL) 15.18 (Debian
+// 15.18-0+deb12u1)" or "postgres (PostgreSQL) 18beta1". It returns 0 for anything else.
 func majorVersion(answer string) int {
 	match := versionPattern.FindStringSubmatch(strings.TrimSpace(answer))
 	if match == nil {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-func TestStart_SaysWhatToInstallIfThereIsNoPostgreSQL(t *testing.T) {
+func TestStart_ReportsWhatToInstallWithoutPostgreSQL(t *testing.T) {
 	t.Parallel()
 	old := t.TempDir()
 	fakeInstallation(t, old, "postgres (PostgreSQL) 13.14")
@@ -20,7 +20,7 @@ func TestStart_SaysWhatToInstallIfThereIsNoPostgreSQL(t *testing.T) {
 	oneSentence(t, err.Error())
 }
 
-func TestFind_PrefersThePathThenTheNewestThenWhatMadeTheData(t *testing.T) {
+func TestFind_PrefersTheDataVersionThenThePathThenTheNewest(t *testing.T) {
 	t.Parallel()
 	usual := t.TempDir()
 	for _, major := range []int{9, 14, 16, 15} {
@@ -98,8 +98,8 @@ func fakeInstallation(t *testing.T, dir, version string) {
 	}
 }
 
-// writeScript writes a program to be run at once. No other process may be begun meanwhile: it would
-// have the file open, too, and nobody runs what is open for writing.
+// writeScript writes a program that is run at once. No other process may be forked meanwhile: it would inherit the open
+// file, and a file that is open for writing cannot be executed (ETXTBSY).
 func writeScript(path string, text []byte) error {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()

@@ -13,23 +13,23 @@ import (
 	"time"
 )
 
-// How long the server of a killed predecessor may take to end.
-const predecessorPatience = 20 * time.Second
+// predecessorTimeout bounds the wait for the server of a killed predecessor to exit.
+const predecessorTimeout = 20 * time.Second
 
-// initialize makes the data folder of PostgreSQL if there is none: apart, and renamed when it
-// is complete, so that a start that is interrupted leaves nothing that looks like data.
+// initialize runs initdb if there is no data yet, in a temporary folder that is renamed when it is complete. An
+// interrupted start therefore leaves nothing that looks like data.
 func (f *folder) initialize(ctx context.Context, bin binaries, id identity, log *serverLog, durable bool) error {
 	data := dataPath(f.path)
 	leftovers, _ := filepath.Glob(globEscape(data) + ".tmp-*")
 	for _, leftover := range leftovers {
-		_ = os.RemoveAll(leftover) // in vain if an orphaned initdb still writes; the next start removes it
+		_ = os.RemoveAll(leftover) // may fail if an orphaned initdb still writes; the next start removes it
 	}
 	if exists(data) {
 		if err := f.checkOwned(data); err != nil {
 			return err
 		}
 		if f.dataVersion() == 0 {
-			return fmt.Errorf("%w: %s is not PostgreSQL's data: move it away, or choose another DATA_DIR", ErrDataDir, data)
+			return fmt.Errorf("%w: %s does not hold PostgreSQL data: move it away, or choose another DATA_DIR", ErrDataDir, data)
 		}
 		return nil
 	}
@@ -38,8 +38,8 @@ func (f *folder) initialize(ctx context.Context, bin binaries, id identity, log 
 	if err != nil {
 		return fmt.Errorf("make a folder for initdb: %w", err)
 	}
-	defer os.RemoveAll(tmp) // after the rename it is gone
-	if err := f.own(tmp); err != nil {
+	defer os.RemoveAll(tmp) // does nothing after the rename
+	if err := f.chown(tmp); err != nil {
 		return fmt.Errorf("make a folder for initdb: %w", err)
 	}
 	args := []string{"-D", tmp, "--username=" + userName, "--encoding=UTF8", "--no-locale",
@@ -58,10 +58,10 @@ func (f *folder) initialize(ctx context.Context, bin binaries, id identity, log 
 		return fmt.Errorf("initdb: %w", context.Cause(ctx))
 	}
 	if initdb.err != nil {
-		return fmt.Errorf("initdb failed: %s", initdb.epitaph)
+		return fmt.Errorf("initdb failed: %s", initdb.exitReason)
 	}
 	if err := os.Rename(tmp, data); err != nil {
-		return fmt.Errorf("keep what initdb made: %w", err)
+		return fmt.Errorf("rename the new data folder: %w", err)
 	}
 	if !durable {
 		return nil
@@ -69,7 +69,7 @@ func (f *folder) initialize(ctx context.Context, bin binaries, id identity, log 
 	return syncFolder(f.path)
 }
 
-// syncFolder makes a rename in a folder survive a power cut.
+// syncFolder makes a rename in a folder durable.
 func syncFolder(path string) error {
 	dir, err := os.Open(path)
 	if err != nil {
@@ -86,51 +86,51 @@ func globEscape(path string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
 
-// awaitPredecessor returns when no server runs on the data any more. One may, though we hold
-// the lock: its owner was killed a moment ago, or its watchdog was killed as well. Of one that was
-// killed itself, its children may take a moment to notice.
+// awaitPredecessor waits until no server runs on the data. A server may still run although this process holds the lock:
+// its owner was just killed, or its watchdog was killed too. If the server itself was killed, its children may take a
+// moment to exit.
 func (f *folder) awaitPredecessor(ctx context.Context) error {
 	pidFile := filepath.Join(dataPath(f.path), "postmaster.pid")
-	patience := time.NewTimer(predecessorPatience)
-	defer patience.Stop()
-	again := time.NewTicker(50 * time.Millisecond)
-	defer again.Stop()
+	timeout := time.NewTimer(predecessorTimeout)
+	defer timeout.Stop()
+	retry := time.NewTicker(50 * time.Millisecond)
+	defer retry.Stop()
 	for signalled := false; ; {
 		pid, alive := livingPredecessor(pidFile)
 		if !alive && !hasOrphans(pidFile) {
 			return nil
 		}
-		command, known := "", false
+		command, ok := "", false
 		if alive {
-			command, known = commandLine(pid)
+			command, ok = commandLine(pid)
 		}
-		if known && !f.isServer(command) {
-			// After a restart of the machine the number means another process. PostgreSQL
-			// would take that for a server and refuse to start.
+		if ok && !f.isServer(command) {
+			// After a reboot the process id may be another process's. PostgreSQL would take that process for a server
+			// and refuse to start.
 			if err := os.Remove(pidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return fmt.Errorf("remove a stale postmaster.pid: %w", err)
 			}
 			return nil
 		}
-		if known && !signalled {
+		if ok && !signalled {
 			_ = syscall.Kill(pid, syscall.SIGINT)
 			signalled = true
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for the previous PostgreSQL (process %d) to end: %w", pid, context.Cause(ctx))
-		case <-patience.C:
+			return fmt.Errorf("wait for the previous PostgreSQL (process %d) to exit: %w", pid, context.Cause(ctx))
+		case <-timeout.C:
 			if !alive {
-				return nil // PostgreSQL looks again, and says what to do
+				return nil // PostgreSQL makes the same check, and reports what to do
 			}
-			return fmt.Errorf("%w %s: the previous PostgreSQL (process %d) has not ended within %s", ErrInUse, f.path, pid, predecessorPatience)
-		case <-again.C:
+			return fmt.Errorf("%w %s: the previous PostgreSQL (process %d) did not exit within %s", ErrInUse, f.path, pid, predecessorTimeout)
+		case <-retry.C:
 		}
 	}
 }
 
-// livingPredecessor reads the process id from the first line of postmaster.pid. A process
-// that is gone is left to PostgreSQL, which checks that none of its children is still there.
+// livingPredecessor reads the process id from the first line of postmaster.pid, and reports whether that process is
+// alive.
 func livingPredecessor(pidFile string) (pid int, alive bool) {
 	content, err := os.ReadFile(pidFile)
 	if err != nil {
@@ -144,10 +144,9 @@ func livingPredecessor(pidFile string) (pid int, alive bool) {
 	return pid, !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 }
 
-// hasOrphans reports whether a process is attached to the shared memory of the server that wrote
-// the file, by which PostgreSQL itself tells that it must not start yet. Only Linux lists such
-// memory; the key is made of the data folder's inode, so that after a restart of the machine the
-// number does not mean another server's.
+// hasOrphans reports whether a process is attached to the shared memory segment of the server that wrote the file.
+// PostgreSQL refuses to start while there is one. Only Linux lists the segments. The segment's key is derived from the
+// data folder's inode; comparing it excludes another server's segment with the same id after a reboot.
 func hasOrphans(pidFile string) bool {
 	content, err := os.ReadFile(pidFile)
 	if err != nil {
@@ -175,14 +174,14 @@ func hasOrphans(pidFile string) bool {
 	return false
 }
 
-// isServer reports whether a command line is that of a server on our data.
+// isServer reports whether a command line is that of a server on this data folder.
 func (f *folder) isServer(command string) bool {
 	return strings.Contains(command+" ", " -D "+dataPath(f.path)+" ")
 }
 
-// commandLine returns the arguments of a process, separated by spaces: none if it has ended
-// and waits for its parent to notice. Not every system lets everybody know.
-func commandLine(pid int) (command string, known bool) {
+// commandLine returns the arguments of a process, separated by spaces; "" for a zombie. ok is false if the system does
+// not reveal them.
+func commandLine(pid int) (command string, ok bool) {
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err == nil {
 		return strings.TrimRight(strings.ReplaceAll(string(content), "\x00", " "), " "), true

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// owner is another process that runs a server.
+// owner is another process that owns a server.
 type owner struct {
 	cmd                *exec.Cmd
 	postgres, watchdog int
@@ -26,12 +26,12 @@ func startOwner(t *testing.T, dir string) *owner {
 		t.Fatal(err)
 	}
 	if _, err := fmt.Sscan(line, &o.postgres, &o.watchdog); err != nil {
-		t.Fatalf("the owner said %q: %v", line, err)
+		t.Fatalf("the owner printed %q: %v", line, err)
 	}
 	return o
 }
 
-// launchOwner does not wait for its server.
+// launchOwner does not wait for the server to start.
 func launchOwner(t *testing.T, dir string, environment ...string) (*owner, io.Reader) {
 	t.Helper()
 	executable, err := os.Executable()
@@ -71,7 +71,7 @@ func TestKill_OfTheOwnerEndsPostgreSQL(t *testing.T) {
 	t.Parallel()
 	o := startOwner(t, newDataDir(t))
 	if gone(o.postgres) || gone(o.watchdog) {
-		t.Fatal("nothing runs")
+		t.Fatal("the server is not running")
 	}
 	o.kill(t)
 	waitGone(t, 10*time.Second, o.postgres, o.watchdog)
@@ -92,7 +92,7 @@ func TestKill_OfTheOwnerAllowsTheNextStartAtOnce(t *testing.T) {
 	}
 }
 
-// With its watchdog dead as well, it is the next start that ends the old server.
+// If the watchdog was killed too, the next start ends the old server.
 func TestKill_OfOwnerAndWatchdogLeavesTheServerToTheNextStart(t *testing.T) {
 	t.Parallel()
 	dir := newDataDir(t)
@@ -106,7 +106,7 @@ func TestKill_OfOwnerAndWatchdogLeavesTheServerToTheNextStart(t *testing.T) {
 	}
 	o.kill(t)
 	if gone(o.postgres) {
-		t.Fatal("PostgreSQL has ended: this proves nothing")
+		t.Fatal("PostgreSQL has exited: the test proves nothing")
 	}
 	s := mustStart(t, dir)
 	if !gone(o.postgres) {
@@ -117,8 +117,8 @@ func TestKill_OfOwnerAndWatchdogLeavesTheServerToTheNextStart(t *testing.T) {
 	}
 }
 
-// A first start is killed when initdb has done half of its work.
-func TestKill_DuringInitdbDoesNotSpoilTheFolder(t *testing.T) {
+// A first start is killed while initdb is running.
+func TestKill_DuringInitdbLeavesAUsableFolder(t *testing.T) {
 	t.Parallel()
 	dir := newDataDir(t)
 	bin := filepath.Join(filepath.Dir(dir), "bin")
@@ -148,12 +148,12 @@ func TestKill_DuringInitdbDoesNotSpoilTheFolder(t *testing.T) {
 		t.Error("no answer")
 	}
 	if left, _ := filepath.Glob(dataPath(dir) + ".*-*"); len(left) > 0 {
-		t.Errorf("the half cluster is left: %s", left)
+		t.Errorf("the incomplete cluster is left: %s", left)
 	}
 	waitGone(t, 10*time.Second, initdb)
 }
 
-// socketFolderOf reads it from the arguments of a server.
+// socketFolderOf returns the socket's folder from the arguments of a server.
 func socketFolderOf(t *testing.T, pid int) string {
 	t.Helper()
 	command, _ := commandLine(pid)
@@ -170,7 +170,7 @@ func TestKill_RemovesTheTemporarySocketFolder(t *testing.T) {
 	o := startOwner(t, newDataDir(t)+"/a,b")
 	before := socketFolderOf(t, o.postgres)
 	if !exists(before) {
-		t.Fatalf("%s is not there", before)
+		t.Fatalf("%s does not exist", before)
 	}
 	o.kill(t)
 	waitGone(t, 10*time.Second, o.postgres, o.watchdog)

@@ -1,17 +1,14 @@
-// Package embeddedpg runs a private PostgreSQL server for development and tests, from the
-// binaries that are installed on the machine.
+// Package embeddedpg runs a private PostgreSQL server for development and tests, from the binaries that are installed
+// on the machine.
 //
 // It promises that
-//   - the server listens on a Unix socket in a folder of mode 0700 and nowhere else, so that
-//     only the user it runs as, and root, can connect;
+//   - the server listens only on a Unix socket in a folder of mode 0700, so that only its user and root can connect;
 //   - one instance at a time uses a data folder (ErrInUse for the others);
-//   - the server is never left behind: it ends with Stop, and within seconds when the process
-//     that started it is killed;
-//   - committed data survives both, and an interrupted first start does not spoil the folder.
+//   - the server does not outlive its owner: it exits with Stop, and within seconds after its owner was killed;
+//   - committed data survives both, and an interrupted first start leaves a usable folder.
 //
-// It does not download PostgreSQL, upgrade data between major versions, take backups, or
-// serve other machines: with those needs, run a real one and set DATABASE_URL. It works on
-// Unix systems.
+// It does not download PostgreSQL, upgrade data between major versions, take backups, or serve other machines: for
+// those, run PostgreSQL yourself and set DATABASE_URL. It works on Unix systems.
 package embeddedpg
 
 import (
@@ -33,46 +30,43 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// DefaultDatabase is the database that Start makes if it is missing.
+// DefaultDatabase is the database that Start creates if it is missing.
 const DefaultDatabase = "platform"
 
-// The superuser of the server, and its port, which on a Unix socket is only part of the
-// socket's file name.
+// The superuser of the server, and its port, which is only part of the Unix socket's file name.
 const (
 	userName = "platform"
 	port     = "5432"
 )
 
-// How long the server may take to end after SIGQUIT before it is killed. PostgreSQL kills its
-// own children 5 s after that signal.
-const quitPatience = 10 * time.Second
+// quitTimeout is the time from SIGQUIT to SIGKILL. PostgreSQL kills its own children 5 s after SIGQUIT.
+const quitTimeout = 10 * time.Second
 
 var (
 	// ErrNoBinaries is returned by Start if no PostgreSQL 14 or later is installed.
-	ErrNoBinaries = errors.New("no PostgreSQL 14 or later is installed here: install the server " +
+	ErrNoBinaries = errors.New("no PostgreSQL 14 or later is installed: install the server " +
 		"(for example apt-get install postgresql, or brew install postgresql), or set DATABASE_URL to one that runs")
 
-	// ErrInUse is returned by Start if another instance runs on the data folder.
+	// ErrInUse is returned by Start if another instance uses the data folder.
 	ErrInUse = errors.New("another instance runs on the data folder")
 
-	// ErrDataDir is returned by Start if the data folder cannot be used: it belongs to somebody
-	// else, is not writable, is out of PostgreSQL's reach, or was made by another major version.
+	// ErrDataDir is returned by Start if the data folder cannot be used: it belongs to another user, is not writable,
+	// cannot be entered by PostgreSQL's user, or was created by another major version.
 	ErrDataDir = errors.New("the data folder cannot be used")
 )
 
-// Options say where and how the server runs.
+// Options configure a server.
 type Options struct {
-	// DataDir is the platform's data folder; it is made with its parents if it is missing.
-	// PostgreSQL's data is in the subfolder "postgres", its log in "postgres.log". The caller
-	// may keep other files there. An existing folder keeps its mode.
+	// DataDir is the platform's data folder; it is created with its parents if it is missing. PostgreSQL's data is in
+	// the subfolder "postgres", its log in "postgres.log". The caller may keep other files there. An existing folder
+	// keeps its mode.
 	DataDir string
 
-	// Logger receives a line when the server has started and when it has ended; nil is
-	// slog.Default.
+	// Logger logs the start and the end of the server; nil: slog.Default.
 	Logger *slog.Logger
 
-	// Settings are further settings of postgresql.conf, such as "fsync": "off" for tests.
-	// Those that make the server private (socket, port, addresses) cannot be overridden.
+	// Settings are further settings of postgresql.conf, such as "fsync": "off" for tests. Those that make the server
+	// private (socket, port, addresses) cannot be overridden.
 	Settings map[string]string
 }
 
@@ -90,12 +84,11 @@ type Server struct {
 	err      error // written before done is closed
 }
 
-// Start makes the data folder if need be, starts PostgreSQL on it and returns when the server
-// accepts connections and DefaultDatabase exists. It ends the attempt when ctx is over; after
-// it has returned, ctx has no more influence.
+// Start creates the data folder if necessary, starts PostgreSQL on it and returns when the server accepts connections
+// and DefaultDatabase exists. It gives up when ctx is done; after it has returned, ctx has no effect.
 //
-// Errors are ErrNoBinaries, ErrInUse, ErrDataDir, or tell the last line that PostgreSQL
-// logged; each is one sentence for a person.
+// Errors are ErrNoBinaries, ErrInUse and ErrDataDir; any other contains the last error that PostgreSQL logged. Each is
+// one sentence that can be shown to the user.
 func Start(ctx context.Context, opts Options) (*Server, error) {
 	return start(ctx, opts, usualPlaces())
 }
@@ -153,7 +146,7 @@ func start(ctx context.Context, opts Options, places places) (_ *Server, err err
 	return s, nil
 }
 
-// serverArgs puts the settings that keep the server private last, where they win.
+// serverArgs puts the settings that keep the server private last, where they override the others.
 func serverArgs(data, socketDir string, settings map[string]string) []string {
 	args := []string{"-D", data, "-c", "max_connections=100", "-c", "shared_buffers=128MB", "-c", "timezone=UTC", "-c", "log_timezone=UTC"}
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
@@ -168,15 +161,15 @@ func serverArgs(data, socketDir string, settings map[string]string) []string {
 		"-c", "log_destination=stderr")
 }
 
-// supervise waits for the end of the process, whatever the reason, and gives everything back.
+// supervise waits for the process to exit, for whatever reason, and releases everything.
 func (s *Server) supervise() {
 	<-s.process.exited
 	select {
 	case <-s.stopping:
 		s.logger.Info("postgresql stopped", "pid", s.Pid())
 	default:
-		s.err = fmt.Errorf("embeddedpg: PostgreSQL ended unexpectedly: %s", s.process.epitaph)
-		s.logger.Error("postgresql ended unexpectedly", "pid", s.Pid(), "error", s.err)
+		s.err = fmt.Errorf("embeddedpg: PostgreSQL exited unexpectedly: %s", s.process.exitReason)
+		s.logger.Error("postgresql exited unexpectedly", "pid", s.Pid(), "error", s.err)
 	}
 	s.release()
 	close(s.done)
@@ -194,9 +187,9 @@ func (s *Server) release() {
 	}
 }
 
-// prepare waits until the server answers, and makes the default database.
+// prepare waits until the server answers, and creates the default database.
 func (s *Server) prepare(ctx context.Context) error {
-	// A context ends lib/pq's dialling, but not its wait for the first answer.
+	// A context ends lib/pq's dialling, but not its wait for the server's first message.
 	db, err := sql.Open("postgres", s.DSN("postgres")+" connect_timeout=2")
 	if err != nil {
 		return fmt.Errorf("open connection pool: %w", err)
@@ -218,7 +211,7 @@ func (s *Server) prepare(ctx context.Context) error {
 	var exists bool
 	err = db.QueryRowContext(ctx, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", DefaultDatabase).Scan(&exists)
 	if err != nil {
-		return s.startError(fmt.Errorf("look for database %s: %w", DefaultDatabase, err))
+		return s.startError(fmt.Errorf("check whether database %s exists: %w", DefaultDatabase, err))
 	}
 	if exists {
 		return nil
@@ -229,8 +222,8 @@ func (s *Server) prepare(ctx context.Context) error {
 	return nil
 }
 
-// waitReady returns nil when the server accepts a connection. While it starts or recovers,
-// it has no socket yet, or answers cannot_connect_now; any other answer is final.
+// waitReady returns nil when the server accepts a connection. While it starts or recovers, there is no socket yet, or it
+// answers cannot_connect_now; any other answer is final.
 func waitReady(ctx context.Context, db *sql.DB) error {
 	retry := time.NewTicker(25 * time.Millisecond)
 	defer retry.Stop()
@@ -251,31 +244,29 @@ func waitReady(ctx context.Context, db *sql.DB) error {
 	}
 }
 
-// startError prefers, over what a client saw, the reason that PostgreSQL gave for its end.
+// startError returns PostgreSQL's own reason if it has exited, which says more than a client's error.
 func (s *Server) startError(err error) error {
 	select {
 	case <-s.process.exited:
-		return fmt.Errorf("PostgreSQL did not start: %s", s.process.epitaph)
+		return fmt.Errorf("PostgreSQL did not start: %s", s.process.exitReason)
 	default:
 		return err
 	}
 }
 
-// DSN returns the connection string of a database on this server, in libpq's keyword form,
-// for lib/pq and psql alike.
+// DSN returns the connection string of a database on this server, in the keyword form that lib/pq and psql accept.
 func (s *Server) DSN(database string) string {
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace
 	return fmt.Sprintf("host='%s' port=%s user=%s dbname='%s' sslmode=disable", quote(s.socketDir.path), port, userName, quote(database))
 }
 
-// Pid is the process id of the server.
+// Pid returns the process id of the server.
 func (s *Server) Pid() int { return s.process.pid() }
 
-// Done is closed when the server has ended, by Stop or by itself.
+// Done is closed when the server has exited, by Stop or by itself.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
-// Err says why the server ended: nil while it runs and after Stop, an error if it ended by
-// itself.
+// Err returns an error if the server exited by itself; nil while it runs and after Stop.
 func (s *Server) Err() error {
 	select {
 	case <-s.done:
@@ -285,10 +276,9 @@ func (s *Server) Err() error {
 	}
 }
 
-// Stop ends the server and returns when it is gone: open transactions are rolled back, their
-// connections cut. When ctx is over first it is ended the hard way, which costs a recovery at
-// the next start but no committed data, and the error of ctx is returned. Stopping twice, or
-// a server that has ended by itself, is no error.
+// Stop shuts the server down and returns when it has exited: open transactions are rolled back, connections closed. If
+// ctx is done first, it shuts the server down immediately and returns the error of ctx; the next start then needs a
+// recovery, but no committed data is lost. Stopping twice, or a server that has exited, is no error.
 func (s *Server) Stop(ctx context.Context) error {
 	s.stopOnce.Do(func() {
 		close(s.stopping)
@@ -300,17 +290,17 @@ func (s *Server) Stop(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.process.signal(syscall.SIGQUIT)
-	kill := time.AfterFunc(quitPatience, func() { s.process.signal(syscall.SIGKILL) })
+	kill := time.AfterFunc(quitTimeout, func() { s.process.signal(syscall.SIGKILL) })
 	defer kill.Stop()
 	<-s.done
-	return fmt.Errorf("embeddedpg: stop: PostgreSQL was ended the hard way: %w", context.Cause(ctx))
+	return fmt.Errorf("embeddedpg: stop: PostgreSQL had to be shut down immediately: %w", context.Cause(ctx))
 }
 
-// logPath and dataPath name what the package keeps in a data folder.
+// logPath and dataPath are the paths of the log and of PostgreSQL's data in a data folder.
 func logPath(dir string) string  { return filepath.Join(dir, "postgres.log") }
 func dataPath(dir string) string { return filepath.Join(dir, "postgres") }
 
-// exists reports whether something is at path.
+// exists reports whether path exists.
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-func TestStart_FindsTheDataOfTheFirstTime(t *testing.T) {
+func TestStart_ReusesExistingData(t *testing.T) {
 	t.Parallel()
 	dir := newDataDir(t)
 
@@ -28,7 +28,7 @@ func TestStart_FindsTheDataOfTheFirstTime(t *testing.T) {
 	}
 }
 
-func TestStart_IsDurableAndUTF8UnlessToldOtherwise(t *testing.T) {
+func TestStart_IsDurableAndUTF8ByDefault(t *testing.T) {
 	t.Parallel()
 	s, err := Start(t.Context(), Options{DataDir: newDataDir(t)})
 	if err != nil {
@@ -55,7 +55,7 @@ func TestStart_IsDurableAndUTF8UnlessToldOtherwise(t *testing.T) {
 func TestStart_ListensNowhereButOnItsSocket(t *testing.T) {
 	t.Parallel()
 	opts := testOptions(newDataDir(t))
-	opts.Settings["listen_addresses"] = "127.0.0.1" // must not win
+	opts.Settings["listen_addresses"] = "127.0.0.1" // must have no effect
 	opts.Settings["port"] = "1"
 	s, err := Start(t.Context(), opts)
 	if err != nil {
@@ -88,8 +88,8 @@ func TestStart_ListensNowhereButOnItsSocket(t *testing.T) {
 	}
 }
 
-// The second path is too long for a socket, and both have characters that connection strings,
-// globs or shells give a meaning to.
+// The second path is too long for a socket. Both have characters that are special in connection strings, globs or
+// shells.
 func TestDSN_WorksForLibPQAndPsqlAndOddPaths(t *testing.T) {
 	t.Parallel()
 	for name, below := range map[string]string{
@@ -117,7 +117,7 @@ func TestDSN_WorksForLibPQAndPsqlAndOddPaths(t *testing.T) {
 func TestStop_LeavesNoProcessAndCanBeRepeated(t *testing.T) {
 	t.Parallel()
 	s := mustStart(t, newDataDir(t))
-	db := open(t, s) // an open connection must not hold it up
+	db := open(t, s) // an open connection must not delay the stop
 	pids := processes(t, s, db)
 	if len(pids) < 5 {
 		t.Fatalf("only %d processes: is this list complete?", len(pids))
@@ -143,14 +143,14 @@ func TestStop_LeavesNoProcessAndCanBeRepeated(t *testing.T) {
 	}
 }
 
-func TestStop_EndsItTheHardWayWhenItsContextIsOver(t *testing.T) {
+func TestStop_ShutsDownImmediatelyWhenItsContextIsDone(t *testing.T) {
 	t.Parallel()
 	dir := newDataDir(t)
 	s := mustStart(t, dir)
 	pids := processes(t, s, open(t, s))
-	over, cancel := context.WithCancel(context.Background())
+	cancelled, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := s.Stop(over); !errors.Is(err, context.Canceled) {
+	if err := s.Stop(cancelled); !errors.Is(err, context.Canceled) {
 		t.Errorf("Stop: %v, want its context's error", err)
 	}
 	for _, pid := range pids {
@@ -163,7 +163,7 @@ func TestStop_EndsItTheHardWayWhenItsContextIsOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(log), "received immediate shutdown request") {
-		t.Errorf("the server was not told to hurry; its log: %s", log)
+		t.Errorf("the server got no immediate shutdown request; its log: %s", log)
 	}
 }
 
@@ -190,10 +190,10 @@ func TestDone_ClosesWhenPostgreSQLIsKilled(t *testing.T) {
 	waitGone(t, 10*time.Second, pids...)
 }
 
-func TestStart_TellsWhyPostgreSQLDidNotStart(t *testing.T) {
+func TestStart_ReportsWhyPostgreSQLDidNotStart(t *testing.T) {
 	t.Parallel()
 	opts := testOptions(newDataDir(t))
-	mustStop(t, mustStart(t, opts.DataDir)) // initdb takes its time
+	mustStop(t, mustStart(t, opts.DataDir)) // initdb is not part of the measured time
 	opts.Settings["no_such_setting"] = "1"
 	began := time.Now()
 	text := mustFail(t, opts, nil)

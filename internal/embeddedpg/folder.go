@@ -18,10 +18,10 @@ type folder struct {
 	lock    *os.File
 }
 
-// openFolder makes the folder if need be, checks that it is ours, and locks it.
+// openFolder creates the folder if necessary, checks its owner, and locks it.
 func openFolder(path string) (*folder, error) {
 	if path == "" {
-		return nil, fmt.Errorf("%w: no folder is named", ErrDataDir)
+		return nil, fmt.Errorf("%w: DATA_DIR is empty", ErrDataDir)
 	}
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -55,8 +55,8 @@ func openFolder(path string) (*folder, error) {
 	return f, nil
 }
 
-// makeFolder makes the folder for its owner alone. If PostgreSQL runs as another user, that
-// user's group may pass through, and not look around.
+// makeFolder creates the folder for its owner only. If PostgreSQL runs as another user, that user's group may enter it,
+// but not list it.
 func makeFolder(path string, account account) error {
 	err := os.MkdirAll(filepath.Dir(path), 0o755)
 	if err == nil {
@@ -69,7 +69,7 @@ func makeFolder(path string, account account) error {
 		}
 		return nil
 	case err != nil:
-		return fmt.Errorf("%w: it cannot be made: %w", ErrDataDir, err)
+		return fmt.Errorf("%w: it cannot be created: %w", ErrDataDir, err)
 	}
 	if account.dropped {
 		if err := os.Chown(path, -1, account.gid); err != nil {
@@ -82,8 +82,8 @@ func makeFolder(path string, account account) error {
 	return nil
 }
 
-// lockFile takes the lock that the kernel gives back when the process ends, however it ends.
-// The file stays: removing it would let two processes lock two files of one name.
+// lockFile takes a lock that the kernel releases when the process exits, for whatever reason. The file is never removed:
+// otherwise two processes could lock two files of the same name.
 func lockFile(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -100,7 +100,7 @@ func lockFile(path string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("%w %s", ErrInUse, filepath.Dir(path))
 	}
-	// Who holds it, for the message above; without it the lock is as good.
+	// The holder's process id is only for the message above.
 	_ = file.Truncate(0)
 	_, _ = file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	return file, nil
@@ -109,15 +109,14 @@ func lockFile(path string) (*os.File, error) {
 func (f *folder) unlock() {
 	if f.lock != nil {
 		_ = f.lock.Truncate(0)
-		// Not by closing it alone: a child that another goroutine is just starting has a copy until it
-		// becomes its program.
+		// Closing alone would not unlock: a child that another goroutine is just starting has a copy until its exec.
 		_ = syscall.Flock(int(f.lock.Fd()), syscall.LOCK_UN)
 		f.lock.Close()
 		f.lock = nil
 	}
 }
 
-// dataVersion is the major version that made the data; 0 if there is none yet.
+// dataVersion returns the major version that created the data; 0 if there is none yet.
 func (f *folder) dataVersion() int {
 	content, err := os.ReadFile(filepath.Join(dataPath(f.path), "PG_VERSION"))
 	if err != nil {
@@ -127,15 +126,15 @@ func (f *folder) dataVersion() int {
 	return major
 }
 
-// own gives a folder that is to be PostgreSQL's to its account.
-func (f *folder) own(path string) error {
+// chown makes PostgreSQL's account the owner of a folder.
+func (f *folder) chown(path string) error {
 	if !f.account.dropped {
 		return nil
 	}
 	return os.Lchown(path, f.account.uid, f.account.gid)
 }
 
-// checkOwned refuses a folder that PostgreSQL should own and does not.
+// checkOwned returns an error unless PostgreSQL's account owns the folder.
 func (f *folder) checkOwned(path string) error {
 	info, err := os.Lstat(path)
 	if err != nil {

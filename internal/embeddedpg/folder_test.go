@@ -27,8 +27,8 @@ func TestStart_RefusesAFolderInUse(t *testing.T) {
 	mustStart(t, dir)
 }
 
-// Root gives a folder away; anybody else takes one of root's.
-func TestStart_RefusesSomebodyElsesFolder(t *testing.T) {
+// As root the test changes a folder's owner; otherwise it uses a folder of root's.
+func TestStart_RefusesAnotherUsersFolder(t *testing.T) {
 	t.Parallel()
 	dir := "/"
 	if os.Geteuid() == 0 {
@@ -70,15 +70,15 @@ func TestStart_RefusesAFolderItCannotUse(t *testing.T) {
 	}
 	if account, err := chooseAccount(foreign); err != nil {
 		t.Fatal(err)
-	} else if err := (&folder{account: account}).own(filepath.Join(foreign, "postgres")); err != nil {
+	} else if err := (&folder{account: account}).chown(filepath.Join(foreign, "postgres")); err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct{ dir, want string }{
-		"no name":        {"", "no folder is named"},
+		"no name":        {"", "DATA_DIR is empty"},
 		"a file":         {file, "is not a folder"},
-		"below a file":   {filepath.Join(file, "data"), "cannot be made"},
+		"below a file":   {filepath.Join(file, "data"), "cannot be created"},
 		"read-only":      {readOnly, "is not writable"},
-		"something else": {foreign, "is not PostgreSQL's data"},
+		"something else": {foreign, "does not hold PostgreSQL data"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -90,7 +90,7 @@ func TestStart_RefusesAFolderItCannotUse(t *testing.T) {
 		})
 	}
 	if !exists(filepath.Join(foreign, "postgres", "something")) {
-		t.Error("what was in the folder is gone")
+		t.Error("the existing files in the folder are gone")
 	}
 }
 
@@ -103,15 +103,15 @@ func TestStart_RefusesDataOfAnotherMajorVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := mustFail(t, testOptions(dir), ErrDataDir)
-	if !strings.Contains(text, "made by PostgreSQL 9, but only version ") {
+	if !strings.Contains(text, "created by PostgreSQL 9, but only version ") {
 		t.Errorf("Start: %s", text)
 	}
 	oneSentence(t, text)
 }
 
-// After a restart of the machine postmaster.pid may name any process, even one of the user
-// that PostgreSQL runs as, which it takes for a server.
-func TestStart_IsNotFooledByAStaleProcessID(t *testing.T) {
+// After a reboot postmaster.pid may name any process, even one of PostgreSQL's own user, which PostgreSQL takes for a
+// server.
+func TestStart_IgnoresAStaleProcessID(t *testing.T) {
 	t.Parallel()
 	dir := newDataDir(t)
 	mustStop(t, mustStart(t, dir))
@@ -123,18 +123,18 @@ func TestStart_IsNotFooledByAStaleProcessID(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	innocent, leash, err := startShell(id, os.Stderr, "cat")
+	unrelated, stdin, err := startShell(id, os.Stderr, "cat")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		leash.Close()
-		if err := innocent.Wait(); err != nil {
+		stdin.Close()
+		if err := unrelated.Wait(); err != nil {
 			t.Errorf("the other process: %v", err)
 		}
 	})
 	pidFile := filepath.Join(dataPath(dir), "postmaster.pid")
-	content := fmt.Sprintf("%d\n%s\n1700000000\n%s\n%s\n", innocent.Process.Pid, dataPath(dir), port, filepath.Join(dir, "run"))
+	content := fmt.Sprintf("%d\n%s\n1700000000\n%s\n%s\n", unrelated.Process.Pid, dataPath(dir), port, filepath.Join(dir, "run"))
 	if err := os.WriteFile(pidFile, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -9,23 +9,23 @@ import (
 	"syscall"
 )
 
-// At the start of the server a log longer than this is put aside as postgres.log.1.
+// maxLogBytes is the size above which the log is rotated to postgres.log.1 when the server starts.
 const maxLogBytes = 8 << 20
 
-// How much of the end of the log is searched for the line that explains a failure.
+// logTail is the number of bytes at the end of the log that are searched for an error.
 const logTail = 4 << 10
 
 // serverLog is the file that initdb and the server write to.
 type serverLog struct {
 	file  *os.File
-	start int64 // where the output of the current program begins
+	start int64 // offset at which the output of the current program begins
 }
 
 func openServerLog(dir string) (*serverLog, error) {
 	path := logPath(dir)
 	if info, err := os.Lstat(path); err == nil && info.Size() > maxLogBytes {
 		if err := os.Rename(path, path+".1"); err != nil {
-			return nil, fmt.Errorf("put the old log aside: %w", err)
+			return nil, fmt.Errorf("rotate the log: %w", err)
 		}
 	}
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
@@ -37,15 +37,14 @@ func openServerLog(dir string) (*serverLog, error) {
 
 func (l *serverLog) close() { l.file.Close() }
 
-// mark makes lastLine look only at what is written from now on.
+// mark makes lastLine ignore what was written before.
 func (l *serverLog) mark() {
 	if end, err := l.file.Seek(0, io.SeekEnd); err == nil {
 		l.start = end
 	}
 }
 
-// lastLine returns the last line that tells of a failure, or else the last line that is not
-// blank; "" if nothing was written.
+// lastLine returns the last error in the log, or else the last line that is not blank; "" if nothing was written.
 func (l *serverLog) lastLine() string {
 	info, err := l.file.Stat()
 	if err != nil {

@@ -20,14 +20,14 @@ const ownerVariable = "EMBEDDEDPG_TEST_OWNS"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(ownerVariable); dir != "" {
-		os.Exit(own(dir))
+		os.Exit(runOwner(dir))
 	}
 	os.Exit(m.Run())
 }
 
-// own starts a server, prints its process id and its watchdog's, and lives until it is
-// killed, or its parent is gone.
-func own(dir string) int {
+// runOwner starts a server, prints its process id and its watchdog's, and runs until it is killed or its parent has
+// exited.
+func runOwner(dir string) int {
 	s, err := Start(context.Background(), testOptions(dir))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -47,8 +47,8 @@ func testOptions(dir string) Options {
 	}
 }
 
-// newDataDir names a folder that does not exist yet, below one that every user can enter, for
-// as root PostgreSQL runs as another one.
+// newDataDir returns the path of a folder that does not exist yet, in one that every user can enter: as root,
+// PostgreSQL runs as another user.
 func newDataDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "embeddedpg-")
@@ -147,13 +147,13 @@ func processes(t *testing.T, s *Server, db *sql.DB) []int {
 	return pids
 }
 
-// gone reports whether a process has ended; one that nobody has waited for yet has.
+// gone reports whether a process has exited; a zombie has.
 func gone(pid int) bool {
 	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
 		return true
 	}
-	command, known := commandLine(pid)
-	return known && command == ""
+	command, ok := commandLine(pid)
+	return ok && command == ""
 }
 
 func waitGone(t *testing.T, limit time.Duration, pids ...int) {
@@ -163,18 +163,18 @@ func waitGone(t *testing.T, limit time.Duration, pids ...int) {
 	})
 }
 
-// waitFor polls for what other processes give no signal of.
+// waitFor polls for a condition that no process signals.
 func waitFor(t *testing.T, limit time.Duration, what string, happened func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
-	again := time.NewTicker(20 * time.Millisecond)
-	defer again.Stop()
+	retry := time.NewTicker(20 * time.Millisecond)
+	defer retry.Stop()
 	for !happened() {
 		select {
 		case <-deadline.C:
 			t.Fatalf("waited %s in vain for %s", limit, what)
-		case <-again.C:
+		case <-retry.C:
 		}
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Children of a server that was killed may take a moment to notice; PostgreSQL refuses to start as long as one is left. One
-// that is stopped stands for a machine that is busy. Planted: the start that does not wait.
+// Children of a killed server may take a moment to exit, and PostgreSQL refuses to start while one is left. A stopped
+// child simulates a busy machine. Planted fault: a start that does not wait.
 func TestStart_WaitsForTheOrphansOfAKilledServer(t *testing.T) {
 	t.Parallel()
 	dir := newDataDir(t)
@@ -24,7 +24,7 @@ func TestStart_WaitsForTheOrphansOfAKilledServer(t *testing.T) {
 	if err := errors.Join(syscall.Kill(orphan, syscall.SIGSTOP), syscall.Kill(s.Pid(), syscall.SIGKILL)); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = syscall.Kill(orphan, syscall.SIGCONT) }) // it would be there for ever
+	t.Cleanup(func() { _ = syscall.Kill(orphan, syscall.SIGCONT) }) // or it would never exit
 	select {
 	case <-s.Done():
 	case <-time.After(10 * time.Second):
@@ -35,12 +35,12 @@ func TestStart_WaitsForTheOrphansOfAKilledServer(t *testing.T) {
 	time.AfterFunc(pause, func() { _ = syscall.Kill(orphan, syscall.SIGCONT) })
 	mustStart(t, dir)
 	if took := time.Since(began); took < pause {
-		t.Errorf("it took %s, though a process of the one before was there for %s", took, pause)
+		t.Errorf("it took %s, though an orphan existed for %s", took, pause)
 	}
 }
 
-// Planted: the number taken without the key, with which another server's memory is waited for.
-func TestHasOrphans_LooksAtNobodyElsesMemory(t *testing.T) {
+// Planted fault: the segment's id compared without the key, which matches another server's segment.
+func TestHasOrphans_IgnoresOtherServersMemory(t *testing.T) {
 	t.Parallel()
 	dir := newDataDir(t)
 	mustStart(t, dir)
@@ -58,11 +58,11 @@ func TestHasOrphans_LooksAtNobodyElsesMemory(t *testing.T) {
 		"another key": "1 " + ids[1], "another number": ids[0] + " 1", "no number": ids[0], "no line": "",
 	} {
 		lines[6] = line
-		other := filepath.Join(t.TempDir(), "postmaster.pid")
-		if err := os.WriteFile(other, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+		otherFile := filepath.Join(t.TempDir(), "postmaster.pid")
+		if err := os.WriteFile(otherFile, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if hasOrphans(other) {
+		if hasOrphans(otherFile) {
 			t.Errorf("%s: something is attached", name)
 		}
 	}

@@ -9,14 +9,13 @@ import (
 	"time"
 )
 
-// gate holds a program back until its watchdog runs, so that there is no moment in which the
-// owner can be killed and the program stays. It becomes the program: the process id remains.
+// gate delays the program until its watchdog runs. Without it, the program would be left running if its owner were
+// killed in between. exec keeps the process id.
 const gate = `read -r go && exec "$@" </dev/null`
 
-// watchdog ends process $1 when the owner is gone, which closes its standard input. A line
-// instead says that the process has ended, and that its id may mean another one by now.
-// INT lets PostgreSQL shut down in order; QUIT and KILL cost a recovery, but no data. $2 is a
-// socket folder to remove, or empty.
+// watchdog stops process $1 when its owner has exited, which closes the script's standard input. A line on it means
+// that the process itself has exited; its id may then be another process's. INT is PostgreSQL's fast shutdown; QUIT and
+// KILL cost a recovery, but no data. $2 is a socket folder to remove, or empty.
 const watchdog = `
 read -r ended && exit 0
 kill -INT "$1"
@@ -29,21 +28,21 @@ while kill -0 "$1" 2>/dev/null && [ $seconds -lt 15 ]; do
 done
 [ -z "$2" ] || rm -rf "$2"`
 
-// identity is what the children run as; the zero value is the current user.
+// identity is the user and the capabilities of children; the zero value is the current user.
 type identity struct {
 	attr syscall.SysProcAttr
 }
 
-// child is a program under a watchdog, both in sessions of their own: a Ctrl-C in the
-// terminal reaches only the platform, which has work to finish before its database goes.
+// child is a program with a watchdog, each in its own session: Ctrl-C in the terminal reaches only the platform, which
+// must finish its requests before its database stops.
 type child struct {
-	cmd      *exec.Cmd
-	watchdog *exec.Cmd
-	leash    *os.File // the write end of the watchdog's standard input
+	cmd           *exec.Cmd
+	watchdog      *exec.Cmd
+	watchdogInput *os.File // write end of the watchdog's standard input
 
-	exited  chan struct{} // closed when both have ended
-	err     error         // of the program; written before exited is closed
-	epitaph string        // how it ended and what it said last; likewise
+	exited     chan struct{} // closed when both have ended
+	err        error         // of the program; written before exited is closed
+	exitReason string        // exit status and last error in the log; likewise
 }
 
 // spawn starts a program whose output goes to the log.
@@ -54,9 +53,9 @@ func spawn(id identity, log *serverLog, socketDir socketDir, program string, arg
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
 	c := &child{cmd: cmd, exited: make(chan struct{})}
-	c.watchdog, c.leash, err = startShell(id, log.file, watchdog, strconv.Itoa(cmd.Process.Pid), socketDir.temporary())
+	c.watchdog, c.watchdogInput, err = startShell(id, log.file, watchdog, strconv.Itoa(cmd.Process.Pid), socketDir.temporary())
 	if err != nil {
-		gateEnd.Close() // unopened: the program never runs
+		gateEnd.Close() // without a line, so that the program never runs
 		_ = cmd.Wait()
 		return nil, fmt.Errorf("start the watchdog of %s: %w", program, err)
 	}
@@ -71,8 +70,7 @@ func spawn(id identity, log *serverLog, socketDir socketDir, program string, arg
 	return c, nil
 }
 
-// startShell runs a script and returns the pipe to its standard input, which no other child
-// inherits.
+// startShell starts a script and returns the pipe to its standard input, which no other child inherits.
 func startShell(id identity, output *os.File, script string, args ...string) (*exec.Cmd, *os.File, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -84,7 +82,7 @@ func startShell(id identity, output *os.File, script string, args ...string) (*e
 	cmd := exec.Command("/bin/sh", append([]string{"-c", script, "sh"}, args...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = r, output, output
 	cmd.Env = childEnvironment()
-	cmd.Dir = "/" // the current one may be out of the user's reach
+	cmd.Dir = "/" // the user may not be allowed to enter the current folder
 	cmd.SysProcAttr = &attr
 	if err := cmd.Start(); err != nil {
 		w.Close()
@@ -93,8 +91,8 @@ func startShell(id identity, output *os.File, script string, args ...string) (*e
 	return cmd, w, nil
 }
 
-// childEnvironment passes on what programs need to run at all. The rest holds secrets of the
-// platform, and variables that change PostgreSQL's behaviour or the language of its messages.
+// childEnvironment passes on only what programs need to run. The rest of the environment holds the platform's secrets,
+// and variables that change PostgreSQL's behaviour or the language of its messages.
 func childEnvironment() []string {
 	env := []string{"LC_ALL=C"}
 	for _, name := range []string{"PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"} {
@@ -107,23 +105,22 @@ func childEnvironment() []string {
 
 func (c *child) wait(log *serverLog) {
 	c.err = c.cmd.Wait()
-	_, _ = c.leash.WriteString("ended\n") // fails if the watchdog was killed; nothing to do then
-	c.leash.Close()
+	_, _ = c.watchdogInput.WriteString("ended\n") // fails if the watchdog was killed, which does not matter here
+	c.watchdogInput.Close()
 	_ = c.watchdog.Wait()
-	c.epitaph = c.cmd.ProcessState.String()
+	c.exitReason = c.cmd.ProcessState.String()
 	if line := log.lastLine(); line != "" {
-		c.epitaph += ": " + line
+		c.exitReason += ": " + line
 	}
 	close(c.exited)
 }
 
 func (c *child) pid() int { return c.cmd.Process.Pid }
 
-// signal does nothing if the program has ended.
+// signal does nothing if the program has exited.
 func (c *child) signal(sig syscall.Signal) { _ = c.cmd.Process.Signal(sig) }
 
-// interrupt ends a program together with the children of its own that share its group, and
-// returns when it is gone.
+// interrupt stops a program and the children in its process group, and waits for its exit.
 func (c *child) interrupt() {
 	_ = syscall.Kill(-c.pid(), syscall.SIGINT)
 	select {

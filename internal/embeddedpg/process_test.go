@@ -26,33 +26,33 @@ func TestGate_NeverOpensIfTheOwnerDiesFirst(t *testing.T) {
 	}
 }
 
-// When a process has ended, its id may be given to another one.
-func TestWatchdog_SparesTheProcessOnceItIsToldOfItsEnd(t *testing.T) {
+// After a process has exited, its id may be another process's.
+func TestWatchdog_KillsNothingAfterTheProcessHasExited(t *testing.T) {
 	t.Parallel()
 	log := newLog(t)
-	other, leash, err := startShell(identity{}, log.file, "cat")
+	unrelated, stdin, err := startShell(identity{}, log.file, "cat")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dog, dogLeash, err := startShell(identity{}, log.file, watchdog, strconv.Itoa(other.Process.Pid), "")
+	dog, dogInput, err := startShell(identity{}, log.file, watchdog, strconv.Itoa(unrelated.Process.Pid), "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := dogLeash.WriteString("ended\n"); err != nil {
+	if _, err := dogInput.WriteString("ended\n"); err != nil {
 		t.Fatal(err)
 	}
-	dogLeash.Close()
+	dogInput.Close()
 	if err := dog.Wait(); err != nil {
 		t.Errorf("the watchdog: %v", err)
 	}
-	leash.Close()
-	if err := other.Wait(); err != nil {
-		t.Errorf("the other process: %v", err)
+	stdin.Close()
+	if err := unrelated.Wait(); err != nil {
+		t.Errorf("the unrelated process: %v", err)
 	}
 }
 
-// A Ctrl-C is sent to the process group of the terminal's foreground.
-func TestSpawn_IsOutOfReachOfCtrlC(t *testing.T) {
+// Ctrl-C is sent to the foreground process group of the terminal.
+func TestSpawn_ChildrenDoNotGetCtrlC(t *testing.T) {
 	t.Parallel()
 	c, err := spawn(identity{}, newLog(t), socketDir{}, "/bin/sleep", "60")
 	if err != nil {
@@ -70,7 +70,7 @@ func TestSpawn_IsOutOfReachOfCtrlC(t *testing.T) {
 	}
 }
 
-func TestSpawn_KeepsThePlatformsEnvironmentToItself(t *testing.T) {
+func TestSpawn_DoesNotPassOnThePlatformsEnvironment(t *testing.T) {
 	t.Setenv("ADMIN_TOKEN", "secret")
 	t.Setenv("PGDATA", "/elsewhere")
 	t.Setenv("LC_ALL", "de_DE.UTF-8")
@@ -109,7 +109,7 @@ func TestSpawn_EndsAProgramThatIgnoresTheInterrupt(t *testing.T) {
 	}
 }
 
-func TestServerLog_ExplainsAnEnd(t *testing.T) {
+func TestServerLog_ReturnsTheLastError(t *testing.T) {
 	t.Parallel()
 	for output, want := range map[string]string{
 		"":                              "",
@@ -127,18 +127,18 @@ func TestServerLog_ExplainsAnEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := log.lastLine(); got != want {
-			t.Errorf("of %.40q it says %q, want %q", output, got, want)
+			t.Errorf("of %.40q it returns %q, want %q", output, got, want)
 		}
 	}
 }
 
-func TestServerLog_IsPutAsideWhenItIsLong(t *testing.T) {
+func TestServerLog_IsRotatedAboveTheMaximumSize(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	long := bytes.Repeat([]byte("x"), maxLogBytes+1)
 	for _, c := range []struct {
-		size  int
-		aside bool
+		size    int
+		rotated bool
 	}{{maxLogBytes, false}, {maxLogBytes + 1, true}} {
 		if err := os.WriteFile(logPath(dir), long[:c.size], 0o600); err != nil {
 			t.Fatal(err)
@@ -148,8 +148,8 @@ func TestServerLog_IsPutAsideWhenItIsLong(t *testing.T) {
 			t.Fatal(err)
 		}
 		log.close()
-		if exists(logPath(dir)+".1") != c.aside {
-			t.Errorf("a log of %d bytes was put aside: %t, want %t", c.size, !c.aside, c.aside)
+		if exists(logPath(dir)+".1") != c.rotated {
+			t.Errorf("a log of %d bytes was rotated: %t, want %t", c.size, !c.rotated, c.rotated)
 		}
 	}
 }

@@ -8,20 +8,19 @@ import (
 	"strings"
 )
 
-// The shortest limit for the path of a Unix socket among the systems supported: 104 bytes
-// with a final NUL (macOS, the BSDs; Linux has 108).
+// maxSocketPath is the smallest limit of a Unix socket's path on the supported systems: 104 bytes with the final NUL
+// (macOS, BSD; Linux has 108).
 const maxSocketPath = 103
 
-// socketDir is the folder of the server's socket. Its mode is 0700, and that is the whole of
-// the access control: the server trusts whoever can reach the socket, which is the user it
-// runs as and root.
+// socketDir is the folder of the server's socket. Its mode 0700 is the only access control: the server trusts everyone
+// who can open the socket, which is its own user and root.
 type socketDir struct {
 	path string
 	temp bool
 }
 
-// makeSocketDir makes it in the data folder, or in a temporary folder if that is too long for
-// a socket, or has a comma, which separates addresses in connection strings.
+// makeSocketDir creates the folder in the data folder, or in a temporary folder if the data folder's path is too long
+// for a socket or has a comma, which separates hosts in connection strings.
 func makeSocketDir(f *folder) (socketDir, error) {
 	path := filepath.Join(f.path, "run")
 	if fitsSocket(path) {
@@ -33,10 +32,10 @@ func makeSocketDir(f *folder) (socketDir, error) {
 			}
 			err = os.Chmod(path, 0o700)
 		case err == nil:
-			err = f.own(path)
+			err = f.chown(path)
 		}
 		if err != nil {
-			return socketDir{}, fmt.Errorf("make the socket folder: %w", err)
+			return socketDir{}, fmt.Errorf("create the socket folder: %w", err)
 		}
 		return socketDir{path: path}, nil
 	}
@@ -47,10 +46,10 @@ func makeSocketDir(f *folder) (socketDir, error) {
 	}
 	path, err := os.MkdirTemp(parent, "platform-pg-")
 	if err == nil {
-		err = f.own(path)
+		err = f.chown(path)
 	}
 	if err != nil {
-		return socketDir{}, fmt.Errorf("make the socket folder: %w", err)
+		return socketDir{}, fmt.Errorf("create the socket folder: %w", err)
 	}
 	return socketDir{path: path, temp: true}, nil
 }
@@ -59,7 +58,7 @@ func fitsSocket(dir string) bool {
 	return len(filepath.Join(dir, ".s.PGSQL."+port)) <= maxSocketPath && !strings.Contains(dir, ",") && filepath.IsAbs(dir)
 }
 
-// temporary is the path if the folder is to be removed at the end, else "".
+// temporary returns the path if the folder must be removed at the end, otherwise "".
 func (d socketDir) temporary() string {
 	if d.temp {
 		return d.path

@@ -9,35 +9,35 @@ import (
 )
 
 const (
-	// backlogAge is how old what is told of the database may be. However many ask, and however
-	// often, it is asked once in this time.
+	// backlogAge is the maximum age of the reported backlog. The database is queried at most once in this time, however
+	// many scrapes there are.
 	backlogAge = 10 * time.Second
 
-	// backlogTimeout is how long a scrape waits for the database. Prometheus waits 10 s for all.
+	// backlogTimeout bounds a scrape's wait for the database. Prometheus' own timeout for the whole scrape is 10 s.
 	backlogTimeout = 2 * time.Second
 )
 
-// Backlog is what is staged and waits to be acknowledged, of all workspaces.
+// Backlog is what is staged and neither acknowledged nor expired, in all workspaces.
 type Backlog struct {
 	Files, Bytes int64
-	Oldest       time.Duration // since its oldest file was staged; 0 if there is none
+	Oldest       time.Duration // age of the oldest file; 0 if there is none
 
-	Garbage int64 // objects in stores that wait to be deleted
+	Garbage int64 // objects that no file refers to any more and that wait for deletion
 }
 
 var (
 	descUp = prometheus.NewDesc("molecule_database_up",
-		"1 if the database answered when it was last asked, at most 10 seconds ago; else 0.", nil, nil)
-	descFiles  = prometheus.NewDesc("molecule_unacked_files", "Files staged and not yet acknowledged or expired, in the whole database.", nil, nil)
-	descBytes  = prometheus.NewDesc("molecule_unacked_bytes", "Bytes of the files staged and not yet acknowledged or expired, in the whole database.", nil, nil)
+		"1 if the database answered the last query, at most 10 seconds ago; else 0.", nil, nil)
+	descFiles  = prometheus.NewDesc("molecule_unacked_files", "Files staged and neither acknowledged nor expired, in the whole database.", nil, nil)
+	descBytes  = prometheus.NewDesc("molecule_unacked_bytes", "Bytes of files staged and neither acknowledged nor expired, in the whole database.", nil, nil)
 	descOldest = prometheus.NewDesc("molecule_unacked_oldest_age_seconds",
-		"How long the oldest file has waited that is staged and not yet acknowledged or expired; 0 if there is none.", nil, nil)
-	descGarbage = prometheus.NewDesc("molecule_garbage_objects", "Objects in stores that belong to no file any more and wait to be deleted.", nil, nil)
+		"Age of the oldest file staged and neither acknowledged nor expired; 0 if there is none.", nil, nil)
+	descGarbage = prometheus.NewDesc("molecule_garbage_objects", "Objects in the object store that no file refers to any more and that wait for deletion.", nil, nil)
 )
 
-// WatchDatabase adds whether the database answers and, while it does, the backlog. read asks it,
-// on a connection that uploads and polls cannot use up. Whether or not read heeds its context, a
-// scrape waits for it no longer than two seconds, and there is never more than one read under way.
+// WatchDatabase adds molecule_database_up and, while the database answers, the backlog. read must use a connection that
+// uploads and polls cannot exhaust. A scrape waits at most two seconds for read, even if read ignores its context, and
+// at most one read runs at a time.
 func (p *Platform) WatchDatabase(read func(context.Context) (Backlog, error)) {
 	if p != nil {
 		p.backlog = &backlog{read: read, now: time.Now, timeout: backlogTimeout}
@@ -45,7 +45,7 @@ func (p *Platform) WatchDatabase(read func(context.Context) (Backlog, error)) {
 	}
 }
 
-// backlog is a collector that remembers for a while.
+// backlog is a collector that caches its values for backlogAge.
 type backlog struct {
 	read    func(context.Context) (Backlog, error)
 	now     func() time.Time
@@ -53,9 +53,9 @@ type backlog struct {
 
 	mu    sync.Mutex
 	last  Backlog
-	at    time.Time     // of last; zero: there is none that counts
-	began time.Time     // of the read under way
-	ended chan struct{} // nil: no read is under way
+	at    time.Time     // when last was read; zero: last is not valid
+	began time.Time     // start of the running read
+	ended chan struct{} // closed when the running read ends; nil: no read is running
 }
 
 // Describe implements prometheus.Collector.
@@ -65,22 +65,22 @@ func (b *backlog) Describe(descs chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector. What is not known is left out: a 0 would look as if
-// all had been delivered.
+// Collect implements prometheus.Collector. While the database does not answer, the backlog is left out: a 0 would mean
+// that every file had been delivered.
 func (b *backlog) Collect(metrics chan<- prometheus.Metric) {
 	last, up := b.get()
-	tell := func(d *prometheus.Desc, v float64) {
+	report := func(d *prometheus.Desc, v float64) {
 		metrics <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
 	}
 	if !up {
-		tell(descUp, 0)
+		report(descUp, 0)
 		return
 	}
-	tell(descUp, 1)
-	tell(descFiles, float64(last.Files))
-	tell(descBytes, float64(last.Bytes))
-	tell(descOldest, last.Oldest.Seconds())
-	tell(descGarbage, float64(last.Garbage))
+	report(descUp, 1)
+	report(descFiles, float64(last.Files))
+	report(descBytes, float64(last.Bytes))
+	report(descOldest, last.Oldest.Seconds())
+	report(descGarbage, float64(last.Garbage))
 }
 
 func (b *backlog) get() (Backlog, bool) {
@@ -93,14 +93,14 @@ func (b *backlog) get() (Backlog, bool) {
 		b.began, b.ended = b.now(), make(chan struct{})
 		go b.refresh(b.ended)
 	}
-	ended, patience := b.ended, b.timeout-b.now().Sub(b.began)
+	ended, remaining := b.ended, b.timeout-b.now().Sub(b.began)
 	b.mu.Unlock()
 
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(remaining)
 	defer timer.Stop()
 	select {
 	case <-ended:
-	case <-timer.C: // a database that hangs; only the first scrape waits for it
+	case <-timer.C: // the database hangs; only the scrape that started the read waits for it
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -38,8 +38,8 @@ func watch(read func(context.Context) (Backlog, error)) *backlog {
 	return &backlog{read: read, now: time.Now, timeout: backlogTimeout}
 }
 
-// Planted: no cache; a cache that never ends; each scrape with a read of its own.
-func TestBacklog_IsReadOnceInTenSecondsHoweverManyAsk(t *testing.T) {
+// Planted faults: no cache; a cache that never expires; one read per scrape.
+func TestBacklog_IsReadOnceInTenSecondsHoweverManyScrapes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var reads atomic.Int64
@@ -69,8 +69,8 @@ func TestBacklog_IsReadOnceInTenSecondsHoweverManyAsk(t *testing.T) {
 	})
 }
 
-// Planted: the last values told while the database is away; a failure that is remembered.
-func TestBacklog_IsLeftOutWhileTheDatabaseIsAway(t *testing.T) {
+// Planted faults: the last values reported while the database is down; a failure that is cached.
+func TestBacklog_IsLeftOutWhileTheDatabaseIsDown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var err error
@@ -81,7 +81,7 @@ func TestBacklog_IsLeftOutWhileTheDatabaseIsAway(t *testing.T) {
 		err = errors.New("connection refused")
 		time.Sleep(backlogAge)
 		if got := scrape(t, b); len(got) != 1 || got["up"] != 0 {
-			t.Errorf("away: %v, want up 0 and nothing else", got)
+			t.Errorf("down: %v, want up 0 and nothing else", got)
 		}
 		err = nil
 		if got := scrape(t, b); got["up"] != 1 || got["files"] != 3 {
@@ -90,9 +90,9 @@ func TestBacklog_IsLeftOutWhileTheDatabaseIsAway(t *testing.T) {
 	})
 }
 
-// lib/pq reads on from a server that has stopped, whatever its context says. Planted: a scrape
-// that waits for the read; each scrape with a read of its own; no timeout for the read.
-func TestBacklog_DatabaseThatHangsHoldsUpOneScrapeForTwoSeconds(t *testing.T) {
+// lib/pq goes on reading from a stopped server after its context has ended. Planted faults: a scrape that waits for the
+// read; one read per scrape; no timeout for the read.
+func TestBacklog_HangingDatabaseDelaysOneScrapeByTwoSeconds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var reads atomic.Int64
@@ -121,7 +121,7 @@ func TestBacklog_DatabaseThatHangsHoldsUpOneScrapeForTwoSeconds(t *testing.T) {
 			time.Sleep(time.Minute)
 		}
 		if n := reads.Load(); n != 1 {
-			t.Errorf("%d reads under way, want 1", n)
+			t.Errorf("%d reads are running, want 1", n)
 		}
 		close(resume)
 		synctest.Wait()

@@ -8,11 +8,11 @@ import (
 )
 
 var (
-	descSpoolSize = prometheus.NewDesc("molecule_spool_size_bytes", "Size of the file system that takes the temporary files of uploads.", nil, nil)
-	descSpoolFree = prometheus.NewDesc("molecule_spool_free_bytes", "Room left on the file system that takes the temporary files of uploads.", nil, nil)
+	descSpoolSize = prometheus.NewDesc("molecule_spool_size_bytes", "Size of the file system that holds the temporary files of uploads.", nil, nil)
+	descSpoolFree = prometheus.NewDesc("molecule_spool_free_bytes", "Free space of the file system that holds the temporary files of uploads.", nil, nil)
 )
 
-// spoolDisk tells of the file system of a folder, "" for the system's folder of temporary files.
+// spoolDisk reports on the file system of a folder; "" stands for the system's temporary folder.
 type spoolDisk string
 
 // Describe implements prometheus.Collector.

@@ -2,5 +2,5 @@
 
 package metrics
 
-// statfs knows nothing of this system's folders.
+// statfs is not implemented for this operating system.
 func statfs(string) (size, free uint64, ok bool) { return 0, 0, false }

@@ -4,7 +4,7 @@ package metrics
 
 import "syscall"
 
-// statfs returns the size of a folder's file system, and what of it the process may still use.
+// statfs returns the size of a folder's file system and the space that the process may still use, in bytes.
 func statfs(folder string) (size, free uint64, ok bool) {
 	var s syscall.Statfs_t
 	if err := syscall.Statfs(folder, &s); err != nil {

@@ -7,27 +7,26 @@ import (
 	"time"
 )
 
-// otherRoute is what is not a route of the platform, otherMethod what is no method of HTTP: a
-// client could make up any number of them.
+// unknownRoute and unknownMethod are the labels of every path without a route and of every method that is not in
+// methods: clients could send any number of them.
 const (
-	otherRoute  = "none"
-	otherMethod = "other"
+	unknownRoute  = "none"
+	unknownMethod = "other"
 )
 
 var methods = map[string]bool{"GET": true, "HEAD": true, "POST": true, "PUT": true, "PATCH": true, "DELETE": true, "OPTIONS": true}
 
-// Request notes that a request has begun. Call answered with its status when it is over. The
-// route is the one in the route table, "" if there is none; the operation is "" for those that
-// are only counted.
+// Request records the start of a request. The caller calls answered with the status when the answer was sent. route is
+// the pattern in the route table, "" if none matches; requests with the operation "" are counted, not timed.
 func (p *Platform) Request(route, method, operation string) (answered func(status int)) {
 	if p == nil {
 		return func(int) {}
 	}
 	if route == "" {
-		route = otherRoute
+		route = unknownRoute
 	}
 	if !methods[method] {
-		method = otherMethod
+		method = unknownMethod
 	}
 	start := time.Now()
 	if operation != "" {
@@ -45,18 +44,18 @@ func (p *Platform) Request(route, method, operation string) (answered func(statu
 	}
 }
 
-// Refused notes an answer that is an error.
+// Refused records an error answer by its code.
 func (p *Platform) Refused(route, code string) {
 	if p == nil {
 		return
 	}
 	if route == "" {
-		route = otherRoute
+		route = unknownRoute
 	}
 	p.refusals.WithLabelValues(route, code).Inc()
 }
 
-// Staged notes that a file was staged.
+// Staged records a staged file.
 func (p *Platform) Staged(bytes int64) {
 	if p != nil {
 		p.stagedFiles.Inc()
@@ -64,14 +63,14 @@ func (p *Platform) Staged(bytes int64) {
 	}
 }
 
-// Replayed notes that an upload was sent again and answered as the first time.
+// Replayed records an upload that was repeated with its Idempotency-Key and answered as the first time.
 func (p *Platform) Replayed() {
 	if p != nil {
 		p.replayed.Inc()
 	}
 }
 
-// Fetched notes that a file was read to its end for the first time.
+// Fetched records the first complete download of a file.
 func (p *Platform) Fetched(bytes int64) {
 	if p != nil {
 		p.fetchedFiles.Inc()
@@ -79,14 +78,14 @@ func (p *Platform) Fetched(bytes int64) {
 	}
 }
 
-// Sent notes bytes of a content that went to a client.
+// Sent records bytes of file content sent to a client.
 func (p *Platform) Sent(bytes int64) {
 	if p != nil {
 		p.sentBytes.Add(float64(bytes))
 	}
 }
 
-// Acked notes that a file was acknowledged, so long after it was staged.
+// Acked records an acknowledged file; latency is the time since it was staged.
 func (p *Platform) Acked(bytes int64, latency time.Duration) {
 	if p != nil {
 		p.ackedFiles.Inc()
@@ -95,16 +94,16 @@ func (p *Platform) Acked(bytes int64, latency time.Duration) {
 	}
 }
 
-// Sweep is what a round of the sweep did.
+// Sweep is the result of one sweep.
 type Sweep struct {
 	AckedFiles, ExpiredFiles int
 	AckedBytes, ExpiredBytes int64
 	InboxRows                int
 	Duration                 time.Duration
-	Err                      error // why it did not do all
+	Err                      error // nil: the sweep succeeded
 }
 
-// Swept notes a round of the sweep.
+// Swept records a sweep.
 func (p *Platform) Swept(s Sweep) {
 	if p == nil {
 		return
@@ -122,39 +121,39 @@ func (p *Platform) Swept(s Sweep) {
 	p.sweepSuccess.SetToCurrentTime()
 }
 
-// Object notes that one of ObjectOperations was done, and whether it failed.
-func (p *Platform) Object(operation string, took time.Duration, err error) {
+// Object records one of ObjectOperations.
+func (p *Platform) Object(operation string, duration time.Duration, err error) {
 	if p == nil {
 		return
 	}
-	p.objectDuration.WithLabelValues(operation).Observe(took.Seconds())
+	p.objectDuration.WithLabelValues(operation).Observe(duration.Seconds())
 	if err != nil {
 		p.objectErrors.WithLabelValues(operation).Inc()
 	}
 }
 
-// SpoolReserved notes that uploads in flight have taken room for more bytes, or for less.
+// SpoolReserved records that uploads in flight have reserved more bytes, or released some if bytes is negative.
 func (p *Platform) SpoolReserved(bytes int64) {
 	if p != nil {
 		p.spoolReserved.Add(float64(bytes))
 	}
 }
 
-// A Spool counts the bytes of one upload while they are held.
+// A Spool counts the received bytes of one upload until it ends.
 type Spool struct {
 	platform *Platform
 	bytes    atomic.Int64
 	done     atomic.Bool
 }
 
-// Spool notes that an upload begins to be taken off the wire.
+// Spool records the start of an upload.
 func (p *Platform) Spool() *Spool { return &Spool{platform: p} }
 
-// Body counts what is read of body as held.
+// Body returns body, counting what is read from it.
 func (s *Spool) Body(body io.ReadCloser) io.ReadCloser { return &spoolBody{body, s} }
 
-// Done notes that nothing of the upload is held any more. refusal is the code of the answer if
-// the upload was refused, else "". Further calls do nothing.
+// Done records the end of the upload, whose bytes are no longer held. refusal is the error code of the answer, "" if
+// the upload was accepted. Further calls do nothing.
 func (s *Spool) Done(refusal string) {
 	if s.platform == nil || !s.done.CompareAndSwap(false, true) {
 		return

@@ -1,13 +1,15 @@
 // Package metrics counts and times what the platform does, for Prometheus.
 //
-// Platform has a method for each thing that is counted, in the words of the domain; who calls
-// them knows nothing of Prometheus. All of them are safe for concurrent use, and do nothing on a
-// nil *Platform, so that tests and commands need none.
+// Platform has one method per event, in the words of the domain; callers do not see Prometheus. All methods are safe
+// for concurrent use, and do nothing on a nil *Platform, so that tests and commands need none.
 //
-// Names follow the conventions of Prometheus and begin with molecule_, but for what the client
-// library brings: go_ and process_ for the process, go_sql_ for the pools. Labels have few
-// values: routes, methods, codes of refusals. Never a workspace, a file or anything that clients
-// choose, for each value costs memory until the process ends.
+// Metric names follow Prometheus' conventions and begin with molecule_, except those of the client library: go_ and
+// process_ for the process, go_sql_ for the connection pools. Labels have few values: routes, methods, refusal codes.
+// They never hold a workspace, a file or anything else that clients choose: each value costs memory until the process
+// ends.
+//
+// The package decides nothing and stores nothing: counters start at zero with the process, and the only query it runs
+// is the one passed to WatchDatabase.
 package metrics
 
 import (
@@ -22,17 +24,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Options are what a dashboard compares the metrics with.
+// Options are the configured values that dashboards and alerts compare the metrics with.
 type Options struct {
 	Version       string        // of the binary
-	PendingTTL    time.Duration // how long a file waits for its ack
+	PendingTTL    time.Duration // after which an unacknowledged file expires
 	SweepInterval time.Duration
-	Limits        map[string]int // how many requests of an operation are admitted at once
-	SpoolBytes    int64          // that uploads in flight may hold together
-	SpoolDir      string         // folder of temporary files; "" is the system's
+	Limits        map[string]int // maximum number of concurrent requests, by operation
+	SpoolBytes    int64          // maximum size of all uploads in flight
+	SpoolDir      string         // folder of the uploads' temporary files; "": the system's
 }
 
-// Platform is the metrics of one platform.
+// Platform holds the metrics of one platform.
 type Platform struct {
 	registry *prometheus.Registry
 	backlog  *backlog
@@ -60,15 +62,15 @@ type Platform struct {
 	objectErrors   *prometheus.CounterVec
 }
 
-// The buckets of durations, in seconds. Requests take from a millisecond (an ack) to minutes (a
-// large file on a slow line); a file waits for its ack between a moment and a day.
+// Histogram buckets, in seconds. Requests take from a millisecond (an ack) to minutes (a large file over a slow
+// connection); an ack comes between a moment and a day after the upload.
 var (
 	requestBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300}
 	ackBuckets     = []float64{.1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600}
 	sweepBuckets   = []float64{.01, .05, .1, .5, 1, 5, 10, 30, 60, 300}
 )
 
-// ObjectOperations are what is done to objects.
+// ObjectOperations are the operations on the object store that are counted.
 var ObjectOperations = []string{"write", "read", "delete", "sign"}
 
 // States of a swept file.
@@ -77,8 +79,8 @@ const (
 	stateExpired = "expired"
 )
 
-// New returns the metrics of a platform that has just started. They are in a registry of their
-// own, so that a process may have several.
+// New returns the metrics of a platform that has just started. Each has its own registry, so that a process can hold
+// several.
 func New(o Options) *Platform {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), spoolDisk(o.SpoolDir))
@@ -94,70 +96,70 @@ func New(o Options) *Platform {
 	}
 	p := &Platform{
 		registry: registry,
-		requests: counters("molecule_http_requests_total", "Requests answered, by route, method and class of status.", "route", "method", "status"),
+		requests: counters("molecule_http_requests_total", "Requests answered, by route, method and status class.", "route", "method", "status"),
 		inFlight: factory.NewGaugeVec(prometheus.GaugeOpts{Name: "molecule_requests_in_flight",
-			Help: "Requests being answered, by operation; wait and stream are those that are held until there is news."}, []string{"operation"}),
+			Help: "Requests in progress, by operation; wait (held polls) and stream (event streams) are idle most of the time."}, []string{"operation"}),
 		duration: factory.NewHistogramVec(prometheus.HistogramOpts{Name: "molecule_request_duration_seconds",
-			Help: "How long requests took that succeeded, by operation.", Buckets: requestBuckets}, []string{"operation"}),
-		refusals: counters("molecule_refusals_total", "Requests refused or failed, by route and the code of the answer.", "route", "code"),
+			Help: "Duration of successful requests, by operation.", Buckets: requestBuckets}, []string{"operation"}),
+		refusals: counters("molecule_refusals_total", "Requests refused or failed, by route and error code.", "route", "code"),
 
 		stagedFiles:  counter("molecule_staged_files_total", "Files staged."),
-		stagedBytes:  counter("molecule_staged_bytes_total", "Bytes of the files staged."),
-		fetchedFiles: counter("molecule_fetched_files_total", "Files fetched to their end for the first time."),
-		fetchedBytes: counter("molecule_fetched_bytes_total", "Bytes of the files fetched to their end for the first time."),
-		sentBytes:    counter("molecule_content_sent_bytes_total", "Bytes of contents sent, ranges and repetitions included."),
+		stagedBytes:  counter("molecule_staged_bytes_total", "Bytes of staged files."),
+		fetchedFiles: counter("molecule_fetched_files_total", "Files downloaded completely for the first time."),
+		fetchedBytes: counter("molecule_fetched_bytes_total", "Bytes of files downloaded completely for the first time."),
+		sentBytes:    counter("molecule_content_sent_bytes_total", "Bytes of file content sent, including ranges and repeated downloads."),
 		ackedFiles:   counter("molecule_acked_files_total", "Files acknowledged."),
-		ackedBytes:   counter("molecule_acked_bytes_total", "Bytes of the files acknowledged."),
+		ackedBytes:   counter("molecule_acked_bytes_total", "Bytes of acknowledged files."),
 		ackLatency: factory.NewHistogram(prometheus.HistogramOpts{Name: "molecule_staged_to_acked_seconds",
-			Help: "How long files waited from being staged to being acknowledged, by the database's clock.", Buckets: ackBuckets}),
-		replayed:      counter("molecule_replayed_uploads_total", "Uploads answered from an Idempotency-Key, without staging anything."),
-		refusedBytes:  counters("molecule_refused_upload_bytes_total", "Bytes taken off the wire for uploads that were refused then, by the code of the answer.", "code"),
-		spooled:       gauge("molecule_spooled_bytes", "Bytes of uploads in flight that were taken off the wire, into memory or temporary files."),
-		spoolReserved: gauge("molecule_spool_reserved_bytes", "Bytes for which room was taken by uploads in flight, whether or not they have come."),
+			Help: "Time from staging a file to its acknowledgement, by the database's clock.", Buckets: ackBuckets}),
+		replayed:      counter("molecule_replayed_uploads_total", "Uploads repeated with the same Idempotency-Key and answered without staging anything."),
+		refusedBytes:  counters("molecule_refused_upload_bytes_total", "Bytes received for uploads that were then refused, by error code.", "code"),
+		spooled:       gauge("molecule_spooled_bytes", "Bytes received of uploads in flight, in memory and temporary files."),
+		spoolReserved: gauge("molecule_spool_reserved_bytes", "Bytes reserved by uploads in flight, received or not."),
 
-		sweptFiles:  counters("molecule_swept_files_total", "Files deleted by this replica, by whether they were acked or had expired unacknowledged.", "state"),
-		sweptBytes:  counters("molecule_swept_bytes_total", "Bytes of the files deleted by this replica.", "state"),
+		sweptFiles:  counters("molecule_swept_files_total", "Files deleted by this replica, by state: acked, or expired without an ack.", "state"),
+		sweptBytes:  counters("molecule_swept_bytes_total", "Bytes of files deleted by this replica, by state.", "state"),
 		sweptRows:   counter("molecule_swept_inbox_rows_total", "Inbox rows deleted by this replica."),
-		sweepErrors: counter("molecule_sweep_errors_total", "Rounds of the sweep that failed."),
+		sweepErrors: counter("molecule_sweep_errors_total", "Sweeps that failed."),
 		sweepDuration: factory.NewHistogram(prometheus.HistogramOpts{Name: "molecule_sweep_duration_seconds",
-			Help: "How long rounds of the sweep took.", Buckets: sweepBuckets}),
-		sweepSuccess: gauge("molecule_sweep_last_success_timestamp_seconds", "When a round of the sweep last succeeded; 0 if none has yet."),
+			Help: "Duration of sweeps.", Buckets: sweepBuckets}),
+		sweepSuccess: gauge("molecule_sweep_last_success_timestamp_seconds", "Time of the last successful sweep; 0 if none succeeded since the start."),
 	}
 	p.objectDuration = factory.NewHistogramVec(prometheus.HistogramOpts{Name: "molecule_object_duration_seconds",
-		Help: "How long operations of the stores of objects took, by operation; for a read, until its first byte could come.", Buckets: requestBuckets},
+		Help: "Duration of object store operations, by operation; for a read, until the store answers.", Buckets: requestBuckets},
 		[]string{"operation"})
-	p.objectErrors = counters("molecule_object_errors_total", "Operations of the stores of objects that failed, by operation.", "operation")
+	p.objectErrors = counters("molecule_object_errors_total", "Object store operations that failed, by operation.", "operation")
 	for _, operation := range ObjectOperations {
 		p.objectErrors.WithLabelValues(operation)
 	}
-	for _, state := range []string{stateAcked, stateExpired} { // 0 is another thing than nothing
+	for _, state := range []string{stateAcked, stateExpired} { // exported as 0 from the start: rate() misses the first increase of a new series
 		p.sweptFiles.WithLabelValues(state)
 		p.sweptBytes.WithLabelValues(state)
 	}
-	factory.NewGaugeVec(prometheus.GaugeOpts{Name: "molecule_build_info", Help: "1, for the labels."}, []string{"version", "goversion"}).
+	factory.NewGaugeVec(prometheus.GaugeOpts{Name: "molecule_build_info", Help: "Always 1; the labels are the version of the binary and of Go."}, []string{"version", "goversion"}).
 		WithLabelValues(o.Version, runtime.Version()).Set(1)
-	gauge("molecule_pending_ttl_seconds", "How long a file waits for its ack before it expires, as configured.").Set(o.PendingTTL.Seconds())
-	gauge("molecule_sweep_interval_seconds", "Time between two rounds of the sweep, as configured.").Set(o.SweepInterval.Seconds())
-	gauge("molecule_spool_limit_bytes", "For how many bytes uploads in flight can take room, as configured.").Set(float64(o.SpoolBytes))
+	gauge("molecule_pending_ttl_seconds", "Time after which an unacknowledged file expires, as configured.").Set(o.PendingTTL.Seconds())
+	gauge("molecule_sweep_interval_seconds", "Time between two sweeps, as configured.").Set(o.SweepInterval.Seconds())
+	gauge("molecule_spool_limit_bytes", "Maximum bytes that uploads in flight can reserve, as configured.").Set(float64(o.SpoolBytes))
 	limits := factory.NewGaugeVec(prometheus.GaugeOpts{Name: "molecule_requests_in_flight_limit",
-		Help: "How many requests of an operation are admitted at once, as configured."}, []string{"operation"})
+		Help: "Maximum number of concurrent requests, by operation, as configured."}, []string{"operation"})
 	for operation, n := range o.Limits {
 		limits.WithLabelValues(operation).Set(float64(n))
 	}
 	return p
 }
 
-// WatchPool adds what database/sql knows of a pool of connections.
+// WatchPool adds database/sql's statistics of a connection pool, under the label db_name.
 func (p *Platform) WatchPool(name string, db *sql.DB) {
 	if p != nil {
 		p.registry.MustRegister(collectors.NewDBStatsCollector(db, name))
 	}
 }
 
-// Handler answers a scrape.
+// Handler serves the metrics to Prometheus.
 func (p *Platform) Handler() http.Handler {
 	return promhttp.HandlerFor(p.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 }
 
-// Gatherer is for tests that look at the metrics themselves.
+// Gatherer returns the registry, for tests.
 func (p *Platform) Gatherer() prometheus.Gatherer { return p.registry }

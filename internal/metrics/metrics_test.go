@@ -11,7 +11,7 @@ import (
 	"github.com/molecule-ai/platform/internal/metrics"
 )
 
-// all does each thing that is counted once.
+// all calls every method once.
 func all(p *metrics.Platform) {
 	p.Request("/r", "GET", "upload")(200)
 	p.Refused("/r", "code")
@@ -27,7 +27,7 @@ func all(p *metrics.Platform) {
 	spool.Done("code")
 }
 
-// Planted: a counter without _total; a duration in milliseconds; a metric without help.
+// Planted faults: a counter without _total; a duration in milliseconds; a metric without help.
 func TestNames_FollowTheConventions(t *testing.T) {
 	t.Parallel()
 	p := metrics.New(metrics.Options{Version: "1", Limits: map[string]int{"upload": 1}})
@@ -62,12 +62,12 @@ func TestPlatform_NilCountsNothing(t *testing.T) {
 	p.WatchDatabase(nil)
 }
 
-// Two platforms in one process are counted apart. Planted: the library's global registry.
+// Two platforms in one process are counted separately. Planted fault: the library's global registry.
 func TestNew_HasARegistryOfItsOwn(t *testing.T) {
 	t.Parallel()
-	one, other := metrics.New(metrics.Options{}), metrics.New(metrics.Options{})
-	one.Staged(10)
-	for p, want := range map[*metrics.Platform]string{one: "1", other: "0"} {
+	first, second := metrics.New(metrics.Options{}), metrics.New(metrics.Options{})
+	first.Staged(10)
+	for p, want := range map[*metrics.Platform]string{first: "1", second: "0"} {
 		compare(t, p, "molecule_staged_files_total", "# HELP molecule_staged_files_total Files staged.\n# TYPE molecule_staged_files_total counter\nmolecule_staged_files_total "+want+"\n")
 	}
 }
@@ -79,8 +79,7 @@ func compare(t *testing.T, p *metrics.Platform, name, want string) {
 	}
 }
 
-// Clients choose methods and paths; each would stay in memory for good. Planted: the method as it
-// came.
+// Clients choose methods and paths, and each label value stays in memory. Planted fault: the method as it was sent.
 func TestRequest_LabelsAreBounded(t *testing.T) {
 	t.Parallel()
 	p := metrics.New(metrics.Options{})
@@ -88,12 +87,12 @@ func TestRequest_LabelsAreBounded(t *testing.T) {
 		p.Request("", method, "")(404)
 	}
 	p.Refused("", "not_found")
-	compare(t, p, "molecule_http_requests_total", `# HELP molecule_http_requests_total Requests answered, by route, method and class of status.
+	compare(t, p, "molecule_http_requests_total", `# HELP molecule_http_requests_total Requests answered, by route, method and status class.
 # TYPE molecule_http_requests_total counter
 molecule_http_requests_total{method="GET",route="none",status="4xx"} 1
 molecule_http_requests_total{method="other",route="none",status="4xx"} 3
 `)
-	compare(t, p, "molecule_refusals_total", `# HELP molecule_refusals_total Requests refused or failed, by route and the code of the answer.
+	compare(t, p, "molecule_refusals_total", `# HELP molecule_refusals_total Requests refused or failed, by route and error code.
 # TYPE molecule_refusals_total counter
 molecule_refusals_total{code="not_found",route="none"} 1
 `)
@@ -123,13 +122,13 @@ func TestRequest_TimesOnlyWhatSucceeds(t *testing.T) {
 }
 
 func inFlight(n string) string {
-	return `# HELP molecule_requests_in_flight Requests being answered, by operation; wait and stream are those that are held until there is news.
+	return `# HELP molecule_requests_in_flight Requests in progress, by operation; wait (held polls) and stream (event streams) are idle most of the time.
 # TYPE molecule_requests_in_flight gauge
 molecule_requests_in_flight{operation="upload"} ` + n + "\n"
 }
 
-// Planted: bytes that stay held when the upload is over; Done that counts twice; what is drained after
-// the refusal counted as held.
+// Planted faults: bytes still counted when the upload has ended; Done that counts twice; bytes drained after the
+// refusal counted as held.
 func TestSpool_HoldsUntilDone(t *testing.T) {
 	t.Parallel()
 	p := metrics.New(metrics.Options{})
@@ -141,7 +140,7 @@ func TestSpool_HoldsUntilDone(t *testing.T) {
 	}
 	spooled := func(n string) {
 		t.Helper()
-		compare(t, p, "molecule_spooled_bytes", "# HELP molecule_spooled_bytes Bytes of uploads in flight that were taken off the wire, into memory or temporary files.\n# TYPE molecule_spooled_bytes gauge\nmolecule_spooled_bytes "+n+"\n")
+		compare(t, p, "molecule_spooled_bytes", "# HELP molecule_spooled_bytes Bytes received of uploads in flight, in memory and temporary files.\n# TYPE molecule_spooled_bytes gauge\nmolecule_spooled_bytes "+n+"\n")
 	}
 	spooled("20")
 	refused.Done("file_too_large")
@@ -153,32 +152,32 @@ func TestSpool_HoldsUntilDone(t *testing.T) {
 	spooled("10")
 	kept.Done("")
 	spooled("0")
-	compare(t, p, "molecule_refused_upload_bytes_total", `# HELP molecule_refused_upload_bytes_total Bytes taken off the wire for uploads that were refused then, by the code of the answer.
+	compare(t, p, "molecule_refused_upload_bytes_total", `# HELP molecule_refused_upload_bytes_total Bytes received for uploads that were then refused, by error code.
 # TYPE molecule_refused_upload_bytes_total counter
 molecule_refused_upload_bytes_total{code="file_too_large"} 10
 `)
 }
 
-// Planted: a failure that counts as a success; sizes of expired and acked files confused.
-func TestSwept_CountsWhatWasDoneAlsoByARoundThatFails(t *testing.T) {
+// Planted faults: a failure that counts as a success; sizes of expired and acked files confused.
+func TestSwept_CountsDeletionsOfAFailedSweepToo(t *testing.T) {
 	t.Parallel()
 	p := metrics.New(metrics.Options{})
 	p.Swept(metrics.Sweep{AckedFiles: 1, ExpiredFiles: 2, AckedBytes: 30, ExpiredBytes: 40, InboxRows: 5, Err: io.ErrUnexpectedEOF})
-	compare(t, p, "molecule_sweep_last_success_timestamp_seconds", `# HELP molecule_sweep_last_success_timestamp_seconds When a round of the sweep last succeeded; 0 if none has yet.
+	compare(t, p, "molecule_sweep_last_success_timestamp_seconds", `# HELP molecule_sweep_last_success_timestamp_seconds Time of the last successful sweep; 0 if none succeeded since the start.
 # TYPE molecule_sweep_last_success_timestamp_seconds gauge
 molecule_sweep_last_success_timestamp_seconds 0
 `)
-	compare(t, p, "molecule_swept_files_total", `# HELP molecule_swept_files_total Files deleted by this replica, by whether they were acked or had expired unacknowledged.
+	compare(t, p, "molecule_swept_files_total", `# HELP molecule_swept_files_total Files deleted by this replica, by state: acked, or expired without an ack.
 # TYPE molecule_swept_files_total counter
 molecule_swept_files_total{state="acked"} 1
 molecule_swept_files_total{state="expired"} 2
 `)
-	compare(t, p, "molecule_swept_bytes_total", `# HELP molecule_swept_bytes_total Bytes of the files deleted by this replica.
+	compare(t, p, "molecule_swept_bytes_total", `# HELP molecule_swept_bytes_total Bytes of files deleted by this replica, by state.
 # TYPE molecule_swept_bytes_total counter
 molecule_swept_bytes_total{state="acked"} 30
 molecule_swept_bytes_total{state="expired"} 40
 `)
-	compare(t, p, "molecule_sweep_errors_total", `# HELP molecule_sweep_errors_total Rounds of the sweep that failed.
+	compare(t, p, "molecule_sweep_errors_total", `# HELP molecule_sweep_errors_total Sweeps that failed.
 # TYPE molecule_sweep_errors_total counter
 molecule_sweep_errors_total 1
 `)

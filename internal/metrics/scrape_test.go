@@ -22,10 +22,10 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// patience is how long a test waits for what must come.
-const patience = 20 * time.Second
+// testTimeout bounds a test's wait for an expected result.
+const testTimeout = 20 * time.Second
 
-// families are what a scrape tells, by name.
+// families are the metric families of a scrape, by name.
 type families map[string]*dto.MetricFamily
 
 func scrape(t testing.TB, p *servertest.Platform) families {
@@ -47,17 +47,17 @@ func parse(t testing.TB, text []byte) families {
 	return all
 }
 
-// value is that of a metric with these labels, as "name=value" each; of a histogram it is the
-// number of observations. -1 if there is none.
+// value returns the value of the metric with these labels, each as "name=value"; for a histogram the number of
+// observations. -1 if there is none.
 func (f families) value(name string, labels ...string) float64 {
 	for _, m := range f[name].GetMetric() {
-		has := map[string]bool{}
+		present := map[string]bool{}
 		for _, l := range m.GetLabel() {
-			has[l.GetName()+"="+l.GetValue()] = true
+			present[l.GetName()+"="+l.GetValue()] = true
 		}
 		found := true
 		for _, l := range labels {
-			found = found && has[l]
+			found = found && present[l]
 		}
 		switch {
 		case !found:
@@ -97,7 +97,7 @@ func upload(t testing.TB, p *servertest.Platform, w servertest.Workspace, sizes 
 	return ids, r
 }
 
-// traffic does a bit of everything that is counted.
+// traffic produces at least one of every counted event.
 func traffic(t testing.TB, p *servertest.Platform) {
 	t.Helper()
 	w := p.Create(t, "poll", "")
@@ -130,9 +130,9 @@ func traffic(t testing.TB, p *servertest.Platform) {
 
 func smallFiles(s *config.Settings) { s.MaxFileBytes = "2000" }
 
-// Planted: each of the calls in handlers left out; repeated acks and fetches counted; the acked or
-// expired files counted among those that wait.
-func TestScrape_TellsWhatHappened(t *testing.T) {
+// Planted faults: each of the calls in handlers left out; repeated acks and fetches counted; acked or expired files
+// counted in the backlog.
+func TestScrape_ReportsWhatHappened(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, smallFiles)
 	traffic(t, p)
@@ -169,7 +169,7 @@ func TestScrape_TellsWhatHappened(t *testing.T) {
 		"go_sql_max_open_connections db_name=main":                        24,
 		"go_sql_max_open_connections db_name=staging":                     8,
 	}
-	// The last of a request is counted after its answer; and the sweep on start may take its time.
+	// A request is counted after its answer was sent, and the first sweep may not have ended yet.
 	var got families
 	wrong := func() (problems []string) {
 		for name, n := range want {
@@ -180,7 +180,7 @@ func TestScrape_TellsWhatHappened(t *testing.T) {
 		}
 		return problems
 	}
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(testTimeout); ; {
 		got = scrape(t, p)
 		if problems := wrong(); len(problems) == 0 {
 			break
@@ -193,21 +193,21 @@ func TestScrape_TellsWhatHappened(t *testing.T) {
 		t.Errorf("the oldest file is %v s old", age)
 	}
 	if n := got.value("molecule_refused_upload_bytes_total", "code=file_too_large"); n < 2000 {
-		t.Errorf("%v bytes were taken for an upload that was refused", n)
+		t.Errorf("%v bytes were received for a refused upload", n)
 	}
 	for name, f := range got {
 		for _, m := range f.GetMetric() {
 			for _, l := range m.GetLabel() {
 				if len(l.GetValue()) >= 32 && strings.Count(l.GetValue(), "-") >= 4 {
-					t.Errorf("%s has the label %s: %s: there would be one for each", name, l.GetName(), l.GetValue())
+					t.Errorf("%s has the label %s: %s: label values must not be ids", name, l.GetName(), l.GetValue())
 				}
 			}
 		}
 	}
 }
 
-// Planted: what was counted before told on.
-func TestScrape_WorksWhileTheDatabaseIsAway(t *testing.T) {
+// Planted fault: the values from before the failure reported on.
+func TestScrape_WorksWhileTheDatabaseIsDown(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
@@ -231,35 +231,35 @@ func TestScrape_WorksWhileTheDatabaseIsAway(t *testing.T) {
 	}
 	got := scrape(t, p)
 	if up := got.value("molecule_database_up"); up != 0 {
-		t.Errorf("the database is up: %v", up)
+		t.Errorf("molecule_database_up is %v, want 0", up)
 	}
 	if files := got.value("molecule_unacked_files"); files != -1 {
-		t.Errorf("%v files are told of that nobody can have counted", files)
+		t.Errorf("%v files are reported, though the database cannot be queried", files)
 	}
 	if got.value("molecule_staged_files_total") != 1 || got.value("go_goroutines") <= 0 {
 		t.Error("the other metrics are missing")
 	}
 	allow(operator, true)
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(testTimeout); ; {
 		got = scrape(t, p)
 		if got.value("molecule_database_up") == 1 && got.value("molecule_unacked_files") == 1 {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("the database is back, and not up")
+			t.Fatal("the database answers again, and molecule_database_up is not 1")
 		}
 	}
 }
 
-// Planted: metrics on both addresses; everything else on the second one.
-func TestScrape_OnlyOnItsOwnAddressIfItHasOne(t *testing.T) {
+// Planted faults: metrics on both addresses; everything else on the second one.
+func TestScrape_OnlyOnMetricsAddrIfSet(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.MetricsAddr = "127.0.0.1:0" })
 	if r := p.Do(t, servertest.Request{Path: "/metrics"}); r.Status != http.StatusNotFound {
 		t.Errorf("on the public address: %d", r.Status)
 	}
 	started := p.Logs.Lines(t, "serving")
-	for deadline := time.Now().Add(patience); len(started) != 1; started = p.Logs.Lines(t, "serving") {
+	for deadline := time.Now().Add(testTimeout); len(started) != 1; started = p.Logs.Lines(t, "serving") {
 		if time.Now().After(deadline) {
 			t.Fatalf("log: %v", started)
 		}
@@ -267,7 +267,7 @@ func TestScrape_OnlyOnItsOwnAddressIfItHasOne(t *testing.T) {
 	own := *p
 	own.URL = fmt.Sprint("http://", started[0]["metrics_addr"])
 	if own.URL == p.URL {
-		t.Fatal("it is the same address")
+		t.Fatal("metrics_addr is the same address as addr")
 	}
 	if up := scrape(t, &own).value("molecule_database_up"); up != 1 {
 		t.Errorf("molecule_database_up is %v", up)
@@ -282,7 +282,7 @@ func TestScrape_OnlyOnItsOwnAddressIfItHasOne(t *testing.T) {
 	}
 }
 
-// An address that is taken is a sentence, as with the main one.
+// An address in use is reported by the name of the setting, as for ADDR.
 func TestStart_RefusesATakenMetricsAddress(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)

@@ -1,10 +1,8 @@
-// Package sweeper deletes what is over: files that were acknowledged or have expired, and old
-// rows of inboxes.
+// Package sweeper deletes acknowledged and expired files, and old inbox rows.
 //
-// It runs in every replica; they share the work, for each takes only what no other is deleting.
-// It goes on after errors and panics, and never holds a lock for longer than a batch. What is
-// over is decided by the database's clock. It does not know how files and rows are kept: that is
-// the business of those it calls.
+// Every replica runs a Sweeper. Replicas share the work: each batch skips what another replica is deleting. A Sweeper
+// goes on after errors and panics, and holds no lock longer than one batch. The database's clock decides what has
+// expired. The package holds no SQL: Files and Inbox delete, and decide what a batch is.
 package sweeper
 
 import (
@@ -23,57 +21,56 @@ const (
 	// batchTimeout bounds one batch.
 	batchTimeout = 30 * time.Second
 
-	// batchPause lets others at the disk between two batches.
+	// batchPause leaves the disk to requests between two batches.
 	batchPause = 50 * time.Millisecond
 
-	// roundTime is after how long a round is told of and another begun, if there is no end to it:
-	// files may come as fast as they go.
-	roundTime = time.Minute
+	// roundTimeout ends a sweep that still finds files, because they arrive as fast as they are deleted. The sweep is
+	// reported, inbox rows get their turn, and the next sweep begins at once.
+	roundTimeout = time.Minute
 
-	// reclaimBytes is after how much that was deleted its room is reclaimed, reclaimTimeout how
-	// long that may take.
+	// reclaimBytes is the number of deleted bytes after which Files.Reclaim is called; reclaimTimeout bounds the call.
 	reclaimBytes   = 256 << 20
 	reclaimTimeout = 10 * time.Minute
 )
 
-// Files deletes files; pendinguploads.Storage does.
+// Files deletes files; pendinguploads.Storage implements it.
 type Files interface {
 	Sweep(ctx context.Context, retention time.Duration) (pendinguploads.Swept, error)
 	Sweepable(ctx context.Context, retention time.Duration) (pendinguploads.Swept, error)
 	Reclaim(ctx context.Context) error
 }
 
-// Inbox deletes rows; *activity.Inbox does.
+// Inbox deletes inbox rows; *activity.Inbox implements it.
 type Inbox interface {
 	Prune(ctx context.Context, retention, limit time.Duration) (int, bool, error)
 	Prunable(ctx context.Context, retention, limit time.Duration) (int, error)
 }
 
-// Retention says how long what is over is kept.
+// Retention is how long files and rows are kept, and how often they are swept.
 type Retention struct {
 	Acked    time.Duration // files, after they were acknowledged
 	Rows     time.Duration // inbox rows that their workspace has read past
-	Unread   time.Duration // inbox rows in any case
-	Interval time.Duration // between two rounds, give or take a tenth
+	Unread   time.Duration // all other inbox rows
+	Interval time.Duration // between two sweeps, plus or minus 10 %
 }
 
-// Result is what a round deleted.
+// Result is what a sweep deleted.
 type Result struct {
 	pendinguploads.Swept
 	Rows int
 }
 
-// Sweeper sweeps.
+// Sweeper deletes in batches. Only one goroutine may use it at a time.
 type Sweeper struct {
 	files     Files
 	inbox     Inbox
 	retention Retention
 	log       *slog.Logger
 	observe   func(Result, time.Duration, error)
-	freed     int64 // bytes deleted since the last reclaim
+	deleted   int64 // bytes since the last successful reclaim
 }
 
-// New returns a sweeper. observe is told of every round, and may be nil.
+// New returns a Sweeper. observe is called after every sweep of Run, and may be nil.
 func New(files Files, inbox Inbox, retention Retention, log *slog.Logger, observe func(Result, time.Duration, error)) *Sweeper {
 	if observe == nil {
 		observe = func(Result, time.Duration, error) {}
@@ -81,20 +78,20 @@ func New(files Files, inbox Inbox, retention Retention, log *slog.Logger, observ
 	return &Sweeper{files: files, inbox: inbox, retention: retention, log: log, observe: observe}
 }
 
-// Run sweeps at once, and then again and again until ctx is done.
+// Run sweeps at once, and then at every interval until ctx is done.
 func (s *Sweeper) Run(ctx context.Context) {
 	for {
 		start := time.Now()
-		r, more, err := s.round(ctx, start.Add(roundTime))
+		r, more, err := s.round(ctx, start.Add(roundTimeout))
 		if ctx.Err() != nil {
 			return
 		}
-		took := time.Since(start)
-		s.observe(r, took, err)
-		log := s.log.With("acked", r.Acked, "expired", r.Expired, "bytes", r.AckedBytes+r.ExpiredBytes, "rows", r.Rows, "duration", took)
+		duration := time.Since(start)
+		s.observe(r, duration, err)
+		log := s.log.With("acked", r.Acked, "expired", r.Expired, "bytes", r.AckedBytes+r.ExpiredBytes, "rows", r.Rows, "duration", duration)
 		switch {
 		case err != nil:
-			log.ErrorContext(ctx, "sweep failed; it is tried again", "error", err)
+			log.ErrorContext(ctx, "sweep failed; retrying at the next interval", "error", err)
 		case r.Acked+r.Expired+r.Rows > 0:
 			log.InfoContext(ctx, "swept")
 		}
@@ -108,54 +105,53 @@ func (s *Sweeper) Run(ctx context.Context) {
 	}
 }
 
-// RunOnce deletes all that is over now, batch after batch, and returns what it deleted, also
-// when it fails. It is not for several goroutines at once.
+// RunOnce sweeps once, until nothing is left to delete. It returns what was deleted, even with an error.
 func (s *Sweeper) RunOnce(ctx context.Context) (Result, error) {
 	r, _, err := s.round(ctx, time.Time{})
 	return r, err
 }
 
-// round deletes what is over, until the time is over, if there is one, and tells whether there is
-// more. What fails with files does not keep it from the rows.
-func (s *Sweeper) round(ctx context.Context, until time.Time) (Result, bool, error) {
+// round is one sweep: it deletes batches until nothing is left or the deadline has passed; a zero deadline is none. It
+// reports whether there is more to delete. Rows are deleted even if the files fail.
+func (s *Sweeper) round(ctx context.Context, deadline time.Time) (Result, bool, error) {
 	var r Result
-	var room error
-	moreFiles, files := batches(ctx, until, "files", func(ctx context.Context) (bool, error) {
+	var reclaimErr error
+	moreFiles, filesErr := batches(ctx, deadline, "files", func(ctx context.Context) (bool, error) {
 		swept, err := s.files.Sweep(ctx, s.retention.Acked)
 		r.Acked += swept.Acked
 		r.Expired += swept.Expired
 		r.AckedBytes += swept.AckedBytes
 		r.ExpiredBytes += swept.ExpiredBytes
-		s.freed += swept.AckedBytes + swept.ExpiredBytes
+		s.deleted += swept.AckedBytes + swept.ExpiredBytes
 		return swept.More, err
 	}, func() {
-		if room == nil { // once it has failed, it is for the next round
-			room = s.reclaim(ctx)
+		if reclaimErr == nil { // after a failure the next sweep tries again
+			reclaimErr = s.reclaim(ctx)
 		}
 	})
-	moreRows, rows := batches(ctx, until, "rows", func(ctx context.Context) (bool, error) {
+	moreRows, rowsErr := batches(ctx, deadline, "rows", func(ctx context.Context) (bool, error) {
 		n, more, err := s.inbox.Prune(ctx, s.retention.Rows, s.retention.Unread)
 		r.Rows += n
 		return more, err
 	}, func() {})
-	return r, moreFiles || moreRows, errors.Join(files, room, rows)
+	return r, moreFiles || moreRows, errors.Join(filesErr, reclaimErr, rowsErr)
 }
 
-// reclaim gives the room of files to new ones, once it is much.
+// reclaim makes the space of deleted files available to new ones, once at least reclaimBytes were deleted.
 func (s *Sweeper) reclaim(ctx context.Context) error {
-	if s.freed < reclaimBytes || ctx.Err() != nil {
+	if s.deleted < reclaimBytes || ctx.Err() != nil {
 		return nil
 	}
 	start := time.Now()
 	if err := guard(ctx, reclaimTimeout, s.files.Reclaim); err != nil {
-		return fmt.Errorf("sweeper: room: %w", err)
+		return fmt.Errorf("sweeper: reclaim: %w", err)
 	}
-	s.log.InfoContext(ctx, "room reclaimed", "bytes", s.freed, "duration", time.Since(start))
-	s.freed = 0
+	s.log.InfoContext(ctx, "space reclaimed", "bytes", s.deleted, "duration", time.Since(start))
+	s.deleted = 0
 	return nil
 }
 
-// Due tells what RunOnce would delete now, and deletes nothing.
+// Due returns what RunOnce would delete now. It deletes nothing.
 func (s *Sweeper) Due(ctx context.Context) (Result, error) {
 	swept, err := s.files.Sweepable(ctx, s.retention.Acked)
 	if err != nil {
@@ -165,9 +161,9 @@ func (s *Sweeper) Due(ctx context.Context) (Result, error) {
 	return Result{Swept: swept, Rows: rows}, err
 }
 
-// batches calls batch until it says that there is no more or the time is over, and after each
-// that succeeded done. It tells whether there is more.
-func batches(ctx context.Context, until time.Time, what string, batch func(context.Context) (bool, error), done func()) (bool, error) {
+// batches calls batch until it reports that there is no more, it fails or the deadline has passed, and done after each
+// success. It reports whether there is more.
+func batches(ctx context.Context, deadline time.Time, kind string, batch func(context.Context) (bool, error), done func()) (bool, error) {
 	for ctx.Err() == nil {
 		var more bool
 		err := guard(ctx, batchTimeout, func(ctx context.Context) (err error) {
@@ -175,10 +171,10 @@ func batches(ctx context.Context, until time.Time, what string, batch func(conte
 			return err
 		})
 		if err != nil {
-			return false, fmt.Errorf("sweeper: %s: %w", what, err)
+			return false, fmt.Errorf("sweeper: %s: %w", kind, err)
 		}
 		done()
-		if !more || !until.IsZero() && !time.Now().Before(until) {
+		if !more || !deadline.IsZero() && !time.Now().Before(deadline) {
 			return more, nil
 		}
 		sleep(ctx, batchPause)
@@ -186,7 +182,7 @@ func batches(ctx context.Context, until time.Time, what string, batch func(conte
 	return true, ctx.Err()
 }
 
-// guard gives f its time, and makes an error of its panic.
+// guard calls f with a timeout, and turns a panic into an error.
 func guard(ctx context.Context, timeout time.Duration, f func(context.Context) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -198,7 +194,7 @@ func guard(ctx context.Context, timeout time.Duration, f func(context.Context) e
 	return f(ctx)
 }
 
-// jitter keeps replicas that were started together from sweeping together for ever.
+// jitter varies d by plus or minus 10 %, so that replicas started together do not keep sweeping together.
 func jitter(d time.Duration) time.Duration {
 	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
 }

@@ -22,14 +22,15 @@ var (
 	retention = sweeper.Retention{Acked: time.Hour, Rows: 7 * 24 * time.Hour, Unread: 30 * 24 * time.Hour, Interval: 5 * time.Minute}
 )
 
-// fake is Files and Inbox. Each call is counted; nil functions find nothing to do.
+// fake implements Files and Inbox and counts the calls. A nil function finds nothing to delete.
 type fake struct {
-	t            *testing.T
-	sweep        func(ctx context.Context, call int) (pendinguploads.Swept, error)
-	prune        func(ctx context.Context, call int) (int, bool, error)
-	reclaim      func(ctx context.Context, call int) error
-	sweeps, rows int
-	reclaims     int
+	t        *testing.T
+	sweep    func(ctx context.Context, call int) (pendinguploads.Swept, error)
+	prune    func(ctx context.Context, call int) (int, bool, error)
+	reclaim  func(ctx context.Context, call int) error
+	sweeps   int // calls, of each
+	prunes   int
+	reclaims int
 }
 
 func (f *fake) Reclaim(ctx context.Context) error {
@@ -53,10 +54,10 @@ func (f *fake) Prune(ctx context.Context, rows, unread time.Duration) (int, bool
 	if rows != retention.Rows || unread != retention.Unread {
 		f.t.Errorf("rows are kept for %s, and unread for %s", rows, unread)
 	}
-	if f.rows++; f.prune == nil {
+	if f.prunes++; f.prune == nil {
 		return 0, false, nil
 	}
-	return f.prune(ctx, f.rows)
+	return f.prune(ctx, f.prunes)
 }
 
 func (f *fake) Sweepable(context.Context, time.Duration) (pendinguploads.Swept, error) {
@@ -65,26 +66,26 @@ func (f *fake) Sweepable(context.Context, time.Duration) (pendinguploads.Swept, 
 
 func (f *fake) Prunable(context.Context, time.Duration, time.Duration) (int, error) { return 5, nil }
 
-// observed is what a sweeper told of a round.
+// observed is one call of observe.
 type observed struct {
 	sweeper.Result
-	took time.Duration
-	at   time.Time
-	err  error
+	duration time.Duration
+	at       time.Time
+	err      error
 }
 
-// watch returns a sweeper, what it tells of its rounds, and its log.
+// watch returns a sweeper, the calls of observe, and its log.
 func watch(t *testing.T, f *fake) (*sweeper.Sweeper, *[]observed, *bytes.Buffer) {
 	t.Helper()
 	f.t = t
 	var rounds []observed
 	var log bytes.Buffer
-	return sweeper.New(f, f, retention, slog.New(slog.NewJSONHandler(&log, nil)), func(r sweeper.Result, took time.Duration, err error) {
-		rounds = append(rounds, observed{r, took, time.Now(), err})
+	return sweeper.New(f, f, retention, slog.New(slog.NewJSONHandler(&log, nil)), func(r sweeper.Result, duration time.Duration, err error) {
+		rounds = append(rounds, observed{r, duration, time.Now(), err})
 	}), &rounds, &log
 }
 
-// lines are the lines of a log.
+// lines returns the parsed lines of a log.
 func lines(t *testing.T, log *bytes.Buffer) (lines []map[string]any) {
 	t.Helper()
 	for line := range strings.Lines(log.String()) {
@@ -97,8 +98,8 @@ func lines(t *testing.T, log *bytes.Buffer) (lines []map[string]any) {
 	return lines
 }
 
-// Time is the bubble's here: it stands still while anything runs, so a round takes none.
-// Planted: the first round after the interval; no jitter; one of half the interval.
+// synctest's clock stands still while anything runs, so a sweep takes no time.
+// Planted faults: the first sweep after the interval; no jitter; jitter of half the interval.
 func TestRun_SweepsAtOnceAndThenByItsInterval(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -117,22 +118,23 @@ func TestRun_SweepsAtOnceAndThenByItsInterval(t *testing.T) {
 		if first := (*rounds)[0].at.Sub(start); first != 0 {
 			t.Errorf("the first round came after %s", first)
 		}
-		least, most := retention.Interval, retention.Interval
+		shortest, longest := retention.Interval, retention.Interval
 		for i, r := range (*rounds)[1:] {
 			gap := r.at.Sub((*rounds)[i].at)
-			least, most = min(least, gap), max(most, gap)
+			shortest, longest = min(shortest, gap), max(longest, gap)
 		}
-		if least < retention.Interval*9/10 || least > retention.Interval*92/100 || most > retention.Interval*11/10 || most < retention.Interval*108/100 {
-			t.Errorf("rounds came after %s to %s, want %s give or take a tenth", least, most, retention.Interval)
+		if shortest < retention.Interval*9/10 || shortest > retention.Interval*92/100 ||
+			longest > retention.Interval*11/10 || longest < retention.Interval*108/100 {
+			t.Errorf("sweeps came after %s to %s, want %s plus or minus 10 %%", shortest, longest, retention.Interval)
 		}
 		if log.Len() > 0 {
-			t.Errorf("a round that found nothing logs %s", log)
+			t.Errorf("a sweep that found nothing logs %s", log)
 		}
 	})
 }
 
-// Planted: recover left out; the loop ended by an error; observe not told of it; the rows left
-// alone when the files fail.
+// Planted faults: recover left out; the loop ended by an error; observe not called after an error; the rows skipped when
+// the files fail.
 func TestRun_GoesOnAfterErrorsAndPanics(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -171,9 +173,9 @@ func TestRun_GoesOnAfterErrorsAndPanics(t *testing.T) {
 			}
 			message, level := "swept", "INFO"
 			if want.err != "" {
-				message, level = "sweep failed; it is tried again", "ERROR"
+				message, level = "sweep failed; retrying at the next interval", "ERROR"
 				if cause := line["error"].(string); !strings.Contains(cause, want.err) || !strings.Contains(r.err.Error(), want.err) {
-					t.Errorf("round %d: logged %q, told %v", i+1, cause, r.err)
+					t.Errorf("round %d: logged %q, observed %v", i+1, cause, r.err)
 				}
 			}
 			if line["msg"] != message || line["level"] != level || line["acked"] != float64(want.acked) || line["rows"] != float64(want.rows) {
@@ -186,7 +188,7 @@ func TestRun_GoesOnAfterErrorsAndPanics(t *testing.T) {
 	})
 }
 
-// Planted: sleep without ctx; a batch without it.
+// Planted faults: sleep without ctx; a batch without ctx.
 func TestRun_StopsAtOnce(t *testing.T) {
 	t.Parallel()
 	hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
@@ -214,10 +216,10 @@ func TestRun_StopsAtOnce(t *testing.T) {
 				cancel()
 				<-ended
 				if took := time.Since(stop); took != 0 {
-					t.Errorf("to stop took %s", took)
+					t.Errorf("stopping took %s", took)
 				}
 				if len(*rounds) != c.rounds || log.Len() > 0 {
-					t.Errorf("%d rounds were told, want %d; log: %s", len(*rounds), c.rounds, log)
+					t.Errorf("%d rounds were observed, want %d; log: %s", len(*rounds), c.rounds, log)
 				}
 			})
 		})
@@ -237,20 +239,20 @@ func TestRunOnce_GoesOnUntilThereIsNoMore(t *testing.T) {
 		start := time.Now()
 		r, err := s.RunOnce(t.Context())
 		want := sweeper.Result{Swept: pendinguploads.Swept{Acked: 4, AckedBytes: 40, Expired: 8, ExpiredBytes: 80}, Rows: 3000}
-		if err != nil || r != want || f.sweeps != 4 || f.rows != 3 {
-			t.Errorf("%+v after %d and %d batches, %v; want %+v", r, f.sweeps, f.rows, err, want)
+		if err != nil || r != want || f.sweeps != 4 || f.prunes != 3 {
+			t.Errorf("%+v after %d and %d batches, %v; want %+v", r, f.sweeps, f.prunes, err, want)
 		}
 		if took := time.Since(start); took != 5*50*time.Millisecond {
 			t.Errorf("it took %s, want a pause of 50 ms after each batch but the last", took)
 		}
 		if len(*rounds) != 0 {
-			t.Error("it was told as a round")
+			t.Error("RunOnce called observe")
 		}
 	})
 }
 
-// A batch that hangs costs 30 seconds, not the loop. Planted: no timeout; one for the round.
-func TestRunOnce_ABatchHasItsTime(t *testing.T) {
+// A batch that hangs costs 30 seconds, not the loop. Planted faults: no timeout; one timeout for the whole sweep.
+func TestRunOnce_EachBatchHasATimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{sweep: func(ctx context.Context, call int) (pendinguploads.Swept, error) {
@@ -267,13 +269,13 @@ func TestRunOnce_ABatchHasItsTime(t *testing.T) {
 		if took := time.Since(start); took != 88*time.Second+100*time.Millisecond {
 			t.Errorf("it took %s", took)
 		}
-		if !errors.Is(err, context.DeadlineExceeded) || r.Acked != 2 || f.rows != 1 {
-			t.Errorf("%+v, %v, %d batches of rows", r, err, f.rows)
+		if !errors.Is(err, context.DeadlineExceeded) || r.Acked != 2 || f.prunes != 1 {
+			t.Errorf("%+v, %v, %d batches of rows", r, err, f.prunes)
 		}
 	})
 }
 
-func TestRunOnce_TellsAllThatFailed(t *testing.T) {
+func TestRunOnce_ReturnsAllErrors(t *testing.T) {
 	t.Parallel()
 	s, _, _ := watch(t, &fake{
 		sweep: func(context.Context, int) (pendinguploads.Swept, error) { return pendinguploads.Swept{}, errFiles },
@@ -289,8 +291,8 @@ func TestDue_DeletesNothing(t *testing.T) {
 	f := &fake{}
 	s, rounds, _ := watch(t, f)
 	want := sweeper.Result{Swept: pendinguploads.Swept{Acked: 1, Expired: 2, AckedBytes: 30, ExpiredBytes: 40}, Rows: 5}
-	if r, err := s.Due(t.Context()); err != nil || r != want || f.sweeps+f.rows != 0 || len(*rounds) != 0 {
-		t.Errorf("%+v, %v, %d batches", r, err, f.sweeps+f.rows)
+	if r, err := s.Due(t.Context()); err != nil || r != want || f.sweeps+f.prunes != 0 || len(*rounds) != 0 {
+		t.Errorf("%+v, %v, %d batches", r, err, f.sweeps+f.prunes)
 	}
 }
 
@@ -304,7 +306,7 @@ func (*broken) Prunable(context.Context, time.Duration, time.Duration) (int, err
 	return 0, errRows
 }
 
-func TestDue_TellsWhatFailed(t *testing.T) {
+func TestDue_ReturnsErrors(t *testing.T) {
 	t.Parallel()
 	log := slog.New(slog.DiscardHandler)
 	if _, err := sweeper.New(&broken{}, &fake{}, retention, log, nil).Due(t.Context()); !errors.Is(err, errFiles) {
@@ -315,10 +317,10 @@ func TestDue_TellsWhatFailed(t *testing.T) {
 	}
 }
 
-// Room is reclaimed when 256 MiB have been deleted since the last time, in one round or several; what
-// fails is tried again with the next. Planted: the sum begun anew with each round, or not after a
-// success, or after a failure too; no timeout.
-func TestRunOnce_ReclaimsRoomOnceItIsMuch(t *testing.T) {
+// Space is reclaimed when 256 MiB have been deleted since the last success, in one sweep or several. After a failure the
+// next sweep tries again. Planted faults: the sum reset by each sweep, or not reset by a success, or reset by a failure;
+// no timeout.
+func TestRunOnce_ReclaimsSpaceAfter256MiB(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const mib = 1 << 20
@@ -357,9 +359,9 @@ func TestRunOnce_ReclaimsRoomOnceItIsMuch(t *testing.T) {
 				t.Errorf("it took %s", took)
 			}
 		}
-		told := lines(t, log)
-		if len(told) != 2 || told[0]["msg"] != "room reclaimed" || told[0]["bytes"] != float64(256*mib) || told[1]["bytes"] != float64(256*mib) {
-			t.Errorf("logged %v", told)
+		logged := lines(t, log)
+		if len(logged) != 2 || logged[0]["msg"] != "space reclaimed" || logged[0]["bytes"] != float64(256*mib) || logged[1]["bytes"] != float64(256*mib) {
+			t.Errorf("logged %v", logged)
 		}
 	})
 }
@@ -372,14 +374,14 @@ func TestRunOnce_ReclaimsNothingWhenItStops(t *testing.T) {
 		return pendinguploads.Swept{AckedBytes: 1 << 30}, nil
 	}}
 	s, _, _ := watch(t, f)
-	if _, err := s.RunOnce(ctx); !errors.Is(err, context.Canceled) || f.reclaims+f.rows != 0 {
-		t.Errorf("%v, %d calls for room, %d for rows", err, f.reclaims, f.rows)
+	if _, err := s.RunOnce(ctx); !errors.Is(err, context.Canceled) || f.reclaims+f.prunes != 0 {
+		t.Errorf("%v, %d calls of Reclaim and Prune", err, f.reclaims+f.prunes)
 	}
 }
 
-// Files come as fast as they are swept: the rows have their turn, the room is reclaimed, and the
-// rounds are told of. Planted: a round without an end; room reclaimed at its end only.
-func TestRun_KeepsUpWithWhatNeverEnds(t *testing.T) {
+// Files arrive as fast as they are deleted: rows get their turn, space is reclaimed, and sweeps are observed. Planted
+// faults: a sweep without a deadline; space reclaimed only at the end of a sweep.
+func TestRun_SweepEndsWhileFilesKeepArriving(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{
@@ -398,17 +400,17 @@ func TestRun_KeepsUpWithWhatNeverEnds(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute+30*time.Second)
 		defer cancel()
 		s.Run(ctx)
-		if n := len(*rounds); n != 5 || f.rows != 5 {
-			t.Errorf("%d rounds were told, the rows had %d turns, want 5", n, f.rows)
+		if n := len(*rounds); n != 5 || f.prunes != 5 {
+			t.Errorf("%d rounds were observed, the rows had %d turns, want 5", n, f.prunes)
 		}
 		for i, r := range *rounds {
 			if r.Acked < 59 || r.Acked > 61 || (r.err == nil) != (i != 0) {
 				t.Errorf("round %d: %d files, %v", i+1, r.Acked, r.err)
 			}
 		}
-		// Every fourth batch; not again in the round in which it failed, whose end was far.
+		// Every fourth batch, but not again in the sweep in which it failed.
 		if f.reclaims < 3+4*14 || f.reclaims > 3+5*16 {
-			t.Errorf("room was reclaimed %d times", f.reclaims)
+			t.Errorf("space was reclaimed %d times", f.reclaims)
 		}
 	})
 }

@@ -1,10 +1,9 @@
-// Package testcluster runs on one machine what stands around the platform when it is more than one: replicas
-// of the compiled binary behind HAProxy, a PostgreSQL that all of them use, PgBouncer in front of
-// it, and a standby. `make cluster` is for a person to try it; the tests use it, too.
+// Package testcluster runs a whole deployment on one machine: replicas of the compiled binary behind HAProxy, one
+// PostgreSQL for all of them, and optionally PgBouncer and a synchronous standby. Tests and `make cluster` use it.
 //
-// HAProxy and PgBouncer are Debian's, and run with the files of deploy/, in which only addresses
-// are replaced. Everything listens on loopback or on Unix sockets, and ends with the process that
-// started it, also if that is killed.
+// HAProxy and PgBouncer run with the files of deploy/, in which only addresses and sizes are replaced, so the tests cover
+// those files. Everything listens on loopback or Unix sockets, and exits with the process that started it, even if that
+// is killed. It is not for production: nothing restarts what has failed.
 package testcluster
 
 import (
@@ -23,41 +22,41 @@ import (
 )
 
 const (
-	// maxConnections is room for 35 connections of each of four replicas, and for who looks.
+	// maxConnections allows 35 connections for each of four replicas, and some for the tests.
 	maxConnections = "200"
 
-	// drainDelay is longer than HAProxy takes to see that a replica is about to stop: with the
-	// intervals of deploy/proxy/haproxy.cfg at most 2.5 s.
+	// drainDelay is longer than HAProxy takes to notice that a replica is stopping: at most 2.5 s with the intervals of
+	// deploy/proxy/haproxy.cfg.
 	drainDelay = "4s"
 
 	startTimeout = time.Minute
-	stopTimeout  = 45 * time.Second // requests in flight may finish for 30 s
+	stopTimeout  = 45 * time.Second // requests in flight have 30 s to finish
 )
 
-// Options say what runs.
+// Options configure a cluster.
 type Options struct {
-	Dir         string // for everything; PostgreSQL, which does not run as root, must get through it
+	Dir         string // of all files; PostgreSQL's user must be able to enter it (NewDir)
 	Binary      string // the compiled platform
 	Replicas    int
 	Proxy       string // path of deploy/proxy/haproxy.cfg
-	Addr        string // of HAProxy; "": any on loopback that is free
+	Addr        string // of HAProxy; "": a free one on loopback
 	AdminToken  string
-	DatabaseURL string   // "": a PostgreSQL is started; else it has to be migrated already
+	DatabaseURL string   // of a migrated database; "": Start starts and migrates a PostgreSQL
 	Env         []string // further settings of the replicas
 	Log         io.Writer
 }
 
-// Cluster is what runs. Its methods are for one goroutine.
+// Cluster is a running cluster. Only one goroutine may use it at a time.
 type Cluster struct {
 	URL         string // of HAProxy
 	DatabaseURL string
 	Replicas    []*Replica
 	Balancer    *HAProxy
-	Postgres    *embeddedpg.Server // nil: somebody else's
+	Postgres    *embeddedpg.Server // nil if Options.DatabaseURL was set
 }
 
-// Start starts everything and returns when HAProxy sends requests to every replica. What has been
-// started ends if the rest does not start.
+// Start starts everything and returns when HAProxy sends requests to every replica. After an error nothing is left
+// running.
 func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -102,7 +101,7 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	return c, nil
 }
 
-// startPostgres starts a PostgreSQL and migrates it, as an operator would.
+// startPostgres starts a PostgreSQL and migrates it, like an operator.
 func (c *Cluster) startPostgres(ctx context.Context, o Options) (err error) {
 	c.Postgres, err = embeddedpg.Start(ctx, embeddedpg.Options{
 		DataDir: filepath.Join(o.Dir, "postgres"), Logger: slog.New(slog.DiscardHandler), Settings: map[string]string{"max_connections": maxConnections},
@@ -124,8 +123,8 @@ func Migrate(ctx context.Context, binary, databaseURL string) error {
 	return nil
 }
 
-// Roll replaces the replicas one after the other by a binary, as a rolling upgrade does: each is
-// told to stop, and the next one's turn is when HAProxy sends requests to its successor.
+// Roll replaces the replicas one after the other by a binary, as a rolling upgrade does: it stops one, starts its
+// successor, and waits until HAProxy sends it requests.
 func (c *Cluster) Roll(ctx context.Context, binary string) error {
 	for _, r := range c.Replicas {
 		if err := r.Stop(); err != nil {
@@ -142,7 +141,7 @@ func (c *Cluster) Roll(ctx context.Context, binary string) error {
 	return nil
 }
 
-// Await returns when a replica serves and HAProxy knows it.
+// Await returns when a replica is ready and HAProxy sends it requests.
 func (c *Cluster) Await(ctx context.Context, r *Replica) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -152,8 +151,7 @@ func (c *Cluster) Await(ctx context.Context, r *Replica) error {
 	return c.Balancer.Await(ctx, r.Name, Up)
 }
 
-// Close ends everything: first HAProxy, so that nothing new comes, then all replicas together, last
-// PostgreSQL.
+// Close stops everything: first HAProxy, so that no new requests arrive, then all replicas together, last PostgreSQL.
 func (c *Cluster) Close() error {
 	var errs []error
 	if c.Balancer != nil {
@@ -161,7 +159,7 @@ func (c *Cluster) Close() error {
 	}
 	for _, r := range c.Replicas {
 		if r.process != nil {
-			r.process.Signal(syscall.SIGKILL) // what it has answered is on disk
+			r.process.Signal(syscall.SIGKILL) // what it has acknowledged is on disk
 			<-r.process.Done()
 		}
 	}

@@ -39,7 +39,7 @@ func TestThreeReplicas(t *testing.T) {
 
 // demo is `make e2e` against the balancer.
 func demo(t *testing.T, c *testcluster.Cluster) {
-	cmd := exec.CommandContext(within(t, 3*patience), "../../.venv/bin/python", "../../workspace/devtools/demo.py", "e2e")
+	cmd := exec.CommandContext(contextWithTimeout(t, 3*testTimeout), "../../.venv/bin/python", "../../workspace/devtools/demo.py", "e2e")
 	cmd.Env = append(os.Environ(), "BASE_URL="+c.URL, "ADMIN_TOKEN="+adminToken)
 	if output, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v (make setup-test installs what is missing)\n%s", err, output)
@@ -49,12 +49,12 @@ func demo(t *testing.T, c *testcluster.Cluster) {
 // stepByStep has an upload, its poll, which is held when it comes, its fetch and its ack each on another
 // replica, in several orders. Planted: nothing announced to other replicas.
 func stepByStep(t *testing.T, c *testcluster.Cluster) {
-	w := at(c.URL).Create(t, "poll", "")
+	w := platformAt(c.URL).Create(t, "poll", "")
 	last := ""
 	var waited time.Duration // after the uploads were answered
 	for i := range 6 {
 		r := rand.New(rand.NewPCG(1, uint64(i))).Perm(3)
-		to := func(step int) *servertest.Platform { return at(c.Replicas[r[step%3]].URL()) }
+		to := func(step int) *servertest.Platform { return platformAt(c.Replicas[r[step%3]].URL()) }
 		content := bytes.Repeat([]byte{byte(i)}, 1<<(4*i)) // up to a MiB
 		held := make(chan *servertest.Response, 1)
 		query := "?wait=20&order=asc"
@@ -106,13 +106,13 @@ func stepByStep(t *testing.T, c *testcluster.Cluster) {
 func followCursor(t *testing.T, c *testcluster.Cluster) {
 	const writers, each, pollers = 6, 80, 4
 	for range 2 {
-		w := at(c.URL).Create(t, "poll", "")
+		w := platformAt(c.URL).Create(t, "poll", "")
 		var writing, polling sync.WaitGroup
 		for i := range writers {
 			writing.Go(func() {
 				for k := range each {
 					body := fmt.Sprintf(`{"jsonrpc":"2.0","method":"m%d-%d"}`, i, k)
-					r := at(c.URL).Do(t, servertest.Request{Method: http.MethodPost, Path: "/workspaces/" + w.ID + "/a2a", Token: w.Token,
+					r := platformAt(c.URL).Do(t, servertest.Request{Method: http.MethodPost, Path: "/workspaces/" + w.ID + "/a2a", Token: w.Token,
 						Header: http.Header{"Content-Type": {"application/json"}}, Body: strings.NewReader(body)})
 					if r.Status != http.StatusOK {
 						t.Errorf("message: %d %s", r.Status, r.Body)
@@ -123,13 +123,13 @@ func followCursor(t *testing.T, c *testcluster.Cluster) {
 		for p := range pollers {
 			polling.Go(func() {
 				seen, last := map[string]int{}, ""
-				for deadline := time.Now().Add(2 * patience); len(seen) < writers*each && time.Now().Before(deadline); {
+				for deadline := time.Now().Add(2 * testTimeout); len(seen) < writers*each && time.Now().Before(deadline); {
 					query := fmt.Sprintf("?wait=5&limit=%d&order=asc", 1+6*p)
 					if last != "" {
 						query = fmt.Sprintf("?wait=5&limit=%d&since_id=%s", 1+6*p, last)
 					}
 					var rows []struct{ ID, Method string }
-					r := at(c.URL).Do(t, servertest.Request{Path: "/workspaces/" + w.ID + "/activity" + query, Token: w.Token})
+					r := platformAt(c.URL).Do(t, servertest.Request{Path: "/workspaces/" + w.ID + "/activity" + query, Token: w.Token})
 					if err := json.Unmarshal(r.Body, &rows); err != nil {
 						t.Errorf("poll: %d %s", r.Status, r.Body)
 						return
@@ -155,14 +155,14 @@ func followCursor(t *testing.T, c *testcluster.Cluster) {
 // flight. One of the two is enough here: this HAProxy sends what did not get through to another, and who is not
 // sent anything for 4 s has nothing in flight.
 func roll(t *testing.T, c *testcluster.Cluster) {
-	f := busy(t, c.URL, 6)
-	f.flows(t, 100)
-	begun, before := time.Now(), f.sent()
+	f := startTraffic(t, c.URL, 6)
+	f.awaitSuccesses(t, 100)
+	begun, before := time.Now(), f.successes()
 	if err := c.Roll(t.Context(), binary); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("replaced in %s, with %d requests meanwhile", time.Since(begun).Round(100*time.Millisecond), f.sent()-before)
-	f.flows(t, 100)
+	t.Logf("replaced in %s, with %d requests meanwhile", time.Since(begun).Round(100*time.Millisecond), f.successes()-before)
+	f.awaitSuccesses(t, 100)
 	_, failed := f.end(t)
 	for _, failure := range failed {
 		t.Errorf("after %s: %s", failure.end.Sub(begun).Round(time.Millisecond), failure.what)
@@ -171,16 +171,16 @@ func roll(t *testing.T, c *testcluster.Cluster) {
 
 // notice is how long HAProxy may take, on a busy machine, to get round to what the kernel has told it: that its
 // connections to a replica have ended. What it sends down one of them until then is in that replica's hand.
-const notice = 200 * time.Millisecond
+const detectionDelay = 200 * time.Millisecond
 
 // kill ends one replica as nothing can prepare for, three times. What began afterwards is sent to the others,
 // before HAProxy's next check, which is 2 s later at most, too. Planted: no redispatch in haproxy.cfg.
 func kill(t *testing.T, c *testcluster.Cluster) {
-	f := busy(t, c.URL, 6)
+	f := startTraffic(t, c.URL, 6)
 	type moment struct{ begun, end time.Time }
 	var kills []moment
 	for i, r := range c.Replicas {
-		f.flows(t, 100)
+		f.awaitSuccesses(t, 100)
 		killed := moment{begun: time.Now()}
 		r.Kill()
 		// An answer from HAProxy's one thread comes after what the kernel had told it before.
@@ -189,7 +189,7 @@ func kill(t *testing.T, c *testcluster.Cluster) {
 		}
 		killed.end = time.Now()
 		kills = append(kills, killed)
-		f.flows(t, 100)
+		f.awaitSuccesses(t, 100)
 		if err := r.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -201,7 +201,7 @@ func kill(t *testing.T, c *testcluster.Cluster) {
 	for _, failure := range failed {
 		inFlight := false
 		for _, k := range kills {
-			inFlight = inFlight || failure.begun.Before(k.end.Add(notice)) && failure.end.After(k.begun)
+			inFlight = inFlight || failure.begun.Before(k.end.Add(detectionDelay)) && failure.end.After(k.begun)
 		}
 		if !inFlight || strings.Contains(failure.what, "not JSON") {
 			t.Errorf("at %s, for %s: %s", failure.begun.Format("05.000"), failure.end.Sub(failure.begun), failure.what)
@@ -215,13 +215,13 @@ func kill(t *testing.T, c *testcluster.Cluster) {
 // freeze stops a replica's process for longer than HAProxy needs to see it, and lets it go on. What it had in
 // hand is answered late.
 func freeze(t *testing.T, c *testcluster.Cluster) {
-	f := busy(t, c.URL, 6)
-	f.flows(t, 100)
+	f := startTraffic(t, c.URL, 6)
+	f.awaitSuccesses(t, 100)
 	r := c.Replicas[1]
 	r.Signal(syscall.SIGSTOP)
-	err := c.Balancer.Await(within(t, patience), r.Name, testcluster.Down)
+	err := c.Balancer.Await(contextWithTimeout(t, testTimeout), r.Name, testcluster.Down)
 	for range 20 { // the others serve
-		at(c.URL).Create(t, "poll", "")
+		platformAt(c.URL).Create(t, "poll", "")
 	}
 	r.Signal(syscall.SIGCONT)
 	if err != nil {

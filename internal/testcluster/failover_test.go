@@ -19,7 +19,7 @@ import (
 // Planted: no synchronous_standby_names, and the standby's receiver stopped (SIGSTOP) until the primary is lost.
 func TestFailover_LosesNothingThatWasAnswered(t *testing.T) {
 	t.Parallel()
-	ctx := within(t, 3*patience)
+	ctx := contextWithTimeout(t, 3*testTimeout)
 	pair, err := testcluster.StartPair(ctx, newDir(t))
 	if err != nil {
 		t.Fatal(err)
@@ -33,8 +33,8 @@ func TestFailover_LosesNothingThatWasAnswered(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := start(t, pair.DatabaseURL)
-	f := busy(t, c.URL, 4)
-	f.flows(t, 300)
+	f := startTraffic(t, c.URL, 4)
+	f.awaitSuccesses(t, 300)
 	lost := time.Now()
 	if err := pair.LosePrimary(); err != nil {
 		t.Fatal(err)
@@ -43,7 +43,7 @@ func TestFailover_LosesNothingThatWasAnswered(t *testing.T) {
 		t.Fatal(err)
 	}
 	promoted := time.Now()
-	f.flows(t, 1)
+	f.awaitSuccesses(t, 1)
 	recovered := time.Now()
 	for _, r := range c.Replicas {
 		if err := c.Await(ctx, r); err != nil {
@@ -51,7 +51,7 @@ func TestFailover_LosesNothingThatWasAnswered(t *testing.T) {
 		}
 	}
 	settled := time.Now()
-	f.flows(t, 300)
+	f.awaitSuccesses(t, 300)
 	_, failed := f.end(t)
 	t.Logf("promoted %s after the loss; first success %s later, all replicas %s later",
 		promoted.Sub(lost).Round(time.Millisecond), recovered.Sub(promoted).Round(time.Millisecond), settled.Sub(promoted).Round(time.Millisecond))
@@ -67,7 +67,7 @@ func TestFailover_LosesNothingThatWasAnswered(t *testing.T) {
 // at (internal/synced).
 func TestFailover_WithoutTheStandbyNothingIsAnswered(t *testing.T) {
 	t.Parallel()
-	ctx := within(t, 3*patience)
+	ctx := contextWithTimeout(t, 3*testTimeout)
 	pair, err := testcluster.StartPair(ctx, newDir(t))
 	if err != nil {
 		t.Fatal(err)
@@ -82,9 +82,9 @@ func TestFailover_WithoutTheStandbyNothingIsAnswered(t *testing.T) {
 	}
 	c := start(t, pair.DatabaseURL)
 	replica := c.Replicas[0].URL()
-	w := at(replica).Create(t, "poll", "")
+	w := platformAt(replica).Create(t, "poll", "")
 	send := func() *servertest.Response {
-		return at(replica).Do(t, servertest.Request{Method: http.MethodPost, Path: "/workspaces/" + w.ID + "/a2a", Token: w.Token,
+		return platformAt(replica).Do(t, servertest.Request{Method: http.MethodPost, Path: "/workspaces/" + w.ID + "/a2a", Token: w.Token,
 			Header: http.Header{"Content-Type": {"application/json"}}, Body: strings.NewReader(`{"jsonrpc":"2.0","method":"m"}`)})
 	}
 	if r := send(); r.Status != http.StatusOK {

@@ -16,10 +16,10 @@ import (
 	"time"
 )
 
-// A State is what HAProxy thinks of a server.
+// A State is a server's status in HAProxy.
 type State string
 
-// The states that are waited for.
+// The states that Await is used with.
 const (
 	Up   State = "UP"
 	Down State = "DOWN"
@@ -32,8 +32,8 @@ type HAProxy struct {
 	socket string
 }
 
-// StartHAProxy starts HAProxy on addr, or any on loopback that is free, in front of servers, which it
-// calls replica1 and so on, with the configuration at path. dir is for what it needs.
+// StartHAProxy starts HAProxy on addr, or on a free loopback address if addr is "". Its servers are named replica1 and so
+// on; its configuration is that at path. It writes its files to dir.
 func StartHAProxy(path, dir, addr string, servers []string, log io.Writer) (*HAProxy, error) {
 	program, err := find("haproxy")
 	if err != nil {
@@ -59,12 +59,12 @@ func StartHAProxy(path, dir, addr string, servers []string, log io.Writer) (*HAP
 	}
 	cmd := exec.Command(program, "-db", "-f", file)
 	cmd.Stdout, cmd.Stderr = log, log
-	b.Process, err = begin(cmd)
+	b.Process, err = startProcess(cmd)
 	return b, err
 }
 
-// configure is deploy's configuration for this machine: without TLS, with less room and one thread, with these servers,
-// and with a socket that tells how they are.
+// configure adapts deploy's configuration to this machine: no TLS, fewer connections, one thread, these servers, and a
+// socket that reports their state.
 func (b *HAProxy) configure(text string, servers []string) (string, error) {
 	var lines strings.Builder
 	server := regexp.MustCompile(`(?m)^    server replica1 \S+(.*)$`)
@@ -100,15 +100,15 @@ func (b *HAProxy) Await(ctx context.Context, server string, want State) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("cluster: HAProxy says that %s is %q, %w: %w", server, state, err, ctx.Err())
+			return fmt.Errorf("cluster: HAProxy reports that %s is %q, %w: %w", server, state, err, ctx.Err())
 		case <-b.Done():
-			return errors.New("cluster: HAProxy has ended; its log tells why")
-		case <-time.After(again):
+			return errors.New("cluster: HAProxy has exited; see its log")
+		case <-time.After(pollInterval):
 		}
 	}
 }
 
-// state asks HAProxy for the state of a server.
+// state returns HAProxy's state of a server.
 func (b *HAProxy) state(server string) (State, error) {
 	conn, err := net.DialTimeout("unix", b.socket, time.Second)
 	if err != nil {
@@ -131,8 +131,8 @@ func (b *HAProxy) state(server string) (State, error) {
 			return State(row[statusColumn]), nil
 		}
 	}
-	return "", fmt.Errorf("cluster: HAProxy knows no %s", server)
+	return "", fmt.Errorf("cluster: HAProxy has no server %s", server)
 }
 
-// Close ends it at once.
+// Close stops HAProxy at once.
 func (b *HAProxy) Close() error { return b.stop(syscall.SIGINT) }

@@ -21,7 +21,7 @@ const (
 	proxyFile = "../../deploy/proxy/haproxy.cfg"
 
 	// patience is how long anything may take that should take a moment.
-	patience = 40 * time.Second
+	testTimeout = 40 * time.Second
 )
 
 // binary is the platform as its users run it, without the race detector.
@@ -85,10 +85,10 @@ func start(t *testing.T, databaseURL string, env ...string) *testcluster.Cluster
 }
 
 // at is what serves there, for calls that are checked against the OpenAPI file.
-func at(url string) *servertest.Platform { return &servertest.Platform{URL: url} }
+func platformAt(url string) *servertest.Platform { return &servertest.Platform{URL: url} }
 
 // within is a context that ends when something has taken too long.
-func within(t *testing.T, limit time.Duration) context.Context {
+func contextWithTimeout(t *testing.T, limit time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
 	return ctx

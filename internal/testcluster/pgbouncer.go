@@ -21,11 +21,11 @@ import (
 // PgBouncer is a running PgBouncer in transaction mode.
 type PgBouncer struct {
 	*Process
-	DatabaseURL string // the way through it
+	DatabaseURL string // leads through PgBouncer
 }
 
-// StartPgBouncer starts PgBouncer with at most so many sessions of the PostgreSQL that dsn names by
-// its Unix socket, with the configuration at path and further settings. dir is for what it needs.
+// StartPgBouncer starts PgBouncer with at most so many sessions, in front of the PostgreSQL of dsn, which must name a
+// Unix socket. Its configuration is that at path, plus settings. It writes its files to dir.
 func StartPgBouncer(path, dir, dsn string, sessions int, log io.Writer, settings ...string) (*PgBouncer, error) {
 	program, err := find("pgbouncer")
 	if err != nil {
@@ -43,7 +43,7 @@ func StartPgBouncer(path, dir, dsn string, sessions int, log io.Writer, settings
 	if err != nil {
 		return nil, err
 	}
-	_, port, _ := net.SplitHostPort(addr) // it was made just now
+	_, port, _ := net.SplitHostPort(addr) // FreeAddr returns a valid address
 	config := string(text)
 	for _, edit := range []struct{ find, replace string }{
 		{`(?m)^platform = host=\S+ port=\S+ dbname=\S+`, fmt.Sprintf("platform = host=%s port=%d dbname=%s user=%s", c.Host, c.Port, c.Database, c.User)},
@@ -54,7 +54,7 @@ func StartPgBouncer(path, dir, dsn string, sessions int, log io.Writer, settings
 	} {
 		pattern := regexp.MustCompile(edit.find)
 		if len(pattern.FindAllString(config, -1)) != 1 {
-			return nil, fmt.Errorf("cluster: pgbouncer.ini has not one line %s", edit.find)
+			return nil, fmt.Errorf("cluster: pgbouncer.ini must have exactly one line %s", edit.find)
 		}
 		config = pattern.ReplaceAllLiteralString(config, edit.replace)
 	}
@@ -64,7 +64,7 @@ func StartPgBouncer(path, dir, dsn string, sessions int, log io.Writer, settings
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	args := []string{file}
-	if os.Geteuid() == 0 { // which it refuses to be; and only PostgreSQL's user gets to the socket
+	if os.Geteuid() == 0 { // PgBouncer refuses to run as root, and only PostgreSQL's user can open the socket
 		name, err := ownerOf(c.Host)
 		if err != nil {
 			return nil, err
@@ -73,18 +73,18 @@ func StartPgBouncer(path, dir, dsn string, sessions int, log io.Writer, settings
 	}
 	cmd := exec.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	process, err := begin(cmd)
+	process, err := startProcess(cmd)
 	if err != nil {
 		return nil, err
 	}
 	b := &PgBouncer{process, "postgres://" + c.User + "@" + addr + "/platform?sslmode=disable"}
-	for deadline := time.Now().Add(startTimeout); ; time.Sleep(again) {
+	for deadline := time.Now().Add(startTimeout); ; time.Sleep(pollInterval) {
 		if conn, err := net.Dial("tcp", addr); err == nil {
 			return b, conn.Close()
 		}
 		select {
 		case <-b.Done():
-			return nil, errors.New("cluster: PgBouncer has ended; its log tells why")
+			return nil, errors.New("cluster: PgBouncer has exited; see its log")
 		default:
 		}
 		if time.Now().After(deadline) {
@@ -93,10 +93,10 @@ func StartPgBouncer(path, dir, dsn string, sessions int, log io.Writer, settings
 	}
 }
 
-// Close ends it at once.
+// Close stops PgBouncer at once.
 func (b *PgBouncer) Close() error { return b.stop(syscall.SIGTERM) }
 
-// ownerOf returns the name of the user that a folder belongs to.
+// ownerOf returns the name of a folder's owner.
 func ownerOf(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -104,7 +104,7 @@ func ownerOf(path string) (string, error) {
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
-		return "", fmt.Errorf("cluster: no owner known of %s", path)
+		return "", fmt.Errorf("cluster: the owner of %s is unknown", path)
 	}
 	owner, err := user.LookupId(strconv.Itoa(int(stat.Uid)))
 	if err != nil {

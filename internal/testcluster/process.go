@@ -11,20 +11,20 @@ import (
 	"time"
 )
 
-// leash ends process $1 when the one that started it is gone, which closes its standard input. A
-// line says that there is nothing to do.
-const leash = `read -r _ || kill -KILL "$1"`
+// watchdogScript kills process $1 when the process that started it has exited, which closes the script's standard input.
+// A line on it means that $1 has exited by itself.
+const watchdogScript = `read -r _ || kill -KILL "$1"`
 
-// A Process is a program that ends with the process that started it.
+// A Process is a program that does not outlive the process that started it.
 type Process struct {
 	cmd    *exec.Cmd
 	exited chan struct{}
 	err    error // of Wait; written before exited is closed
 }
 
-// begin starts a program. It is in a session of its own: Ctrl-C reaches only who started it, who
-// stops it in order.
-func begin(cmd *exec.Cmd) (*Process, error) {
+// startProcess starts a program in its own session: Ctrl-C reaches only the process that started it, which then stops
+// the program gracefully.
+func startProcess(cmd *exec.Cmd) (*Process, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -34,39 +34,39 @@ func begin(cmd *exec.Cmd) (*Process, error) {
 		return nil, fmt.Errorf("cluster: start %s: %w", cmd.Path, err)
 	}
 	p := &Process{cmd: cmd, exited: make(chan struct{})}
-	guard := exec.Command("/bin/sh", "-c", leash, "sh", strconv.Itoa(p.Pid()))
-	guard.Dir = "/"
-	guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	hold, err := guard.StdinPipe()
+	watchdog := exec.Command("/bin/sh", "-c", watchdogScript, "sh", strconv.Itoa(p.Pid()))
+	watchdog.Dir = "/"
+	watchdog.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	stdin, err := watchdog.StdinPipe()
 	if err == nil {
-		err = guard.Start()
+		err = watchdog.Start()
 	}
 	go func() {
 		p.err = p.cmd.Wait()
-		if guard.Process != nil {
-			fmt.Fprintln(hold, "ended")
-			_ = guard.Wait()
+		if watchdog.Process != nil {
+			fmt.Fprintln(stdin, "ended")
+			_ = watchdog.Wait()
 		}
 		close(p.exited)
 	}()
 	if err != nil {
 		p.Signal(syscall.SIGKILL)
 		<-p.exited
-		return nil, fmt.Errorf("cluster: start the leash of %s: %w", cmd.Path, err)
+		return nil, fmt.Errorf("cluster: start the watchdog of %s: %w", cmd.Path, err)
 	}
 	return p, nil
 }
 
-// Pid is its id.
+// Pid returns the process id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
-// Done is closed when it has ended.
+// Done is closed when the process has exited.
 func (p *Process) Done() <-chan struct{} { return p.exited }
 
-// Signal does nothing if it has ended.
+// Signal sends a signal. It does nothing if the process has exited.
 func (p *Process) Signal(sig syscall.Signal) { _ = p.cmd.Process.Signal(sig) }
 
-// stop signals it and waits for its end, which it is helped to if it takes too long.
+// stop sends a signal and waits for the exit. After stopTimeout it kills the process and returns an error.
 func (p *Process) stop(sig syscall.Signal) error {
 	if p == nil {
 		return nil
@@ -79,11 +79,11 @@ func (p *Process) stop(sig syscall.Signal) error {
 	}
 	p.Signal(syscall.SIGKILL)
 	<-p.exited
-	return fmt.Errorf("cluster: %s has not ended %s after %s", p.cmd.Path, stopTimeout, sig)
+	return fmt.Errorf("cluster: %s did not exit within %s after %s", p.cmd.Path, stopTimeout, sig)
 }
 
-// FreeAddr returns an address on loopback that nothing listens on. Its port is none of those that systems
-// give to outgoing connections: between two lives of a replica one of them would take it.
+// FreeAddr returns a loopback address that nothing listens on. Its port is outside the range for outgoing connections,
+// one of which could otherwise take it while a replica restarts.
 func FreeAddr() (string, error) {
 	const first, last, attempts = 15_000, 32_000, 100
 	var err error
@@ -96,17 +96,17 @@ func FreeAddr() (string, error) {
 	return "", fmt.Errorf("cluster: %w", err)
 }
 
-// find returns the path of a program, also if it is among those of the system's administrator.
+// find returns the path of a program, also in the folders for administrators, which may not be in $PATH.
 func find(name string) (string, error) {
 	for _, candidate := range []string{name, "/usr/sbin/" + name, "/usr/local/sbin/" + name, "/opt/homebrew/bin/" + name} {
 		if path, err := exec.LookPath(candidate); err == nil {
 			return path, nil
 		}
 	}
-	return "", fmt.Errorf("cluster: %s is not installed here; make setup-test installs it", name)
+	return "", fmt.Errorf("cluster: %s is not installed; run 'make setup-cluster'", name)
 }
 
-// NewDir makes a folder that the users of PostgreSQL and PgBouncer can get through.
+// NewDir creates a temporary folder that the users of PostgreSQL and PgBouncer can enter.
 func NewDir() (string, error) {
 	dir, err := os.MkdirTemp("", "cluster-")
 	if err != nil {

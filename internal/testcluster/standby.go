@@ -20,15 +20,15 @@ import (
 	"github.com/molecule-ai/platform/internal/embeddedpg"
 )
 
-// A Pair is a PostgreSQL and its standby. What the one has answered is on disk at both
-// (synchronous_standby_names). It finds PostgreSQL's programs as Linux tells.
+// A Pair is a PostgreSQL and its synchronous standby: a commit is acknowledged after both have it on disk
+// (synchronous_standby_names). It needs Linux, whose /proc shows where PostgreSQL's programs are.
 type Pair struct {
-	DatabaseURL      string // of whichever takes writes
+	DatabaseURL      string // leads to whichever of the two accepts writes
 	Primary, Standby *embeddedpg.Server
 
 	standbyData string
 	programs    string
-	user        *syscall.Credential // whom they run as; nil: the present one
+	user        *syscall.Credential // of PostgreSQL's programs; nil: the current user
 }
 
 const (
@@ -73,7 +73,7 @@ func startServer(ctx context.Context, dir string) (*embeddedpg.Server, error) {
 	})
 }
 
-// copyPrimary makes the standby's data of the primary's.
+// copyPrimary creates the standby's data with pg_basebackup.
 func (p *Pair) copyPrimary(ctx context.Context) error {
 	program, err := os.Readlink("/proc/" + strconv.Itoa(p.Primary.Pid()) + "/exe")
 	if err != nil {
@@ -94,7 +94,7 @@ func (p *Pair) copyPrimary(ctx context.Context) error {
 		}
 		owner, ok := info.Sys().(*syscall.Stat_t)
 		if !ok {
-			return fmt.Errorf("cluster: no owner known of %s", c.Host)
+			return fmt.Errorf("cluster: the owner of %s is unknown", c.Host)
 		}
 		p.user = &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}
 		if err := errors.Join(os.Chmod(filepath.Dir(p.standbyData), 0o711), os.Chown(p.standbyData, int(owner.Uid), int(owner.Gid))); err != nil {
@@ -105,7 +105,7 @@ func (p *Pair) copyPrimary(ctx context.Context) error {
 		"--write-recovery-conf", "--checkpoint=fast", "--wal-method=stream")
 }
 
-// run runs one of PostgreSQL's programs.
+// run executes one of PostgreSQL's programs.
 func (p *Pair) run(ctx context.Context, program string, args ...string) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(p.programs, program), args...)
 	cmd.Dir = "/"
@@ -117,7 +117,7 @@ func (p *Pair) run(ctx context.Context, program string, args ...string) error {
 	return nil
 }
 
-// synchronize has the primary answer only when the standby has it, too.
+// synchronize turns on synchronous replication and waits until the standby is in sync.
 func (p *Pair) synchronize(ctx context.Context) error {
 	db, err := sql.Open("postgres", p.Primary.DSN(embeddedpg.DefaultDatabase))
 	if err != nil {
@@ -139,13 +139,13 @@ func (p *Pair) synchronize(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("cluster: the standby does not catch up: %w", ctx.Err())
-		case <-time.After(again):
+			return fmt.Errorf("cluster: the standby is not in sync: %w", ctx.Err())
+		case <-time.After(pollInterval):
 		}
 	}
 }
 
-// LosePrimary ends the primary, all of its processes at once, as the loss of its machine does.
+// LosePrimary kills all processes of the primary at once, like the loss of its machine.
 func (p *Pair) LosePrimary() error {
 	children, err := childrenOf(p.Primary.Pid())
 	for _, pid := range append([]int{p.Primary.Pid()}, children...) {
@@ -160,12 +160,12 @@ func (p *Pair) Promote(ctx context.Context) error {
 	return p.run(ctx, "pg_ctl", "promote", "-D", p.standbyData)
 }
 
-// Close ends what runs.
+// Close stops both servers.
 func (p *Pair) Close() error {
 	var errs []error
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	for _, s := range []*embeddedpg.Server{p.Standby, p.Primary} { // the other way round it would wait for the standby
+	for _, s := range []*embeddedpg.Server{p.Standby, p.Primary} { // the primary would wait for the standby
 		if s != nil {
 			errs = append(errs, s.Stop(ctx))
 		}
@@ -173,7 +173,7 @@ func (p *Pair) Close() error {
 	return errors.Join(errs...)
 }
 
-// childrenOf returns the processes that a process has started.
+// childrenOf returns the child processes of a process.
 func childrenOf(parent int) ([]int, error) {
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
 	if err != nil {

@@ -48,13 +48,13 @@ type failure struct {
 }
 
 // busy starts traffic of n workspaces.
-func busy(t *testing.T, base string, n int) *traffic {
+func startTraffic(t *testing.T, base string, n int) *traffic {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
-	f := &traffic{base: base, stop: stop, http: &http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
+	f := &traffic{base: base, stop: stop, http: &http.Client{Timeout: testTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
 	t.Cleanup(func() { stop(); f.wg.Wait(); f.http.CloseIdleConnections() })
 	for i := range n {
-		w := &inbox{Workspace: at(base).Create(t, "poll", ""), answered: map[string]bool{}, seen: map[string]int{}}
+		w := &inbox{Workspace: platformAt(base).Create(t, "poll", ""), answered: map[string]bool{}, seen: map[string]int{}}
 		f.workspaces = append(f.workspaces, w)
 		f.wg.Go(func() {
 			for k := 0; ctx.Err() == nil; k++ {
@@ -190,18 +190,18 @@ func (f *traffic) fail(what string) {
 }
 
 // sent returns the number of requests so far that were answered as they should be.
-func (f *traffic) sent() int {
+func (f *traffic) successes() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.requests - len(f.failed)
 }
 
 // flows returns when so many more requests have been answered as they should be.
-func (f *traffic) flows(t *testing.T, n int) {
+func (f *traffic) awaitSuccesses(t *testing.T, n int) {
 	t.Helper()
-	for begun, first := time.Now(), f.sent(); f.sent() < first+n; time.Sleep(10 * time.Millisecond) {
-		if time.Since(begun) > patience {
-			t.Fatalf("%d requests in %s", f.sent()-first, patience)
+	for begun, first := time.Now(), f.successes(); f.successes() < first+n; time.Sleep(10 * time.Millisecond) {
+		if time.Since(begun) > testTimeout {
+			t.Fatalf("%d requests in %s", f.successes()-first, testTimeout)
 		}
 	}
 }

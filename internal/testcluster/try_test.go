@@ -47,7 +47,7 @@ func TestTryCluster_LeavesNothingBehind(t *testing.T) {
 		go func() { ended <- cmd.Wait() }()
 		t.Cleanup(func() { _ = cmd.Process.Kill() })
 		await(t, "the greeting: "+out.String(), func() bool { return strings.Contains(out.String(), "Ctrl-C stops") })
-		if r := at("http://"+addr).Do(t, servertest.Request{Path: "/readyz"}); r.Status != 200 {
+		if r := platformAt("http://"+addr).Do(t, servertest.Request{Path: "/readyz"}); r.Status != 200 {
 			t.Errorf("readyz: %d %s", r.Status, r.Body)
 		}
 		pids := regexp.MustCompile(`\(process (\d+)\)`).FindAllStringSubmatch(out.String(), -1)
@@ -79,8 +79,8 @@ func TestTryCluster_LeavesNothingBehind(t *testing.T) {
 func await(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for begun := time.Now(); !done(); time.Sleep(20 * time.Millisecond) {
-		if time.Since(begun) > patience {
-			t.Fatalf("after %s still not: %s", patience, what)
+		if time.Since(begun) > testTimeout {
+			t.Fatalf("after %s still not: %s", testTimeout, what)
 		}
 	}
 }

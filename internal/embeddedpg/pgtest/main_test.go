@@ -12,7 +12,7 @@ import (
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 )
 
-// childVariable tells TestOfTheChild, in a test binary that another test runs, how to end.
+// childVariable says how TestOfTheChild ends, in a test binary that another test runs.
 const childVariable = "PGTEST_CHILD"
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -21,7 +21,7 @@ func TestOfTheChild(t *testing.T) {
 	pgtest.New(t)
 	switch os.Getenv(childVariable) {
 	case "fails":
-		t.Fatal("as told")
+		t.Fatal("as requested")
 	case "panics":
 		panic("as told")
 	case "is killed":
@@ -36,7 +36,7 @@ func TestOfTheChild(t *testing.T) {
 	}
 }
 
-func TestMain_LeavesNothingBehindHoweverTheRunEnds(t *testing.T) {
+func TestMain_CleansUpHoweverTheRunEnds(t *testing.T) {
 	t.Parallel()
 	for _, end := range []string{"passes", "fails", "panics", "is killed"} {
 		t.Run(end, func(t *testing.T) {
@@ -57,12 +57,12 @@ func TestMain_LeavesNothingBehindHoweverTheRunEnds(t *testing.T) {
 func TestMain_FailsTheRunIfThereIsNoServer(t *testing.T) {
 	t.Parallel()
 	output, err := runChild(t, filepath.Join(t.TempDir(), "missing"), "passes")
-	if err == nil || !strings.Contains(output, "pgtest: make a folder for the server") {
+	if err == nil || !strings.Contains(output, "pgtest: create a folder for the server") {
 		t.Errorf("the run ended with %v: %s", err, output)
 	}
 }
 
-// sharedTempDir makes a folder that every user can enter: as root, PostgreSQL is another one.
+// sharedTempDir creates a folder that every user can enter: as root, PostgreSQL runs as another user.
 func sharedTempDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "pgtest-of-pgtest-")
@@ -90,25 +90,25 @@ func runChild(t *testing.T, tmp, end string) (output string, err error) {
 	return string(content), err
 }
 
-// waitEmpty returns what is in the folder, at once or when there has been time to clean up.
-func waitEmpty(t *testing.T, dir string, patient bool) (left []string) {
+// waitEmpty returns what is in the folder; with wait, after there was time to clean up.
+func waitEmpty(t *testing.T, dir string, wait bool) (left []string) {
 	t.Helper()
 	deadline := time.NewTimer(20 * time.Second)
 	defer deadline.Stop()
-	again := time.NewTicker(50 * time.Millisecond)
-	defer again.Stop()
+	retry := time.NewTicker(50 * time.Millisecond)
+	defer retry.Stop()
 	for {
 		left, err := filepath.Glob(filepath.Join(dir, "*"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(left) == 0 || !patient {
+		if len(left) == 0 || !wait {
 			return left
 		}
 		select {
 		case <-deadline.C:
 			return left
-		case <-again.C:
+		case <-retry.C:
 		}
 	}
 }

@@ -1,16 +1,15 @@
-// Package pgtest gives every test a database of its own on a real PostgreSQL.
+// Package pgtest gives every test its own database on a real PostgreSQL.
 //
-// A test binary starts one throw-away server in TestMain, and each test a database in it,
-// cloned from a template that was migrated once:
+// A test binary starts one temporary server in TestMain. Each test gets a database on it, cloned from a template that is
+// migrated once:
 //
 //	func TestMain(m *testing.M) { pgtest.Main(m) }
 //
 //	func TestSomething(t *testing.T) {
 //		db := pgtest.Open(t, pgtest.New(t))
 //
-// All of it is safe for parallel tests. A machine without PostgreSQL fails the run; nothing
-// is ever skipped. The server keeps nothing on disk for good: it is no place to test
-// durability.
+// All functions are safe for parallel tests. Without PostgreSQL the run fails; no test is skipped. The server does not
+// sync to disk: it cannot be used to test durability.
 package pgtest
 
 import (
@@ -43,12 +42,11 @@ var settings = map[string]string{
 	"full_page_writes":   "off",
 	"shared_buffers":     "64MB",
 	"max_connections":    "200",
-	"autovacuum_naptime": "1h", // nothing lives long enough to need it
+	"autovacuum_naptime": "1h", // no database exists long enough to need it
 }
 
-// cleaner removes folder $1 when the test binary is gone, which closes its standard input:
-// a test that panics or runs into its timeout leaves no chance to do it here. The server has
-// a watchdog of its own.
+// cleaner removes folder $1 when the test binary has exited, which closes the script's standard input: after a panic or
+// a timeout the binary cannot do it itself. The server has its own watchdog.
 const cleaner = `
 read -r _
 seconds=0
@@ -70,7 +68,7 @@ func Main(m *testing.M) {
 	os.Exit(Run(m))
 }
 
-// Run is Main for a TestMain that has something else to clean up: it returns the exit code.
+// Run is Main for a TestMain that has more to clean up: it returns the exit code instead of exiting.
 func Run(m *testing.M) (code int) {
 	stop, err := startServer()
 	if err != nil {
@@ -86,17 +84,16 @@ func Run(m *testing.M) (code int) {
 	return m.Run()
 }
 
-// startServer sets server and admin; the function it returns ends both and removes the
-// folder.
+// startServer sets server and admin. stop ends both and removes the folder.
 func startServer() (stop func() error, err error) {
 	dir, err := os.MkdirTemp("", "pgtest-")
 	if err != nil {
-		return nil, fmt.Errorf("make a folder for the server: %w", err)
+		return nil, fmt.Errorf("create a folder for the server: %w", err)
 	}
 	if err := os.Chmod(dir, 0o711); err != nil { // as root, PostgreSQL runs as another user
-		return nil, errors.Join(fmt.Errorf("make a folder for the server: %w", err), os.RemoveAll(dir))
+		return nil, errors.Join(fmt.Errorf("create a folder for the server: %w", err), os.RemoveAll(dir))
 	}
-	leash, err := startCleaner(dir)
+	cleanerInput, err := startCleaner(dir)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start the cleaner: %w", err), os.RemoveAll(dir))
 	}
@@ -108,23 +105,23 @@ func startServer() (stop func() error, err error) {
 		Settings: settings,
 	})
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir), leash.Close())
+		return nil, errors.Join(err, os.RemoveAll(dir), cleanerInput.Close())
 	}
 	admin, err = sql.Open("postgres", server.DSN(embeddedpg.DefaultDatabase))
 	if err != nil {
-		return nil, errors.Join(err, server.Stop(ctx), os.RemoveAll(dir), leash.Close())
+		return nil, errors.Join(err, server.Stop(ctx), os.RemoveAll(dir), cleanerInput.Close())
 	}
 	admin.SetMaxOpenConns(4)
 
 	return func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
-		return errors.Join(server.Err(), admin.Close(), server.Stop(ctx), os.RemoveAll(dir), leash.Close())
+		return errors.Join(server.Err(), admin.Close(), server.Stop(ctx), os.RemoveAll(dir), cleanerInput.Close())
 	}, nil
 }
 
-// startCleaner returns the pipe whose closing, by whatever end of this process, lets the
-// cleaner go to work.
+// startCleaner starts the cleaner and returns the pipe to its standard input. The cleaner runs when the pipe is closed,
+// at the latest when this process exits.
 func startCleaner(dir string) (io.Closer, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -145,8 +142,8 @@ func startCleaner(dir string) (io.Closer, error) {
 // Server returns the running server.
 func Server() *embeddedpg.Server { return server }
 
-// New makes a database with the newest schema and returns its connection string. It is
-// dropped at the end of the test, connections included.
+// New creates a database with the newest schema and returns its connection string. The database is dropped at the end of
+// the test, even if there are open connections.
 func New(t testing.TB) string {
 	t.Helper()
 	need(t)
@@ -156,7 +153,7 @@ func New(t testing.TB) string {
 	return create(t, " TEMPLATE "+templateDatabase)
 }
 
-// Empty is New without a schema.
+// Empty creates a database without a schema; otherwise it is like New.
 func Empty(t testing.TB) string {
 	t.Helper()
 	need(t)

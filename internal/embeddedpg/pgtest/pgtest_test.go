@@ -19,7 +19,7 @@ func TestNew_HasTheNewestSchema(t *testing.T) {
 	}
 }
 
-func TestEmpty_HasNone(t *testing.T) {
+func TestEmpty_HasNoTables(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Open(t, pgtest.Empty(t))
 	var tables int
@@ -31,7 +31,7 @@ func TestEmpty_HasNone(t *testing.T) {
 	}
 }
 
-func TestNew_GivesParallelTestsDatabasesOfTheirOwn(t *testing.T) {
+func TestNew_GivesEachParallelTestItsOwnDatabase(t *testing.T) {
 	t.Parallel()
 	dsns := make([]string, 8)
 	var all sync.WaitGroup
@@ -50,7 +50,7 @@ func TestNew_GivesParallelTestsDatabasesOfTheirOwn(t *testing.T) {
 	}
 }
 
-// Not even a connection that was forgotten keeps a database.
+// An open connection does not prevent the drop.
 func TestNew_DropsTheDatabaseAtTheEndOfTheTest(t *testing.T) {
 	t.Parallel()
 	var dsn, name string

@@ -12,10 +12,9 @@ import (
 	"github.com/lib/pq"
 )
 
-// Scans returns how the statement reads its tables, such as "Index Scan of things by things_pkey",
-// in the order of the plan, each once. It is the plan that PostgreSQL makes for all values of the
-// parameters, as it does for a statement that is prepared and used again and again; args only have
-// to be of the right types. Fill and ANALYZE the tables before: of small ones all is read anyway.
+// Scans returns how the statement reads its tables, such as "Index Scan of things by things_pkey", sorted and without
+// duplicates. It uses the generic plan, which PostgreSQL uses for a prepared statement that is executed often; args only
+// need the right types. Fill and ANALYZE the tables first: PostgreSQL scans small tables sequentially.
 func Scans(t testing.TB, db *sql.DB, statement string, args ...any) []string {
 	t.Helper()
 	ctx := t.Context()

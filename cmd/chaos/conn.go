@@ -14,27 +14,27 @@ import (
 	"time"
 )
 
-// A line is a client's connection. It remembers what ended it, for reading and for writing, since net/http does not
-// always tell: of a request whose body is cut off it reports that nothing can be written any more, whatever was read
-// before. The kernel tells of a reset only once, to whichever of the two asks first.
-type line struct {
+// A trackedConn is a client's connection that remembers the error that ended reading and the one that ended writing.
+// net/http does not always return it: if a request's body is cut off, net/http reports the failed write, whatever was
+// read before. The kernel reports a reset only once, to the read or to the write.
+type trackedConn struct {
 	net.Conn
 
 	mu               sync.Mutex
-	reading, writing string // how others ended it; "": they have not
+	reading, writing string // how the peer ended it; "": not
 }
 
-func dialLine(ctx context.Context, network, addr string) (net.Conn, error) {
+func dialTracked(ctx context.Context, network, addr string) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}
-	return &line{Conn: conn}, nil
+	return &trackedConn{Conn: conn}, nil
 }
 
 // Read implements io.Reader.
-func (l *line) Read(p []byte) (int, error) {
+func (l *trackedConn) Read(p []byte) (int, error) {
 	n, err := l.Conn.Read(p)
 	if err != nil {
 		l.end(&l.reading, "reading", err)
@@ -43,7 +43,7 @@ func (l *line) Read(p []byte) (int, error) {
 }
 
 // Write implements io.Writer.
-func (l *line) Write(p []byte) (int, error) {
+func (l *trackedConn) Write(p []byte) (int, error) {
 	n, err := l.Conn.Write(p)
 	if err != nil {
 		l.end(&l.writing, "writing", err)
@@ -51,20 +51,20 @@ func (l *line) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func (l *line) end(ended *string, what string, err error) {
+func (l *trackedConn) end(ended *string, what string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// What says that it is closed is the client's own doing.
+	// net.ErrClosed means that the client itself closed the connection.
 	if *ended == "" && !errors.Is(err, net.ErrClosed) {
 		*ended = fmt.Sprintf("%s ended with %q at %s; ", what, err, time.Now().Format("15:04:05.000"))
 	}
 }
 
-// explain adds to the error of a request what is known of its connection.
+// explain adds the state of its connection to a request's error.
 func explain(err error, by httptrace.GotConnInfo) error {
-	l, ok := by.Conn.(*line)
+	l, ok := by.Conn.(*trackedConn)
 	if !ok {
-		return err // there was none
+		return err // no connection was made
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -72,6 +72,6 @@ func explain(err error, by httptrace.GotConnInfo) error {
 	if by.Reused {
 		used = fmt.Sprintf("used before and idle for %s", by.IdleTime.Round(time.Millisecond))
 	}
-	ended := cmp.Or(strings.TrimSuffix(l.reading+l.writing, "; "), "nobody else ended it")
+	ended := cmp.Or(strings.TrimSuffix(l.reading+l.writing, "; "), "not ended by the peer")
 	return fmt.Errorf("%w (connection from %s, %s; %s)", err, l.LocalAddr(), used, ended)
 }

@@ -12,17 +12,17 @@ import (
 	"time"
 )
 
-// A server that hangs up on a request, before it has all of it, and one that does not answer. Planted: the error as
-// net/http has it; that the client closed it afterwards.
-func TestClients_TellWhatEndedAConnection(t *testing.T) {
+// A server that resets the connection before it has read the whole request, and one that does not answer. Planted
+// faults: the error as net/http returns it; the client's own close recorded.
+func TestClients_ReportWhatEndedAConnection(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		serve    func(net.Conn)
-		patience time.Duration
-		want     string
+		serve   func(net.Conn)
+		timeout time.Duration
+		want    string
 	}{
 		"hangs up":        {func(conn net.Conn) { _, _ = conn.Read(make([]byte, 10)); reset(conn) }, 20 * time.Second, "connection reset by peer"},
-		"does not answer": {func(net.Conn) {}, time.Second, "nobody else ended it"},
+		"does not answer": {func(net.Conn) {}, time.Second, "not ended by the peer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -45,9 +45,9 @@ func TestClients_TellWhatEndedAConnection(t *testing.T) {
 			clients := newClients(h, []string{listener.Addr().String()})
 			defer clients.close()
 			a := clients.do(context.Background(), request{
-				kind: kindUpload, w: &workspace{}, method: "POST", path: "/", body: bytes.Repeat([]byte("x"), 32<<20), patience: c.patience,
+				kind: kindUpload, w: &workspace{}, method: "POST", path: "/", body: bytes.Repeat([]byte("x"), 32<<20), timeout: c.timeout,
 			})
-			if _, told, _ := strings.Cut(a.Error, "(connection from 127.0.0.1:"); !strings.Contains(told, c.want) || !strings.Contains(told, ", new; ") {
+			if _, state, _ := strings.Cut(a.Error, "(connection from 127.0.0.1:"); !strings.Contains(state, c.want) || !strings.Contains(state, ", new; ") {
 				t.Errorf("%s, want %q", a.Error, c.want)
 			}
 		})
