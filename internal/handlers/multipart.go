@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/uploadname"
 )
 
 const (
@@ -59,7 +60,7 @@ func (h *ChatFilesHandler) spool(r *http.Request, batch *pendinguploads.Batch) e
 			return h.partError(cmp.Or(body.err, err))
 		}
 		body.disarm()
-		field, ok := pendinguploads.PartField(part.Header)
+		field, ok := uploadname.PartField(part.Header)
 		switch {
 		case !ok:
 			return refuse(http.StatusBadRequest, "broken_multipart", "a part has no readable Content-Disposition: form-data")
@@ -84,14 +85,14 @@ func (h *ChatFilesHandler) spool(r *http.Request, batch *pendinguploads.Batch) e
 }
 
 func (h *ChatFilesHandler) spoolFile(part *multipart.Part, batch *pendinguploads.Batch) error {
-	name, _ := pendinguploads.PartFilename(part.Header)
+	name, _ := uploadname.PartFilename(part.Header)
 	err := batch.Add(name, part.Header.Get("Content-Type"), part)
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, pendinguploads.ErrTooLarge):
 		return refuse(http.StatusRequestEntityTooLarge, "file_too_large", "file exceeds per-file cap").
-			with("filename", pendinguploads.SanitizeFilename(name)).with("max", h.limits.MaxFileBytes).because(err)
+			with("filename", uploadname.SanitizeFilename(name)).with("max", h.limits.MaxFileBytes).because(err)
 	case errors.Is(err, pendinguploads.ErrSpool):
 		return err
 	default:

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/uploadname"
 )
 
 // FuzzMultipart reads arbitrary bytes as the body of an upload. Whatever they are: no panic, no
@@ -48,7 +49,7 @@ func FuzzMultipart(f *testing.F) {
 		var total int64
 		for _, file := range files {
 			total += file.Size
-			if file.Size > limits.MaxFileBytes || !pendinguploads.ValidFilename(file.Name) || pendinguploads.CleanMIMEType(file.MIMEType, "") != file.MIMEType {
+			if file.Size > limits.MaxFileBytes || !uploadname.ValidFilename(file.Name) || uploadname.CleanMIMEType(file.MIMEType, "") != file.MIMEType {
 				t.Errorf("file %q of %d bytes as %q passed", file.Name, file.Size, file.MIMEType)
 			}
 		}

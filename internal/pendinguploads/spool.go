@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"sync"
+
+	"github.com/molecule-ai/platform/internal/uploadname"
 )
 
 // ErrSpool: the temporary file of a batch cannot be written, for want of space for example.
@@ -60,8 +62,8 @@ func NewBatch(limits Limits, dir string) *Batch {
 // of r comes back wrapped; ErrSpool says that it was not r that failed. After an error the
 // batch is only good for Close.
 func (b *Batch) Add(name, contentType string, r io.Reader) error {
-	p := part{name: SanitizeFilename(name), inMemory: b.spill == nil, offset: b.spilled}
-	p.mimeType = CleanMIMEType(contentType, p.name)
+	p := part{name: uploadname.SanitizeFilename(name), inMemory: b.spill == nil, offset: b.spilled}
+	p.mimeType = uploadname.CleanMIMEType(contentType, p.name)
 	if p.inMemory {
 		p.offset = int64(b.memory.Len())
 	}

@@ -42,6 +42,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/uploadname"
 )
 
 // The errors of a Storage. They are returned wrapped; test for them with errors.Is.
@@ -158,8 +160,8 @@ func (e *QuotaError) Unwrap() error { return ErrQuota }
 // NewFile is a file to stage. A Batch makes them, and sees to it that Size and SHA256
 // are those of Content.
 type NewFile struct {
-	Name     string    // as SanitizeFilename returns it
-	MIMEType string    // as CleanMIMEType returns it
+	Name     string    // as uploadname.SanitizeFilename returns it
+	MIMEType string    // as uploadname.CleanMIMEType returns it
 	Size     int64     // bytes
 	SHA256   [32]byte  // of the content
 	Content  io.Reader // exactly Size bytes
@@ -248,9 +250,9 @@ func (l Limits) check(files []NewFile) error {
 		switch {
 		case f.Size < 0:
 			err = fmt.Errorf("%w: negative size", ErrInvalidFile)
-		case !ValidFilename(f.Name):
+		case !uploadname.ValidFilename(f.Name):
 			err = fmt.Errorf("%w: name is not sanitized", ErrInvalidFile)
-		case CleanMIMEType(f.MIMEType, "") != f.MIMEType:
+		case uploadname.CleanMIMEType(f.MIMEType, "") != f.MIMEType:
 			err = fmt.Errorf("%w: type is not a plain type/subtype", ErrInvalidFile)
 		case f.Size > l.MaxFileBytes:
 			err = ErrTooLarge
