@@ -19,7 +19,7 @@ import (
 )
 
 // domains are the packages whose errors reach a handler.
-var domains = []string{"wsauth", "workspaces", "forward", "activity", "receipts", "pendinguploads"}
+var domains = []string{"wsauth", "workspaces", "forward", "activity", "events", "pendinguploads", "spool"}
 
 // withoutRow are the domain errors that need none, and why.
 var withoutRow = map[string]string{

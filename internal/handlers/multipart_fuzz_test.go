@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/spool"
 	"github.com/molecule-ai/platform/internal/uploadname"
 )
 
@@ -69,7 +70,7 @@ func TestSpool_KeepsEveryByte(t *testing.T) {
 		}
 		content = bytes.ReplaceAll(content, []byte("\r\n--b"), []byte("\r\n--c"))
 		h := &ChatFilesHandler{limits: usual}
-		batch := pendinguploads.NewBatch(pendinguploads.Limits{MaxFileBytes: usual.MaxFileBytes, MaxBatchBytes: usual.MaxRequestBytes}, t.TempDir())
+		batch := spool.NewBatch(pendinguploads.Limits{MaxFileBytes: usual.MaxFileBytes, MaxBatchBytes: usual.MaxRequestBytes}, t.TempDir())
 		r, err := http.NewRequest(http.MethodPost, "/", io.MultiReader(
 			text(goodPart+"--b\r\nContent-Disposition: form-data; name=files\r\n\r\n"), text(string(content)), text("\r\n"+goodPart+"--b--")))
 		if err != nil {
