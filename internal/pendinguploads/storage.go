@@ -42,8 +42,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-
-	"github.com/molecule-ai/platform/internal/uploadname"
 )
 
 // The errors of a Storage. They are returned wrapped; test for them with errors.Is.
@@ -238,30 +236,4 @@ type Limits struct {
 	TTL           time.Duration // how long an unacknowledged file is kept
 	QuotaBytes    int64         // a workspace's unacknowledged files together; 0: no quota
 	QuotaFiles    int64         // how many they may be; 0: no quota
-}
-
-// check refuses what no workspace should be offered, before anything is written. Every
-// Storage calls it first.
-func (l Limits) check(files []NewFile) error {
-	var total int64
-	for _, f := range files {
-		total += f.Size
-		var err error
-		switch {
-		case f.Size < 0:
-			err = fmt.Errorf("%w: negative size", ErrInvalidFile)
-		case !uploadname.ValidFilename(f.Name):
-			err = fmt.Errorf("%w: name is not sanitized", ErrInvalidFile)
-		case uploadname.CleanMIMEType(f.MIMEType, "") != f.MIMEType:
-			err = fmt.Errorf("%w: type is not a plain type/subtype", ErrInvalidFile)
-		case f.Size > l.MaxFileBytes:
-			err = ErrTooLarge
-		case total > l.MaxBatchBytes:
-			err = ErrBatchTooLarge
-		}
-		if err != nil {
-			return fmt.Errorf("pendinguploads: stage %q: %w", f.Name, err)
-		}
-	}
-	return nil
 }
