@@ -23,7 +23,7 @@ var domains = []string{"wsauth", "workspaces", "forward", "activity", "events", 
 
 // withoutRow are the domain errors that need none, and why.
 var withoutRow = map[string]string{
-	"pendinguploads.ErrEmptied": "no request meets it: the platform does not start",
+	"pendinguploads.ErrWrongStore": "no request meets it: the platform does not start",
 }
 
 // sentinels returns the exported Err variables of a package, from its source, so that a new

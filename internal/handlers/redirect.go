@@ -14,9 +14,9 @@ import (
 )
 
 // Links hands out URLs from which anybody can read a file for a while, "" for a file that has none.
-// *pendinguploads.Bucket does.
+// *pendinguploads.ObjectStorage does.
 type Links interface {
-	Link(ctx context.Context, workspace, id uuid.UUID) (pendinguploads.File, string, error)
+	SignedURL(ctx context.Context, workspace, id uuid.UUID) (pendinguploads.File, string, error)
 }
 
 // WithLinks lets clients that ask for it with redirect=true fetch bytes past the platform.
@@ -38,7 +38,7 @@ func (h *PendingUploadsHandler) redirect(c *gin.Context, id uuid.UUID) (bool, er
 			return false, nil
 		}
 	}
-	file, link, err := h.links.Link(c.Request.Context(), wsauth.WorkspaceOf(c), id)
+	file, link, err := h.links.SignedURL(c.Request.Context(), wsauth.WorkspaceOf(c), id)
 	if err != nil && !errors.Is(err, pendinguploads.ErrNotFound) {
 		logger(c).WarnContext(c, "no link to a file; its bytes are served here", "file_id", id, "error", err)
 	}

@@ -8,23 +8,23 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// BucketOptions say which bytes go to a store of objects.
-type BucketOptions struct {
+// ObjectStorageOptions say which bytes go to a store of objects.
+type ObjectStorageOptions struct {
 	URL         string // the store for new files; "": they go to the database
 	InlineBytes int64  // files no longer than this go to the database in any case
 }
 
-// Bucket is a Storage that keeps the bytes of files in stores of objects, and all else, with the
+// ObjectStorage is a Storage that keeps the bytes of files in stores of objects, and all else, with the
 // bytes of small files, in the database. Each row says where its bytes are, so that which store is
 // configured only matters to new files.
 //
 // The order is what makes it safe: a row that an object is intended, then the object, then one
 // transaction that gives it its file, and that announces. A crash leaves an object that the first row
 // knows of and the sweep deletes, never a visible file without bytes.
-type Bucket struct {
+type ObjectStorage struct {
 	*Postgres
 	stores  *stores
-	options BucketOptions
+	options ObjectStorageOptions
 	store   int // for new files
 	writes  *semaphore.Weighted
 	keyed   *semaphore.Weighted
@@ -32,11 +32,11 @@ type Bucket struct {
 	stall   time.Duration
 }
 
-// NewBucket returns a Storage on postgres and on the stores that open opens. The schema must have
-// objects. ErrEmptied, if the store for new files is not the one that it was.
-func NewBucket(ctx context.Context, postgres *Postgres, open OpenObjects, options BucketOptions) (*Bucket, error) {
-	b := &Bucket{
-		Postgres: postgres, stores: &stores{db: postgres.db, open: open, opened: map[int]Objects{}}, options: options,
+// NewObjectStorage returns a Storage on postgres and on the stores that open opens. The schema must have
+// objects. ErrWrongStore, if the store for new files is not the one that it was.
+func NewObjectStorage(ctx context.Context, postgres *Postgres, open ObjectStoreOpener, options ObjectStorageOptions) (*ObjectStorage, error) {
+	b := &ObjectStorage{
+		Postgres: postgres, stores: &stores{db: postgres.db, open: open, opened: map[int]ObjectStore{}}, options: options,
 		writes: semaphore.NewWeighted(maxWrites), keyed: semaphore.NewWeighted(maxKeyed), alive: aliveInterval, stall: stallTimeout,
 	}
 	if options.URL == "" {
@@ -50,4 +50,4 @@ func NewBucket(ctx context.Context, postgres *Postgres, open OpenObjects, option
 }
 
 // Close closes the stores. The pools are their owner's.
-func (b *Bucket) Close() error { return b.stores.close() }
+func (b *ObjectStorage) Close() error { return b.stores.close() }

@@ -54,11 +54,11 @@ func NewPostgres(db, staging *sql.DB, inbox Inbox, limits Limits) *Postgres {
 	return p
 }
 
-// WithSessions is for when db and staging lead through a pooler that gives each transaction
+// UseSessionPool is for when db and staging lead through a pooler that gives each transaction
 // another session of PostgreSQL: what needs a session of its own, and what an upload does beside its
 // transaction, then goes through the pool sessions. If the latter went through the pooler, too, uploads
 // that hold all of its sessions would wait for one more. Call it before the first use.
-func (p *Postgres) WithSessions(sessions *sql.DB) { p.sessions = sessions }
+func (p *Postgres) UseSessionPool(sessions *sql.DB) { p.sessions = sessions }
 
 // putChunk takes a buffer back; nil is none.
 func (p *Postgres) putChunk(buffer *[]byte) {

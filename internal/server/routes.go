@@ -79,7 +79,7 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		}
 		postgres := pendinguploads.NewPostgres(s.db, s.staging, inbox, bounds)
 		if s.sessions != nil {
-			postgres.WithSessions(s.sessions)
+			postgres.UseSessionPool(s.sessions)
 		}
 		storage, err := s.openStorage(ctx, postgres)
 		if err != nil {

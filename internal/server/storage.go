@@ -35,7 +35,7 @@ func (s *Server) openStorage(ctx context.Context, postgres *pendinguploads.Postg
 	if !have {
 		return s.tracing.Storage(postgres), nil
 	}
-	open := func(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
+	open := func(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.ObjectStore, error) {
 		store, err := objectstore.Open(ctx, url, namespace)
 		if err != nil {
 			return nil, err
@@ -50,10 +50,10 @@ func (s *Server) openStorage(ctx context.Context, postgres *pendinguploads.Postg
 		}
 		return measured{store, s.metrics}, nil
 	}
-	s.bucket, err = pendinguploads.NewBucket(ctx, postgres, open, pendinguploads.BucketOptions{
+	s.bucket, err = pendinguploads.NewObjectStorage(ctx, postgres, open, pendinguploads.ObjectStorageOptions{
 		URL: s.config.StorageURL, InlineBytes: s.config.StorageInlineBytes,
 	})
-	if errors.Is(err, pendinguploads.ErrEmptied) {
+	if errors.Is(err, pendinguploads.ErrWrongStore) {
 		return nil, err
 	}
 	if err != nil {
@@ -73,11 +73,11 @@ func HasStores(ctx context.Context, db *sql.DB) error {
 
 // NewBucket returns the files in db and in its stores, for commands that do not serve: without limits.
 // The schema must have stores.
-func NewBucket(ctx context.Context, db *sql.DB, c config.Config) (*pendinguploads.Bucket, error) {
-	open := func(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
+func NewBucket(ctx context.Context, db *sql.DB, c config.Config) (*pendinguploads.ObjectStorage, error) {
+	open := func(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.ObjectStore, error) {
 		return objectstore.Open(ctx, url, namespace)
 	}
-	return pendinguploads.NewBucket(ctx, newFiles(db), open, pendinguploads.BucketOptions{URL: c.StorageURL, InlineBytes: c.StorageInlineBytes})
+	return pendinguploads.NewObjectStorage(ctx, newFiles(db), open, pendinguploads.ObjectStorageOptions{URL: c.StorageURL, InlineBytes: c.StorageInlineBytes})
 }
 
 // newStorage is NewBucket for any schema that has files.
