@@ -17,11 +17,11 @@ const module = "github.com/molecule-ai/platform/"
 // layers is the allowed order, written down once: a package imports only packages of layers below its own.
 // Adding a package means choosing its layer here. docs/architecture.md draws the same picture.
 var layers = [][]string{
-	{"migrations", "internal/config", "internal/fairshare", "internal/forward", "internal/jsoncheck", "internal/metrics", "internal/objectstore", "internal/pqconn"},
+	{"migrations", "internal/config", "internal/fairshare", "internal/forward", "internal/jsoncheck", "internal/metrics", "internal/objectstore", "internal/pqconn", "internal/uploadname"},
 	{"internal/embeddedpg", "internal/notify", "internal/prepared", "internal/schema", "internal/synced", "internal/wsauth"},
 	{"internal/activity", "internal/testcluster", "internal/embeddedpg/pgtest", "internal/workspaces"},
 	{"internal/pendinguploads", "internal/objectstore/s3test", "internal/events"},
-	{"internal/pendinguploads/storagetest", "internal/pendinguploads/storageadmin", "internal/sweeper", "internal/tracing"},
+	{"internal/pendinguploads/storagetest", "internal/pendinguploads/storageadmin", "internal/spool", "internal/sweeper", "internal/tracing"},
 	{"internal/handlers"},
 	{"internal/server"},
 	{"internal/server/servertest"},
@@ -32,6 +32,11 @@ var layers = [][]string{
 var reserved = map[string][]string{
 	"github.com/gin-gonic/gin": {"internal/handlers", "internal/server", "internal/wsauth", "cmd/bench"},
 	"github.com/aws/":          {"internal/objectstore", "internal/objectstore/s3test"},
+}
+
+// forbidden names, for a package, what its documentation says it does not know.
+var forbidden = map[string][]string{
+	"internal/pendinguploads": {"net/http", "net/textproto", "mime", "mime/multipart"},
 }
 
 // goPackage is what this test reads of `go list -json`.
@@ -84,6 +89,9 @@ func upward(packages []goPackage) []string {
 			if to, ours := strings.CutPrefix(path, module); ours && layer[to] >= own {
 				wrong = append(wrong, fmt.Sprintf("%s (layer %d) imports %s (layer %d): arrows point down only", from, own, to, layer[to]))
 			}
+			if slices.Contains(forbidden[from], path) {
+				wrong = append(wrong, fmt.Sprintf("%s imports %s, which its documentation says it does not know", from, path))
+			}
 			for prefix, allowed := range reserved {
 				if strings.HasPrefix(path, prefix) && !slices.Contains(allowed, from) {
 					wrong = append(wrong, fmt.Sprintf("%s imports %s, which only %s may", from, path, strings.Join(allowed, ", ")))
@@ -115,6 +123,7 @@ func TestArrows_EachViolationIsNamed(t *testing.T) {
 		"up":         {"internal/activity", module + "internal/handlers", "arrows point down only"},
 		"same layer": {"internal/workspaces", module + "internal/activity", "arrows point down only"},
 		"reserved":   {"internal/activity", "github.com/gin-gonic/gin", "which only"},
+		"forbidden":  {"internal/pendinguploads", "mime", "does not know"},
 		"new":        {"internal/util", "fmt", "has no layer"},
 	} {
 		got := upward([]goPackage{{ImportPath: module + c.from, Imports: []string{c.to}}})

@@ -13,6 +13,7 @@ import (
 	"github.com/molecule-ai/platform/internal/forward"
 	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/spool"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
@@ -120,7 +121,7 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 		return err
 	}
 	defer reservation.release()
-	batch := pendinguploads.NewBatch(pendinguploads.Limits{
+	batch := spool.NewBatch(pendinguploads.Limits{
 		MaxFileBytes: h.limits.MaxFileBytes, MaxBatchBytes: h.limits.MaxRequestBytes,
 	}, h.spoolDir)
 	defer batch.Close()

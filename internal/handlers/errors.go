@@ -12,6 +12,7 @@ import (
 	"github.com/molecule-ai/platform/internal/events"
 	"github.com/molecule-ai/platform/internal/forward"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/spool"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
@@ -59,7 +60,7 @@ var errorResponses = []struct {
 	{pendinguploads.ErrQuota, http.StatusInsufficientStorage, "quota_exceeded", "the workspace's quota is used up; it has to fetch and acknowledge files first"},
 	{pendinguploads.ErrKeyReused, http.StatusUnprocessableEntity, "idempotency_key_reused", "this Idempotency-Key was used for other files; use a new one"},
 	{pendinguploads.ErrKeyInUse, http.StatusConflict, "idempotency_key_in_use", "the upload with this Idempotency-Key is still running; retry shortly"},
-	{pendinguploads.ErrSpool, http.StatusInternalServerError, "stage_failed", "could not stage file"},
+	{spool.ErrTempFile, http.StatusInternalServerError, "stage_failed", "could not stage file"},
 	{pendinguploads.ErrInvalidFile, http.StatusInternalServerError, "stage_failed", "could not stage file"},
 
 	{errSlowBody, http.StatusRequestTimeout, "body_too_slow", "request body arrived too slowly; try again on a better connection"},

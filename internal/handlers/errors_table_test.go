@@ -19,11 +19,11 @@ import (
 )
 
 // domains are the packages whose errors reach a handler.
-var domains = []string{"wsauth", "workspaces", "forward", "activity", "events", "pendinguploads"}
+var domains = []string{"wsauth", "workspaces", "forward", "activity", "events", "pendinguploads", "spool"}
 
 // withoutRow are the domain errors that need no row, and the reasons.
 var withoutRow = map[string]string{
-	"pendinguploads.ErrEmptied": "no request meets it: the platform does not start",
+	"pendinguploads.ErrWrongStore": "no request meets it: the platform does not start",
 }
 
 // sentinels returns the exported Err variables of a package from its source, so that a new one cannot be

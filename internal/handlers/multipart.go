@@ -13,6 +13,8 @@ import (
 	"sync"
 
 	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/spool"
+	"github.com/molecule-ai/platform/internal/uploadname"
 )
 
 const (
@@ -34,7 +36,7 @@ var wireBuffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, wi
 const wireBytes = 64 << 10
 
 // spool reads the request's files into the batch.
-func (h *ChatFilesHandler) spool(r *http.Request, batch *pendinguploads.Batch) error {
+func (h *ChatFilesHandler) spool(r *http.Request, batch *spool.Batch) error {
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || mediaType != "multipart/form-data" || params["boundary"] == "" {
 		return refuse(http.StatusBadRequest, "not_multipart", "Content-Type must be multipart/form-data with a boundary")
@@ -59,7 +61,7 @@ func (h *ChatFilesHandler) spool(r *http.Request, batch *pendinguploads.Batch) e
 			return h.partError(cmp.Or(body.err, err))
 		}
 		body.disarm()
-		field, ok := pendinguploads.PartField(part.Header)
+		field, ok := uploadname.PartField(part.Header)
 		switch {
 		case !ok:
 			return refuse(http.StatusBadRequest, "broken_multipart", "a part has no readable Content-Disposition: form-data")
@@ -83,16 +85,16 @@ func (h *ChatFilesHandler) spool(r *http.Request, batch *pendinguploads.Batch) e
 	return nil
 }
 
-func (h *ChatFilesHandler) spoolFile(part *multipart.Part, batch *pendinguploads.Batch) error {
-	name, _ := pendinguploads.PartFilename(part.Header)
+func (h *ChatFilesHandler) spoolFile(part *multipart.Part, batch *spool.Batch) error {
+	name, _ := uploadname.PartFilename(part.Header)
 	err := batch.Add(name, part.Header.Get("Content-Type"), part)
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, pendinguploads.ErrTooLarge):
 		return refuse(http.StatusRequestEntityTooLarge, "file_too_large", "file exceeds per-file cap").
-			with("filename", pendinguploads.SanitizeFilename(name)).with("max", h.limits.MaxFileBytes).because(err)
-	case errors.Is(err, pendinguploads.ErrSpool):
+			with("filename", uploadname.SanitizeFilename(name)).with("max", h.limits.MaxFileBytes).because(err)
+	case errors.Is(err, spool.ErrTempFile):
 		return err
 	default:
 		return h.partError(err)

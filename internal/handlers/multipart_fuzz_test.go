@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/spool"
+	"github.com/molecule-ai/platform/internal/uploadname"
 )
 
 // FuzzMultipart reads arbitrary bytes as the body of an upload. They must cause no panic, stay within the
@@ -48,7 +50,7 @@ func FuzzMultipart(f *testing.F) {
 		var total int64
 		for _, file := range files {
 			total += file.Size
-			if file.Size > limits.MaxFileBytes || !pendinguploads.ValidFilename(file.Name) || pendinguploads.CleanMIMEType(file.MIMEType, "") != file.MIMEType {
+			if file.Size > limits.MaxFileBytes || !uploadname.ValidFilename(file.Name) || uploadname.CleanMIMEType(file.MIMEType, "") != file.MIMEType {
 				t.Errorf("file %q of %d bytes as %q passed", file.Name, file.Size, file.MIMEType)
 			}
 		}
@@ -68,7 +70,7 @@ func TestSpool_KeepsEveryByte(t *testing.T) {
 		}
 		content = bytes.ReplaceAll(content, []byte("\r\n--b"), []byte("\r\n--c"))
 		h := &ChatFilesHandler{limits: usual}
-		batch := pendinguploads.NewBatch(pendinguploads.Limits{MaxFileBytes: usual.MaxFileBytes, MaxBatchBytes: usual.MaxRequestBytes}, t.TempDir())
+		batch := spool.NewBatch(pendinguploads.Limits{MaxFileBytes: usual.MaxFileBytes, MaxBatchBytes: usual.MaxRequestBytes}, t.TempDir())
 		r, err := http.NewRequest(http.MethodPost, "/", io.MultiReader(
 			text(goodPart+"--b\r\nContent-Disposition: form-data; name=files\r\n\r\n"), text(string(content)), text("\r\n"+goodPart+"--b--")))
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/spool"
 )
 
 const (
@@ -27,7 +28,7 @@ func spooled(t testing.TB, limits UploadLimits, contentType string, body io.Read
 	t.Helper()
 	dir := t.TempDir()
 	h := &ChatFilesHandler{limits: limits}
-	batch := pendinguploads.NewBatch(pendinguploads.Limits{MaxFileBytes: limits.MaxFileBytes, MaxBatchBytes: limits.MaxRequestBytes}, dir)
+	batch := spool.NewBatch(pendinguploads.Limits{MaxFileBytes: limits.MaxFileBytes, MaxBatchBytes: limits.MaxRequestBytes}, dir)
 	r := httptest.NewRequest(http.MethodPost, "/", body)
 	r.Header.Set("Content-Type", contentType)
 	r.Body = http.MaxBytesReader(httptest.NewRecorder(), r.Body, limits.MaxRequestBytes+multipartOverheadBytes)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/uploadname"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
@@ -116,7 +117,7 @@ var fileHeaders = []string{
 // client verify and resume a download.
 func setContentHeaders(c *gin.Context, f pendinguploads.File) {
 	c.Header("Content-Type", f.MIMEType)
-	c.Header("Content-Disposition", pendinguploads.ContentDisposition(f.Name))
+	c.Header("Content-Disposition", uploadname.ContentDisposition(f.Name))
 	c.Header("ETag", `"`+hex.EncodeToString(f.SHA256[:])+`"`)
 	c.Header("Repr-Digest", reprDigest(f))
 	c.Header("Cache-Control", "private, no-store")

@@ -14,9 +14,9 @@ import (
 )
 
 // URLSigner returns signed URLs, with which anybody can read a file until they expire; "" for a file that
-// is not in an object store. *pendinguploads.Bucket implements it.
+// is not in an object store. *pendinguploads.ObjectStorage implements it.
 type URLSigner interface {
-	Link(ctx context.Context, workspace, id uuid.UUID) (pendinguploads.File, string, error)
+	SignedURL(ctx context.Context, workspace, id uuid.UUID) (pendinguploads.File, string, error)
 }
 
 // WithSignedURLs makes Content redirect clients that request redirect=true to a signed URL.
@@ -38,7 +38,7 @@ func (h *PendingUploadsHandler) redirect(c *gin.Context, id uuid.UUID) (bool, er
 			return false, nil
 		}
 	}
-	file, signedURL, err := h.signer.Link(c.Request.Context(), wsauth.WorkspaceOf(c), id)
+	file, signedURL, err := h.signer.SignedURL(c.Request.Context(), wsauth.WorkspaceOf(c), id)
 	if err != nil && !errors.Is(err, pendinguploads.ErrNotFound) {
 		logger(c).WarnContext(c, "no signed URL for the file; the platform serves its bytes", "file_id", id, "error", err)
 	}

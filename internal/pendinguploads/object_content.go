@@ -30,9 +30,9 @@ const (
 	linkTTL = 2 * time.Minute
 )
 
-// errNoBytes: the file is there, but its bytes are not where its row says: a folder that is not
+// errContentMissing: the file is there, but its bytes are not where its row says: a folder that is not
 // mounted, a bucket that is gone. They may come back.
-var errNoBytes = errors.New("pendinguploads: bytes of a file are missing")
+var errContentMissing = errors.New("pendinguploads: bytes of a file are missing")
 
 // object is where an object is.
 type object struct {
@@ -41,7 +41,7 @@ type object struct {
 }
 
 // find asks for a file, where its bytes are, and its first ones if they are in the database.
-func (b *Bucket) find(ctx context.Context, workspace, id uuid.UUID, bytes int) (File, *object, []byte, error) {
+func (b *ObjectStorage) find(ctx context.Context, workspace, id uuid.UUID, bytes int) (File, *object, []byte, error) {
 	f := File{Workspace: workspace}
 	var first []byte
 	var key uuid.NullUUID
@@ -57,7 +57,7 @@ func (b *Bucket) find(ctx context.Context, workspace, id uuid.UUID, bytes int) (
 }
 
 // Open implements Storage. One query tells where the bytes are; a store is asked when they are read.
-func (b *Bucket) Open(ctx context.Context, workspace, id uuid.UUID) (File, io.ReadSeekCloser, error) {
+func (b *ObjectStorage) Open(ctx context.Context, workspace, id uuid.UUID) (File, io.ReadSeekCloser, error) {
 	f, at, first, err := b.find(ctx, workspace, id, openBytes)
 	if err != nil {
 		return File{}, nil, fmt.Errorf("pendinguploads: open %s: %w", id, err)
@@ -65,16 +65,16 @@ func (b *Bucket) Open(ctx context.Context, workspace, id uuid.UUID) (File, io.Re
 	return f, &following{bucket: b, ctx: ctx, file: f, at: at, content: b.contentAt(ctx, f, at, first)}, nil
 }
 
-func (b *Bucket) contentAt(ctx context.Context, f File, at *object, first []byte) io.ReadSeekCloser {
+func (b *ObjectStorage) contentAt(ctx context.Context, f File, at *object, first []byte) io.ReadSeekCloser {
 	if at == nil {
 		return b.content(ctx, f, first)
 	}
 	return &objectContent{ctx: ctx, bucket: b, id: f.ID, size: f.Size, at: *at}
 }
 
-// Link returns a URL from which anybody can read the file for a while, "" if its bytes are not
+// SignedURL returns a URL from which anybody can read the file for a while, "" if its bytes are not
 // where there are such URLs. ErrNotFound.
-func (b *Bucket) Link(ctx context.Context, workspace, id uuid.UUID) (File, string, error) {
+func (b *ObjectStorage) SignedURL(ctx context.Context, workspace, id uuid.UUID) (File, string, error) {
 	f, at, _, err := b.find(ctx, workspace, id, 0)
 	if err != nil {
 		return File{}, "", fmt.Errorf("pendinguploads: link to %s: %w", id, err)
@@ -95,7 +95,7 @@ func (b *Bucket) Link(ctx context.Context, workspace, id uuid.UUID) (File, strin
 
 // following reads a file, also if it is moved to another place meanwhile.
 type following struct {
-	bucket  *Bucket
+	bucket  *ObjectStorage
 	ctx     context.Context //nolint:containedctx // io.Reader has no other way to take one
 	file    File
 	at      *object // nil: in the database
@@ -125,7 +125,7 @@ func (r *following) follow(truncated error) error {
 	case err != nil:
 		return fmt.Errorf("pendinguploads: look where %s is: %w", r.file.ID, err)
 	case at == nil && r.at == nil || at != nil && r.at != nil && *at == *r.at:
-		return fmt.Errorf("%w: %v", errNoBytes, truncated) //nolint:errorlint // not truncated: the file is there
+		return fmt.Errorf("%w: %v", errContentMissing, truncated) //nolint:errorlint // not truncated: the file is there
 	}
 	_ = r.content.Close()
 	r.at, r.content = at, r.bucket.contentAt(r.ctx, f, at, first)
@@ -149,7 +149,7 @@ func (r *following) Close() error { return r.content.Close() }
 // it was when the answer breaks off.
 type objectContent struct {
 	ctx    context.Context //nolint:containedctx // io.Reader has no other way to take one
-	bucket *Bucket
+	bucket *ObjectStorage
 	id     uuid.UUID
 	size   int64
 	at     object
@@ -181,7 +181,7 @@ func (c *objectContent) Read(b []byte) (int, error) {
 			err = ErrTruncated
 		}
 		if err != nil && (attempt == maxResumes || errors.Is(err, ErrTruncated) || c.pause(attempt) != nil) {
-			return 0, fmt.Errorf("pendinguploads: read %s at %d: %w", c.id, c.offset, whyEnded(c.ctx, err))
+			return 0, fmt.Errorf("pendinguploads: read %s at %d: %w", c.id, c.offset, withContextError(c.ctx, err))
 		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 // A read that breaks goes on where it was, a few times; what has lost bytes never ends cleanly.
 // Planted: a broken body for the end; resumed from the start; the object's length not looked at.
-func TestBucket_ABrokenReadIsResumed(t *testing.T) {
+func TestObjectStorage_ABrokenReadIsResumed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	staged, err := r.stageSizes(t.Context(), "", mib)
@@ -52,7 +52,7 @@ func TestBucket_ABrokenReadIsResumed(t *testing.T) {
 		errStore:            func(int64) (io.ReadCloser, int64, error) { asked++; return nil, 0, errStore },
 		io.ErrUnexpectedEOF: cut(io.EOF, 0),
 		// The file is there: whoever asks for it is to come back, not to give it up.
-		pendinguploads.ErrNoBytes: func(int64) (io.ReadCloser, int64, error) { asked++; return nil, 0, fs.ErrNotExist },
+		pendinguploads.ErrContentMissing: func(int64) (io.ReadCloser, int64, error) { asked++; return nil, 0, fs.ErrNotExist },
 	} {
 		asked, r.faults.read = 0, read
 		n, err := open(t.Context()).Read(make([]byte, 10))
@@ -61,7 +61,7 @@ func TestBucket_ABrokenReadIsResumed(t *testing.T) {
 		}
 	}
 	r.faults.read = func(int64) (io.ReadCloser, int64, error) { return io.NopCloser(bytes.NewReader(data)), mib - 1, nil }
-	if n, err := open(t.Context()).Read(make([]byte, 10)); n != 0 || !errors.Is(err, pendinguploads.ErrNoBytes) {
+	if n, err := open(t.Context()).Read(make([]byte, 10)); n != 0 || !errors.Is(err, pendinguploads.ErrContentMissing) {
 		t.Errorf("an object of another length: %d bytes, %v", n, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -85,7 +85,7 @@ func TestBucket_ABrokenReadIsResumed(t *testing.T) {
 
 // A reader in the middle of a file goes on when its bytes are moved. Planted: the place not looked up
 // again.
-func TestBucket_AReaderFollowsAFileThatIsMoved(t *testing.T) {
+func TestObjectStorage_AReaderFollowsAFileThatIsMoved(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	other := r.on(t, "file://"+t.TempDir())
@@ -137,7 +137,7 @@ func TestBucket_AReaderFollowsAFileThatIsMoved(t *testing.T) {
 
 // Bytes that are not where they were: of a file that is gone, that is the end of it; of one that is
 // there, an error that a reader may ask again after. Planted: each of the three for another.
-func TestBucket_AReaderThatMissesItsBytesTellsWhy(t *testing.T) {
+func TestObjectStorage_AReaderThatMissesItsBytesTellsWhy(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		meanwhile func(*rig)

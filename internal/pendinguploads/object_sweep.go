@@ -35,7 +35,7 @@ const (
 )
 
 // Sweep implements Storage: the rows, then the objects that have no file any more.
-func (b *Bucket) Sweep(ctx context.Context, retention time.Duration) (Swept, error) {
+func (b *ObjectStorage) Sweep(ctx context.Context, retention time.Duration) (Swept, error) {
 	s, err := b.Postgres.Sweep(ctx, retention)
 	if err != nil {
 		return s, err
@@ -50,7 +50,7 @@ func (b *Bucket) Sweep(ctx context.Context, retention time.Duration) (Swept, err
 
 // sweepObjects deletes a batch of garbage, and reports whether there is more. What cannot be
 // deleted is tried again in a while.
-func (b *Bucket) sweepObjects(ctx context.Context) (bool, error) {
+func (b *ObjectStorage) sweepObjects(ctx context.Context) (bool, error) {
 	garbage, err := b.claimGarbage(ctx)
 	if err != nil {
 		return false, fmt.Errorf("pendinguploads: find garbage: %w", err)
@@ -70,7 +70,7 @@ func (b *Bucket) sweepObjects(ctx context.Context) (bool, error) {
 	return len(garbage) == sweepObjects, nil
 }
 
-func (b *Bucket) claimGarbage(ctx context.Context) ([]object, error) {
+func (b *ObjectStorage) claimGarbage(ctx context.Context) ([]object, error) {
 	rows, err := b.db.QueryContext(ctx, sqlClaimGarbage, sweepObjects, sweepLease.Microseconds())
 	if err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func (b *Bucket) claimGarbage(ctx context.Context) ([]object, error) {
 
 // deleteObjects deletes objects, a few at once, and returns the keys of those that are gone, and why
 // the first of the others is not.
-func (b *Bucket) deleteObjects(ctx context.Context, garbage []object) (gone []string, failed error) {
+func (b *ObjectStorage) deleteObjects(ctx context.Context, garbage []object) (gone []string, failed error) {
 	var mu sync.Mutex
 	var g errgroup.Group
 	g.SetLimit(maxDeletes)

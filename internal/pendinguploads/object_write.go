@@ -10,7 +10,7 @@ import (
 )
 
 // writeObject writes the content of a file, which must be as long as it says.
-func writeObject(ctx context.Context, store Objects, key uuid.UUID, f NewFile) error {
+func writeObject(ctx context.Context, store ObjectStore, key uuid.UUID, f NewFile) error {
 	// What a Batch makes can be read in place, and again if a request has to be sent again.
 	if inPlace, ok := f.Content.(interface {
 		io.ReaderAt

@@ -111,7 +111,7 @@ func TestPostgres_AReaderWhoseClientGoesEnds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		storage.WhileRead(func() {
+		storage.OnRowRead(func() {
 			cancel()
 			time.Sleep(20 * time.Millisecond) // until database/sql waits for the bytes to be let go
 		})

@@ -158,8 +158,8 @@ func (e *QuotaError) Unwrap() error { return ErrQuota }
 // NewFile is a file to stage. A Batch makes them, and sees to it that Size and SHA256
 // are those of Content.
 type NewFile struct {
-	Name     string    // as SanitizeFilename returns it
-	MIMEType string    // as CleanMIMEType returns it
+	Name     string    // as uploadname.SanitizeFilename returns it
+	MIMEType string    // as uploadname.CleanMIMEType returns it
 	Size     int64     // bytes
 	SHA256   [32]byte  // of the content
 	Content  io.Reader // exactly Size bytes
@@ -236,30 +236,4 @@ type Limits struct {
 	TTL           time.Duration // how long an unacknowledged file is kept
 	QuotaBytes    int64         // a workspace's unacknowledged files together; 0: no quota
 	QuotaFiles    int64         // how many they may be; 0: no quota
-}
-
-// check refuses what no workspace should be offered, before anything is written. Every
-// Storage calls it first.
-func (l Limits) check(files []NewFile) error {
-	var total int64
-	for _, f := range files {
-		total += f.Size
-		var err error
-		switch {
-		case f.Size < 0:
-			err = fmt.Errorf("%w: negative size", ErrInvalidFile)
-		case !ValidFilename(f.Name):
-			err = fmt.Errorf("%w: name is not sanitized", ErrInvalidFile)
-		case CleanMIMEType(f.MIMEType, "") != f.MIMEType:
-			err = fmt.Errorf("%w: type is not a plain type/subtype", ErrInvalidFile)
-		case f.Size > l.MaxFileBytes:
-			err = ErrTooLarge
-		case total > l.MaxBatchBytes:
-			err = ErrBatchTooLarge
-		}
-		if err != nil {
-			return fmt.Errorf("pendinguploads: stage %q: %w", f.Name, err)
-		}
-	}
-	return nil
 }

@@ -104,7 +104,7 @@ func TestPgBouncer_ReclaimsRoomBesideIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	storage := pendinguploads.NewPostgres(s.db, s.staging, activity.New(s.db), pendinguploads.Limits{})
-	storage.WithSessions(s.sessions)
+	storage.UseSessionPool(s.sessions)
 	db := pgtest.Open(t, direct)
 	for range 3 {
 		if err := storage.Reclaim(t.Context()); err != nil {

@@ -69,7 +69,7 @@ type Server struct {
 	telling  *sql.DB // for the news alone
 	news     *notify.Hub
 	sweeper  *sweeper.Sweeper       // nil: the schema is too old for it
-	bucket   *pendinguploads.Bucket // nil: the schema is too old for it
+	bucket   *pendinguploads.ObjectStorage // nil: the schema is too old for it
 	http     *http.Server
 	stopping atomic.Bool
 

@@ -29,9 +29,9 @@ func (s *Server) openStorage(ctx context.Context, inbox *activity.Inbox) (_ pend
 		QuotaBytes: c.QuotaBytes, QuotaFiles: int64(c.QuotaFiles),
 	})
 	if s.sessions != nil {
-		postgres.WithSessions(s.sessions)
+		postgres.UseSessionPool(s.sessions)
 	}
-	open := func(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
+	open := func(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.ObjectStore, error) {
 		store, err := objectstore.Open(ctx, url, namespace)
 		if err != nil {
 			return nil, err
@@ -46,10 +46,10 @@ func (s *Server) openStorage(ctx context.Context, inbox *activity.Inbox) (_ pend
 		}
 		return measured{store, s.metrics}, nil
 	}
-	s.bucket, err = pendinguploads.NewBucket(ctx, postgres, open, pendinguploads.BucketOptions{
+	s.bucket, err = pendinguploads.NewObjectStorage(ctx, postgres, open, pendinguploads.ObjectStorageOptions{
 		URL: s.config.StorageURL, InlineBytes: s.config.StorageInlineBytes,
 	})
-	if errors.Is(err, pendinguploads.ErrEmptied) {
+	if errors.Is(err, pendinguploads.ErrWrongStore) {
 		return nil, err
 	}
 	if err != nil {
@@ -73,12 +73,12 @@ func HasStores(ctx context.Context, db *sql.DB) error {
 
 // NewBucket returns the files in db and in its stores, for commands that do not serve: without limits.
 // The schema must have stores.
-func NewBucket(ctx context.Context, db *sql.DB, c config.Config) (*pendinguploads.Bucket, error) {
-	open := func(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
+func NewBucket(ctx context.Context, db *sql.DB, c config.Config) (*pendinguploads.ObjectStorage, error) {
+	open := func(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.ObjectStore, error) {
 		return objectstore.Open(ctx, url, namespace)
 	}
 	files := pendinguploads.NewPostgres(db, db, activity.New(db), pendinguploads.Limits{})
-	return pendinguploads.NewBucket(ctx, files, open, pendinguploads.BucketOptions{URL: c.StorageURL, InlineBytes: c.StorageInlineBytes})
+	return pendinguploads.NewObjectStorage(ctx, files, open, pendinguploads.ObjectStorageOptions{URL: c.StorageURL, InlineBytes: c.StorageInlineBytes})
 }
 
 // measured is a store whose operations are counted and timed.

@@ -27,7 +27,7 @@ type Moved struct {
 // Migrate moves every file to where bucket is told to put new ones, several at once, each by itself: it
 // may be interrupted at any moment, and run again. tell is called, one call at a time, after each file,
 // with its error if it has one. A file that cannot be moved stays where it is, and the error says why.
-func Migrate(ctx context.Context, bucket *pendinguploads.Bucket, tell func(Moved, error)) (Moved, error) {
+func Migrate(ctx context.Context, bucket *pendinguploads.ObjectStorage, tell func(Moved, error)) (Moved, error) {
 	var mu sync.Mutex
 	var done Moved
 	var errs []error

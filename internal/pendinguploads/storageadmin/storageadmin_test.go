@@ -29,11 +29,11 @@ var workspace = uuid.MustParse("11111111-1111-4111-8111-111111111111")
 
 // files are staged files on a database of their own.
 type files struct {
-	*pendinguploads.Bucket
+	*pendinguploads.ObjectStorage
 	db *sql.DB
 }
 
-func open(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
+func open(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.ObjectStore, error) {
 	return objectstore.Open(ctx, url, namespace)
 }
 
@@ -43,11 +43,11 @@ func newFiles(t *testing.T, url string) files {
 	return files{bucketOn(t, db, url), db}
 }
 
-func bucketOn(t *testing.T, db *sql.DB, url string) *pendinguploads.Bucket {
+func bucketOn(t *testing.T, db *sql.DB, url string) *pendinguploads.ObjectStorage {
 	t.Helper()
 	limits := pendinguploads.Limits{MaxFileBytes: 8 << 20, MaxBatchBytes: 64 << 20, TTL: time.Hour}
-	b, err := pendinguploads.NewBucket(t.Context(), pendinguploads.NewPostgres(db, db, activity.New(db), limits), open,
-		pendinguploads.BucketOptions{URL: url, InlineBytes: 1000})
+	b, err := pendinguploads.NewObjectStorage(t.Context(), pendinguploads.NewPostgres(db, db, activity.New(db), limits), open,
+		pendinguploads.ObjectStorageOptions{URL: url, InlineBytes: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +276,7 @@ func TestMigrate_GoesOnPastAFileThatCannotBeMovedAndWhereItWasInterrupted(t *tes
 	to := files{bucketOn(t, db, s3test.BucketURL(t)), db}
 
 	ctx, cancel := context.WithCancel(t.Context())
-	moved, err := storageadmin.Migrate(ctx, to.Bucket, func(m storageadmin.Moved, _ error) {
+	moved, err := storageadmin.Migrate(ctx, to.ObjectStorage, func(m storageadmin.Moved, _ error) {
 		if m.Files == 5 {
 			cancel()
 		}
@@ -285,7 +285,7 @@ func TestMigrate_GoesOnPastAFileThatCannotBeMovedAndWhereItWasInterrupted(t *tes
 		t.Errorf("interrupted: %+v, %v", moved, err)
 	}
 	var errs int
-	again, err := storageadmin.Migrate(t.Context(), to.Bucket, func(_ storageadmin.Moved, err error) {
+	again, err := storageadmin.Migrate(t.Context(), to.ObjectStorage, func(_ storageadmin.Moved, err error) {
 		if err != nil {
 			errs++
 		}

@@ -117,14 +117,14 @@ func (c *content) load(seq int64) error {
 	}
 	if next.err != nil {
 		c.free()
-		return fmt.Errorf("pendinguploads: read %s at %d: %w", c.id, c.offset, whyEnded(c.ctx, next.err))
+		return fmt.Errorf("pendinguploads: read %s at %d: %w", c.id, c.offset, withContextError(c.ctx, next.err))
 	}
 	return nil
 }
 
-// whyEnded adds to an error that ctx has ended, if it has and the error does not say so: PostgreSQL
+// withContextError adds to an error that ctx has ended, if it has and the error does not say so: PostgreSQL
 // tells only that it was asked to stop, and whose error comes first is chance.
-func whyEnded(ctx context.Context, err error) error {
+func withContextError(ctx context.Context, err error) error {
 	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
 		return fmt.Errorf("%w: %w", ended, err)
 	}

@@ -15,7 +15,7 @@ import (
 //
 // Planted once each and caught here: objects deleted although the commit's answer was lost (visible
 // files without bytes); objects that stay garbage although they have files.
-func TestBucket_ConnectionCutLosesNoBytes(t *testing.T) {
+func TestObjectStorage_ConnectionCutLosesNoBytes(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name        string
@@ -63,7 +63,7 @@ func stageCut(t *testing.T, c *cutter, n int, key string) (cut bool, visible int
 	limits := testLimits
 	limits.QuotaBytes, limits.QuotaFiles = 8<<20, 5
 	r.postgres = pendinguploads.NewPostgres(db, staging, activity.New(db), limits)
-	r.Bucket = newBucket(t, r.postgres, r.open, "file://"+r.dir)
+	r.ObjectStorage = newObjectStorage(t, r.postgres, r.open, "file://"+r.dir)
 
 	var backend int
 	if err := staging.QueryRowContext(ctx, sqlBackend).Scan(&backend); err != nil {

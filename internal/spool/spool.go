@@ -1,4 +1,4 @@
-package pendinguploads
+package spool
 
 import (
 	"bytes"
@@ -9,10 +9,13 @@ import (
 	"io"
 	"os"
 	"sync"
+
+	"github.com/molecule-ai/platform/internal/pendinguploads"
+	"github.com/molecule-ai/platform/internal/uploadname"
 )
 
-// ErrSpool: the temporary file of a batch cannot be written, for want of space for example.
-var ErrSpool = errors.New("pendinguploads: cannot write temporary file")
+// ErrTempFile: the temporary file of a batch cannot be written, for want of space for example.
+var ErrTempFile = errors.New("spool: cannot write temporary file")
 
 // spoolMemory is how much of a batch is held in memory, in bytes; what is more goes to a
 // temporary file.
@@ -33,7 +36,7 @@ var copyBuffers = sync.Pool{New: func() any { b := make([]byte, copyBytes); retu
 // name any more, so that it vanishes with the process however that ends. A Batch is for
 // one goroutine. Close it when the files are staged.
 type Batch struct {
-	limits  Limits
+	limits  pendinguploads.Limits
 	dir     string
 	memory  *bytes.Buffer
 	spill   *os.File
@@ -51,23 +54,23 @@ type part struct {
 
 // NewBatch returns an empty batch for files within limits, whose temporary file will be
 // in dir, or in the system's folder for such files if dir is "".
-func NewBatch(limits Limits, dir string) *Batch {
+func NewBatch(limits pendinguploads.Limits, dir string) *Batch {
 	return &Batch{limits: limits, dir: dir, memory: spoolBuffers.Get().(*bytes.Buffer)}
 }
 
 // Add reads r to its end as the next file. The name is sanitized, the type cleaned.
 // ErrTooLarge or ErrBatchTooLarge as soon as r yields one byte more than allowed. An error
-// of r comes back wrapped; ErrSpool says that it was not r that failed. After an error the
+// of r comes back wrapped; ErrTempFile says that it was not r that failed. After an error the
 // batch is only good for Close.
 func (b *Batch) Add(name, contentType string, r io.Reader) error {
-	p := part{name: SanitizeFilename(name), inMemory: b.spill == nil, offset: b.spilled}
-	p.mimeType = CleanMIMEType(contentType, p.name)
+	p := part{name: uploadname.SanitizeFilename(name), inMemory: b.spill == nil, offset: b.spilled}
+	p.mimeType = uploadname.CleanMIMEType(contentType, p.name)
 	if p.inMemory {
 		p.offset = int64(b.memory.Len())
 	}
 	digest := sha256.New()
 	if err := b.copy(&p, digest, r); err != nil {
-		return fmt.Errorf("pendinguploads: spool %s: %w", p.name, err)
+		return fmt.Errorf("spool: spool %s: %w", p.name, err)
 	}
 	digest.Sum(p.sum[:0])
 	b.parts = append(b.parts, p)
@@ -84,13 +87,13 @@ func (b *Batch) copy(p *part, digest hash.Hash, r io.Reader) error {
 		b.total += int64(n)
 		switch {
 		case p.size > b.limits.MaxFileBytes:
-			return ErrTooLarge
+			return pendinguploads.ErrTooLarge
 		case b.total > b.limits.MaxBatchBytes:
-			return ErrBatchTooLarge
+			return pendinguploads.ErrBatchTooLarge
 		}
 		digest.Write(data)
 		if werr := b.write(p, data); werr != nil {
-			return fmt.Errorf("%w: %w", ErrSpool, werr)
+			return fmt.Errorf("%w: %w", ErrTempFile, werr)
 		}
 		if err == io.EOF { // itself: one that is wrapped says that r was cut
 			return nil
@@ -159,10 +162,10 @@ func (b *Batch) Len() int { return len(b.parts) }
 
 // Files returns the files in the order they were added, each Content at its start. They
 // are good until Close.
-func (b *Batch) Files() []NewFile {
-	files := make([]NewFile, len(b.parts))
+func (b *Batch) Files() []pendinguploads.NewFile {
+	files := make([]pendinguploads.NewFile, len(b.parts))
 	for i, p := range b.parts {
-		files[i] = NewFile{Name: p.name, MIMEType: p.mimeType, Size: p.size, SHA256: p.sum}
+		files[i] = pendinguploads.NewFile{Name: p.name, MIMEType: p.mimeType, Size: p.size, SHA256: p.sum}
 		if p.inMemory {
 			files[i].Content = bytes.NewReader(b.memory.Bytes()[p.offset:][:p.size])
 		} else {

@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/lib/pq"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/semaphore"
 )
 
 const (
@@ -63,59 +62,15 @@ const (
 // errIntentOver: staging took longer than an object may be without a file.
 var errIntentOver = errors.New("pendinguploads: object is garbage already")
 
-// BucketOptions say which bytes go to a store of objects.
-type BucketOptions struct {
-	URL         string // the store for new files; "": they go to the database
-	InlineBytes int64  // files no longer than this go to the database in any case
-}
-
-// Bucket is a Storage that keeps the bytes of files in stores of objects, and all else, with the
-// bytes of small files, in the database. Each row says where its bytes are, so that which store is
-// configured only matters to new files.
-//
-// The order is what makes it safe: a row that an object is intended, then the object, then one
-// transaction that gives it its file, and that announces. A crash leaves an object that the first row
-// knows of and the sweep deletes, never a visible file without bytes.
-type Bucket struct {
-	*Postgres
-	stores  *stores
-	options BucketOptions
-	store   int // for new files
-	writes  *semaphore.Weighted
-	keyed   *semaphore.Weighted
-	alive   time.Duration
-	stall   time.Duration
-}
-
-// NewBucket returns a Storage on postgres and on the stores that open opens. The schema must have
-// objects. ErrEmptied, if the store for new files is not the one that it was.
-func NewBucket(ctx context.Context, postgres *Postgres, open OpenObjects, options BucketOptions) (*Bucket, error) {
-	b := &Bucket{
-		Postgres: postgres, stores: &stores{db: postgres.db, open: open, opened: map[int]Objects{}}, options: options,
-		writes: semaphore.NewWeighted(maxWrites), keyed: semaphore.NewWeighted(maxKeyed), alive: aliveInterval, stall: stallTimeout,
-	}
-	if options.URL == "" {
-		return b, nil
-	}
-	var err error
-	if b.store, err = b.stores.register(ctx, options.URL); err != nil {
-		return nil, errors.Join(err, b.Close())
-	}
-	return b, nil
-}
-
-// Close closes the stores. The pools are their owner's.
-func (b *Bucket) Close() error { return b.stores.close() }
-
 // Stage implements Storage.
-func (b *Bucket) Stage(ctx context.Context, workspace uuid.UUID, files []NewFile) ([]File, error) {
+func (b *ObjectStorage) Stage(ctx context.Context, workspace uuid.UUID, files []NewFile) ([]File, error) {
 	staged, _, err := b.StageOnce(ctx, workspace, "", files)
 	return staged, err
 }
 
 // StageOnce implements Storage. Nothing of the database is held while bytes go to the store, but by
 // an upload with a key: its transaction is the key's lock.
-func (b *Bucket) StageOnce(ctx context.Context, workspace uuid.UUID, key string, files []NewFile) ([]File, bool, error) {
+func (b *ObjectStorage) StageOnce(ctx context.Context, workspace uuid.UUID, key string, files []NewFile) ([]File, bool, error) {
 	keys, outside := b.objectKeys(files)
 	if len(outside) == 0 {
 		return b.Postgres.StageOnce(ctx, workspace, key, files)
@@ -152,7 +107,7 @@ func (b *Bucket) StageOnce(ctx context.Context, workspace uuid.UUID, key string,
 }
 
 // objectKeys gives each file that is to have an object a key, Nil to the others, and lists the former.
-func (b *Bucket) objectKeys(files []NewFile) (keys []uuid.UUID, outside []int) {
+func (b *ObjectStorage) objectKeys(files []NewFile) (keys []uuid.UUID, outside []int) {
 	keys = make([]uuid.UUID, len(files))
 	for i, f := range files {
 		if b.options.URL != "" && f.Size > b.options.InlineBytes {
@@ -165,7 +120,7 @@ func (b *Bucket) objectKeys(files []NewFile) (keys []uuid.UUID, outside []int) {
 
 // stageOutside writes the objects of an upload, and then makes it visible in tx, or in a
 // transaction of its own if there is none.
-func (b *Bucket) stageOutside(ctx context.Context, tx *sql.Tx, u upload, keys []uuid.UUID, outside []int) ([]File, error) {
+func (b *ObjectStorage) stageOutside(ctx context.Context, tx *sql.Tx, u upload, keys []uuid.UUID, outside []int) ([]File, error) {
 	if err := b.intend(ctx, u.files, keys, outside); err != nil {
 		return nil, err
 	}
@@ -201,7 +156,7 @@ func (b *Bucket) stageOutside(ctx context.Context, tx *sql.Tx, u upload, keys []
 }
 
 // intend notes the objects that are about to be written, in a transaction of its own.
-func (b *Bucket) intend(ctx context.Context, files []NewFile, keys []uuid.UUID, outside []int) error {
+func (b *ObjectStorage) intend(ctx context.Context, files []NewFile, keys []uuid.UUID, outside []int) error {
 	list, sizes := make([]string, len(outside)), make([]int64, len(outside))
 	for n, i := range outside {
 		list[n], sizes[n] = keys[i].String(), files[i].Size
@@ -214,7 +169,7 @@ func (b *Bucket) intend(ctx context.Context, files []NewFile, keys []uuid.UUID, 
 }
 
 // write writes the objects, a few at once.
-func (b *Bucket) write(ctx context.Context, files []NewFile, keys []uuid.UUID, outside []int) error {
+func (b *ObjectStorage) write(ctx context.Context, files []NewFile, keys []uuid.UUID, outside []int) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	store, err := b.stores.get(ctx, b.store)
@@ -240,7 +195,7 @@ func (b *Bucket) write(ctx context.Context, files []NewFile, keys []uuid.UUID, o
 }
 
 // holding does something that takes long while tx is open, and keeps tx from being ended for it.
-func (b *Bucket) holding(ctx context.Context, tx *sql.Tx, do func(context.Context) error) error {
+func (b *ObjectStorage) holding(ctx context.Context, tx *sql.Tx, do func(context.Context) error) error {
 	if tx == nil {
 		return do(ctx)
 	}
@@ -265,7 +220,7 @@ func (b *Bucket) holding(ctx context.Context, tx *sql.Tx, do func(context.Contex
 }
 
 // insertOutside makes the row of a file that has an object.
-func (b *Bucket) insertOutside(ctx context.Context, tx *sql.Tx, workspace, key uuid.UUID, f NewFile) (File, error) {
+func (b *ObjectStorage) insertOutside(ctx context.Context, tx *sql.Tx, workspace, key uuid.UUID, f NewFile) (File, error) {
 	file := File{Workspace: workspace, Name: f.Name, MIMEType: f.MIMEType, Size: f.Size, SHA256: f.SHA256}
 	row := tx.QueryRowContext(ctx, sqlInsertOutside, workspace, f.Name, f.MIMEType, f.Size, f.SHA256[:], b.limits.TTL.Microseconds(),
 		key, commitMargin.Microseconds())
@@ -281,7 +236,7 @@ func (b *Bucket) insertOutside(ctx context.Context, tx *sql.Tx, workspace, key u
 
 // discard deletes the objects of an upload that failed, as well as it can, also if ctx is over. The
 // rows stay for a while: what was on its way to a bucket may arrive after it was deleted there.
-func (b *Bucket) discard(ctx context.Context, keys []uuid.UUID, outside []int) {
+func (b *ObjectStorage) discard(ctx context.Context, keys []uuid.UUID, outside []int) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
 	defer cancel()
 	var list []string

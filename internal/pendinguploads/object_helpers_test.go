@@ -36,12 +36,12 @@ type faults struct {
 
 // faultyStore is a real store with faults.
 type faultyStore struct {
-	pendinguploads.Objects
+	pendinguploads.ObjectStore
 	*faults
 }
 
 func (s faultyStore) Write(ctx context.Context, key uuid.UUID, size int64, content io.Reader) error {
-	err := s.Objects.Write(ctx, key, size, content)
+	err := s.ObjectStore.Write(ctx, key, size, content)
 	if err == nil && s.faults.write != nil {
 		err = s.faults.write(ctx, key)
 	}
@@ -54,7 +54,7 @@ func (s faultyStore) Read(ctx context.Context, key uuid.UUID, offset int64) (io.
 			return body, size, err
 		}
 	}
-	return s.Objects.Read(ctx, key, offset)
+	return s.ObjectStore.Read(ctx, key, offset)
 }
 
 func (s faultyStore) Delete(ctx context.Context, key uuid.UUID) error {
@@ -63,19 +63,19 @@ func (s faultyStore) Delete(ctx context.Context, key uuid.UUID) error {
 			return err
 		}
 	}
-	return s.Objects.Delete(ctx, key)
+	return s.ObjectStore.Delete(ctx, key)
 }
 
 func (s faultyStore) SignedURL(ctx context.Context, key uuid.UUID, validFor time.Duration) (string, error) {
 	if s.sign != nil {
 		return s.sign()
 	}
-	return s.Objects.SignedURL(ctx, key, validFor)
+	return s.ObjectStore.SignedURL(ctx, key, validFor)
 }
 
-// rig is a Bucket on a database of its own, with faults.
+// rig is a ObjectStorage on a database of its own, with faults.
 type rig struct {
-	*pendinguploads.Bucket
+	*pendinguploads.ObjectStorage
 	postgres *pendinguploads.Postgres
 	db       *sql.DB
 	staging  *sql.DB
@@ -95,19 +95,19 @@ func newRig(t *testing.T, url string) *rig {
 	limits := testLimits
 	limits.QuotaBytes, limits.QuotaFiles = 64<<20, 100
 	r.postgres = pendinguploads.NewPostgres(r.db, r.staging, activity.New(r.db), limits)
-	r.Bucket = newBucket(t, r.postgres, r.open, url)
+	r.ObjectStorage = newObjectStorage(t, r.postgres, r.open, url)
 	return r
 }
 
-func (r *rig) open(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
+func (r *rig) open(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.ObjectStore, error) {
 	store, err := openStore(ctx, url, namespace)
 	return faultyStore{store, r.faults}, err
 }
 
 // on returns another storage on the same files, that writes to url.
-func (r *rig) on(t *testing.T, url string) *pendinguploads.Bucket {
+func (r *rig) on(t *testing.T, url string) *pendinguploads.ObjectStorage {
 	t.Helper()
-	return newBucket(t, r.postgres, r.open, url)
+	return newObjectStorage(t, r.postgres, r.open, url)
 }
 
 // stageSizes stages files of those sizes.

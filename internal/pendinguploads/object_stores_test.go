@@ -17,7 +17,7 @@ import (
 
 // Another store that hangs, an old one say that is only read, is nobody's matter who does not need it. Planted: a
 // store opened while all are locked; its opening waited for without a look at the context.
-func TestBucket_AStoreThatHangsWhenItIsOpenedHoldsUpNoOther(t *testing.T) {
+func TestObjectStorage_AStoreThatHangsWhenItIsOpenedHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	old := r.on(t, "file://"+t.TempDir())
@@ -32,7 +32,7 @@ func TestBucket_AStoreThatHangsWhenItIsOpenedHoldsUpNoOther(t *testing.T) {
 	url := "file://" + r.dir
 	hangs, release := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	b := newBucket(t, r.postgres, func(ctx context.Context, of string, namespace uuid.UUID) (pendinguploads.Objects, error) {
+	b := newObjectStorage(t, r.postgres, func(ctx context.Context, of string, namespace uuid.UUID) (pendinguploads.ObjectStore, error) {
 		if of != url {
 			once.Do(func() { close(hangs) })
 			<-release
@@ -66,11 +66,11 @@ func TestBucket_AStoreThatHangsWhenItIsOpenedHoldsUpNoOther(t *testing.T) {
 
 // A folder that is not mounted looks like an empty one. Planted: no look; a look at one object only;
 // garbage taken for a witness.
-func TestBucket_AStoreThatHasLostAllIsNotWrittenTo(t *testing.T) {
+func TestObjectStorage_AStoreThatHasLostAllIsNotWrittenTo(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	again := func() error {
-		b, err := pendinguploads.NewBucket(t.Context(), r.postgres, r.open, pendinguploads.BucketOptions{URL: "file://" + r.dir})
+		b, err := pendinguploads.NewObjectStorage(t.Context(), r.postgres, r.open, pendinguploads.ObjectStorageOptions{URL: "file://" + r.dir})
 		if err == nil {
 			b.Close()
 		}
@@ -83,7 +83,7 @@ func TestBucket_AStoreThatHasLostAllIsNotWrittenTo(t *testing.T) {
 	if err := os.Rename(r.dir, aside); err != nil {
 		t.Fatal(err)
 	}
-	if err := again(); !errors.Is(err, pendinguploads.ErrEmptied) {
+	if err := again(); !errors.Is(err, pendinguploads.ErrWrongStore) {
 		t.Errorf("not mounted: %v", err)
 	}
 	mustExec(t, r.db, `INSERT INTO upload_objects (object_key, store_id, size_bytes, file_id) SELECT '00000000-0000-0000-0000-000000000000', store_id, 1, file_id FROM upload_objects LIMIT 1`)
@@ -108,7 +108,7 @@ func TestBucket_AStoreThatHasLostAllIsNotWrittenTo(t *testing.T) {
 
 // Whatever is configured now, what was staged before is there. Planted: the configured store asked
 // for every object.
-func TestBucket_SwitchingTheStoreStrandsNothing(t *testing.T) {
+func TestObjectStorage_SwitchingTheStoreStrandsNothing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	first, err := r.stageSizes(t.Context(), "", mib)
@@ -129,7 +129,7 @@ func TestBucket_SwitchingTheStoreStrandsNothing(t *testing.T) {
 }
 
 // Planted: uploads with a key that wait for a store, counted among those that write to the database.
-func TestBucket_AStoreThatHangsHoldsUpNoUploadToTheDatabase(t *testing.T) {
+func TestObjectStorage_AStoreThatHangsHoldsUpNoUploadToTheDatabase(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	var ended sync.WaitGroup

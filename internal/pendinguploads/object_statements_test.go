@@ -20,14 +20,14 @@ import (
 
 // What a database that fails makes of each statement for objects. The statements themselves are
 // matched by their first words here: what they do is for the tests on a real one.
-func newMockedBucket(t *testing.T, store pendinguploads.Objects) (mocked, *pendinguploads.Bucket) {
+func newMockedObjectStorage(t *testing.T, store pendinguploads.ObjectStore) (mocked, *pendinguploads.ObjectStorage) {
 	t.Helper()
 	m := newMockedMatching(t, testLimits, sqlmock.QueryMatcherRegexp)
 	m.db.ExpectQuery("INSERT INTO upload_stores").WithArgs("mem:").WillReturnRows(sqlmock.NewRows([]string{"id"}).AddRow(7))
 	m.db.ExpectQuery("SELECT url, namespace").WithArgs(7).WillReturnRows(sqlmock.NewRows([]string{"url", "namespace"}).AddRow("mem:", uuid.NewString()))
 	m.db.ExpectQuery("SELECT array").WithArgs(7, 10).WillReturnRows(sqlmock.NewRows([]string{"array"}).AddRow("{}"))
-	b, err := pendinguploads.NewBucket(t.Context(), m.Postgres, func(context.Context, string, uuid.UUID) (pendinguploads.Objects, error) { return store, nil },
-		pendinguploads.BucketOptions{URL: "mem:", InlineBytes: 10})
+	b, err := pendinguploads.NewObjectStorage(t.Context(), m.Postgres, func(context.Context, string, uuid.UUID) (pendinguploads.ObjectStore, error) { return store, nil },
+		pendinguploads.ObjectStorageOptions{URL: "mem:", InlineBytes: 10})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,10 +54,10 @@ func (m *memStore) SignedURL(context.Context, uuid.UUID, time.Duration) (string,
 }
 func (m *memStore) Close() error { return nil }
 
-func TestBucket_CannotBeMadeOnADatabaseThatFails(t *testing.T) {
+func TestObjectStorage_CannotBeMadeOnADatabaseThatFails(t *testing.T) {
 	t.Parallel()
 	for step, want := range []error{errDatabase, errDatabase, errStore, errDatabase, errStore} {
-		open := func(context.Context, string, uuid.UUID) (pendinguploads.Objects, error) {
+		open := func(context.Context, string, uuid.UUID) (pendinguploads.ObjectStore, error) {
 			if step == 2 {
 				return nil, errStore
 			}
@@ -79,7 +79,7 @@ func TestBucket_CannotBeMadeOnADatabaseThatFails(t *testing.T) {
 		if step > 2 {
 			m.db.ExpectQuery("SELECT array").WillReturnError(when(step == 3)).WillReturnRows(sqlmock.NewRows([]string{"array"}).AddRow("{" + uuid.NewString() + "}"))
 		}
-		if _, err := pendinguploads.NewBucket(t.Context(), m.Postgres, open, pendinguploads.BucketOptions{URL: "mem:"}); !errors.Is(err, want) {
+		if _, err := pendinguploads.NewObjectStorage(t.Context(), m.Postgres, open, pendinguploads.ObjectStorageOptions{URL: "mem:"}); !errors.Is(err, want) {
 			t.Errorf("step %d: %v, want %v", step, err, want)
 		}
 	}
@@ -92,11 +92,11 @@ func (brokenStore) Read(context.Context, uuid.UUID, int64) (io.ReadCloser, int64
 	return nil, 0, errStore
 }
 
-func TestBucket_StagesNothingOnADatabaseThatFails(t *testing.T) {
+func TestObjectStorage_StagesNothingOnADatabaseThatFails(t *testing.T) {
 	t.Parallel()
 	for _, step := range []string{"intend", "begin", "insert", "append", "commit"} {
 		store := &memStore{}
-		m, b := newMockedBucket(t, store)
+		m, b := newMockedObjectStorage(t, store)
 		failing := func(name string) (err error) {
 			if name == step {
 				return errDatabase
@@ -139,7 +139,7 @@ func TestBucket_StagesNothingOnADatabaseThatFails(t *testing.T) {
 	}
 }
 
-func TestBucket_SweepTellsOfADatabaseThatFails(t *testing.T) {
+func TestObjectStorage_SweepTellsOfADatabaseThatFails(t *testing.T) {
 	t.Parallel()
 	garbage := func() *sqlmock.Rows { return sqlmock.NewRows([]string{"object_key", "store_id"}) }
 	for name, plant := range map[string]func(sqlmock.Sqlmock){
@@ -153,7 +153,7 @@ func TestBucket_SweepTellsOfADatabaseThatFails(t *testing.T) {
 			m.ExpectExec("DELETE FROM upload_objects").WillReturnError(errDatabase)
 		},
 	} {
-		m, b := newMockedBucket(t, &memStore{})
+		m, b := newMockedObjectStorage(t, &memStore{})
 		if plant == nil {
 			m.db.ExpectQuery("WITH picked").WillReturnError(errDatabase)
 		} else {
@@ -169,7 +169,7 @@ func TestBucket_SweepTellsOfADatabaseThatFails(t *testing.T) {
 		}
 	}
 	// While there are more rows to sweep, garbage can wait. Planted: the error returned, which ends the sweep.
-	m, b := newMockedBucket(t, &memStore{})
+	m, b := newMockedObjectStorage(t, &memStore{})
 	for _, n := range []int{200, 0} {
 		m.db.ExpectQuery("WITH picked").WillReturnRows(sqlmock.NewRows([]string{"n", "bytes", "picked"}).AddRow(n, n, n))
 	}
@@ -193,13 +193,13 @@ func found(size int, store any) *sqlmock.Rows {
 		AddRow(fileIDs[0].String(), "a.txt", "text/plain", size, sum[:], createdAt, nil, nil, expiresAt, []byte{}, uuid.NewString(), store)
 }
 
-func TestBucket_AStoreThatCannotBeOpenedIsAnErrorOfThoseWhoNeedIt(t *testing.T) {
+func TestObjectStorage_AStoreThatCannotBeOpenedIsAnErrorOfThoseWhoNeedIt(t *testing.T) {
 	t.Parallel()
-	m, b := newMockedBucket(t, &memStore{})
+	m, b := newMockedObjectStorage(t, &memStore{})
 	m.db.ExpectQuery("SELECT file_id").WillReturnRows(found(20, 9))
 	m.db.ExpectQuery("SELECT url, namespace").WithArgs(9).WillReturnError(errDatabase)
-	if _, _, err := b.Link(t.Context(), workspaceID, fileIDs[0]); !errors.Is(err, errDatabase) {
-		t.Errorf("Link: %v", err)
+	if _, _, err := b.SignedURL(t.Context(), workspaceID, fileIDs[0]); !errors.Is(err, errDatabase) {
+		t.Errorf("SignedURL: %v", err)
 	}
 	m.db.ExpectQuery("SELECT file_id").WillReturnRows(found(20, 9))
 	_, c, err := b.Open(t.Context(), workspaceID, fileIDs[0])
@@ -224,9 +224,9 @@ func TestBucket_AStoreThatCannotBeOpenedIsAnErrorOfThoseWhoNeedIt(t *testing.T) 
 }
 
 // For uploads that find their store closed, such as at a stop.
-func TestBucket_AClosedBucketOpensItsStoreAgain(t *testing.T) {
+func TestObjectStorage_AClosedBucketOpensItsStoreAgain(t *testing.T) {
 	t.Parallel()
-	m, b := newMockedBucket(t, &memStore{})
+	m, b := newMockedObjectStorage(t, &memStore{})
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -239,13 +239,13 @@ func TestBucket_AClosedBucketOpensItsStoreAgain(t *testing.T) {
 	}
 }
 
-func TestBucket_MoveTellsOfWhatFails(t *testing.T) {
+func TestObjectStorage_MoveTellsOfWhatFails(t *testing.T) {
 	t.Parallel()
 	file := pendinguploads.File{ID: fileIDs[0], Workspace: workspaceID, Size: 20}
 	steps := []string{"find", "intend", "begin", "flip", "late", "gone", "commit"}
 	for _, step := range steps {
 		store := &memStore{data: content(20)}
-		m, b := newMockedBucket(t, store)
+		m, b := newMockedObjectStorage(t, store)
 		find := m.db.ExpectQuery("SELECT file_id")
 		if step == "find" {
 			find.WillReturnError(errDatabase)
@@ -294,7 +294,7 @@ func when(fails bool) error {
 	return nil
 }
 
-func TestBucket_MoveIntoTheDatabaseTellsOfWhatFails(t *testing.T) {
+func TestObjectStorage_MoveIntoTheDatabaseTellsOfWhatFails(t *testing.T) {
 	t.Parallel()
 	const size = 2<<20 + 1
 	for step, data := range map[string][]byte{
@@ -303,10 +303,10 @@ func TestBucket_MoveIntoTheDatabaseTellsOfWhatFails(t *testing.T) {
 	} {
 		m := newMockedMatching(t, testLimits, sqlmock.QueryMatcherRegexp)
 		store := &memStore{data: data}
-		b, err := pendinguploads.NewBucket(t.Context(), m.Postgres, func(context.Context, string, uuid.UUID) (pendinguploads.Objects, error) {
+		b, err := pendinguploads.NewObjectStorage(t.Context(), m.Postgres, func(context.Context, string, uuid.UUID) (pendinguploads.ObjectStore, error) {
 			return lying{store, size}, nil
 		},
-			pendinguploads.BucketOptions{})
+			pendinguploads.ObjectStorageOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -332,7 +332,7 @@ func TestBucket_MoveIntoTheDatabaseTellsOfWhatFails(t *testing.T) {
 		if moved && step != "commit" || (err == nil) != (step == "gone") {
 			t.Errorf("%s: moved %t, %v", step, moved, err)
 		}
-		if step == "digest" && !errors.Is(err, pendinguploads.ErrDigest) || step == "missing" && !errors.Is(err, pendinguploads.ErrTruncated) {
+		if step == "digest" && !errors.Is(err, pendinguploads.ErrDigestMismatch) || step == "missing" && !errors.Is(err, pendinguploads.ErrTruncated) {
 			t.Errorf("%s: %v", step, err)
 		}
 	}
@@ -349,9 +349,9 @@ func (l lying) Read(ctx context.Context, key uuid.UUID, offset int64) (io.ReadCl
 	return body, l.size, err
 }
 
-func TestBucket_ListsOfWhatIsToMoveTellOfWhatFails(t *testing.T) {
+func TestObjectStorage_ListsOfWhatIsToMoveTellOfWhatFails(t *testing.T) {
 	t.Parallel()
-	m, b := newMockedBucket(t, &memStore{})
+	m, b := newMockedObjectStorage(t, &memStore{})
 	m.db.ExpectQuery("SELECT count").WillReturnError(errDatabase)
 	if _, _, err := b.CountMisplaced(t.Context()); !errors.Is(err, errDatabase) {
 		t.Error(err)

@@ -28,13 +28,13 @@ const (
 	sqlWitnesses = `SELECT array(SELECT object_key::text FROM upload_objects WHERE store_id = $1 AND garbage_at IS NULL ORDER BY object_key LIMIT $2)`
 )
 
-// ErrEmptied: a store has not one of the objects that files have in it. It is a sentence for a person.
-var ErrEmptied = errors.New("the store of STORAGE_URL has nothing of what was put there; is it mounted, and is it the one it was? " +
+// ErrWrongStore: a store has not one of the objects that files have in it. It is a sentence for a person.
+var ErrWrongStore = errors.New("the store of STORAGE_URL has nothing of what was put there; is it mounted, and is it the one it was? " +
 	"If all of that is lost for good, use another folder or prefix")
 
-// Objects is a store of objects; *objects.Store is one. A missing object is fs.ErrNotExist, but for
+// ObjectStore is a store of objects; *objects.Store is one. A missing object is fs.ErrNotExist, but for
 // Delete, to which it is deleted already.
-type Objects interface {
+type ObjectStore interface {
 	// Write makes an object, durable when it returns nil.
 	Write(ctx context.Context, key uuid.UUID, size int64, content io.Reader) error
 	// Read reads an object from offset on, and tells the length of all of it.
@@ -45,20 +45,20 @@ type Objects interface {
 	Close() error
 }
 
-// OpenObjects opens the store that a URL names, for the objects below a namespace.
-type OpenObjects func(ctx context.Context, url string, namespace uuid.UUID) (Objects, error)
+// ObjectStoreOpener opens the store that a URL names, for the objects below a namespace.
+type ObjectStoreOpener func(ctx context.Context, url string, namespace uuid.UUID) (ObjectStore, error)
 
 // stores are those that files were ever put in, by the number that their rows have.
 type stores struct {
 	db      *sql.DB
-	open    OpenObjects
+	open    ObjectStoreOpener
 	opening singleflight.Group // by the number
 
 	mu     sync.Mutex
-	opened map[int]Objects
+	opened map[int]ObjectStore
 }
 
-// register returns the number of the store that url names, which is opened. ErrEmptied.
+// register returns the number of the store that url names, which is opened. ErrWrongStore.
 func (s *stores) register(ctx context.Context, url string) (int, error) {
 	var id int
 	if err := s.db.QueryRowContext(ctx, sqlStore, url).Scan(&id); err != nil {
@@ -71,9 +71,9 @@ func (s *stores) register(ctx context.Context, url string) (int, error) {
 	return id, s.recognize(ctx, id, store)
 }
 
-// recognize returns ErrEmptied for a store that has nothing of what files have in it, such as a folder
+// recognize returns ErrWrongStore for a store that has nothing of what files have in it, such as a folder
 // that is not mounted: what is written there would be out of reach once it is.
-func (s *stores) recognize(ctx context.Context, id int, store Objects) error {
+func (s *stores) recognize(ctx context.Context, id int, store ObjectStore) error {
 	for range 2 { // a sweep may delete what the first look finds named
 		var keys []string
 		if err := s.db.QueryRowContext(ctx, sqlWitnesses, id, witnesses).Scan((*pq.StringArray)(&keys)); err != nil {
@@ -92,12 +92,12 @@ func (s *stores) recognize(ctx context.Context, id int, store Objects) error {
 			}
 		}
 	}
-	return ErrEmptied
+	return ErrWrongStore
 }
 
 // get returns a store, which is opened when it is first asked for. Whoever asks waits for that no
 // longer than ctx, and nobody for another store: one that hangs is nobody else's matter.
-func (s *stores) get(ctx context.Context, id int) (Objects, error) {
+func (s *stores) get(ctx context.Context, id int) (ObjectStore, error) {
 	s.mu.Lock()
 	store := s.opened[id]
 	s.mu.Unlock()
@@ -114,12 +114,12 @@ func (s *stores) get(ctx context.Context, id int) (Objects, error) {
 		if o.Err != nil {
 			return nil, o.Err
 		}
-		return o.Val.(Objects), nil
+		return o.Val.(ObjectStore), nil
 	}
 }
 
 // find opens a store. It may come to pass that it is opened twice; the last one stays, and either is good.
-func (s *stores) find(ctx context.Context, id int) (Objects, error) {
+func (s *stores) find(ctx context.Context, id int) (ObjectStore, error) {
 	var url string
 	var namespace uuid.UUID
 	if err := s.db.QueryRowContext(ctx, sqlFindStore, id).Scan(&url, &namespace); err != nil {

@@ -15,7 +15,7 @@ import (
 // An object that can neither be kept nor deleted is garbage that is known, until it can be.
 // Planted: the row deleted though the object was not; the row due again at once, so that a sweep never
 // ends.
-func TestBucket_AnObjectThatCannotBeDeletedIsTriedAgain(t *testing.T) {
+func TestObjectStorage_AnObjectThatCannotBeDeletedIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	r.faults.write = func(context.Context, uuid.UUID) error { return errStore }
@@ -40,7 +40,7 @@ func TestBucket_AnObjectThatCannotBeDeletedIsTriedAgain(t *testing.T) {
 
 // Planted: what was deleted not forgotten because something else was not; an error that ends the
 // round, though there is more to delete.
-func TestBucket_OneObjectThatCannotBeDeletedKeepsNoOthers(t *testing.T) {
+func TestObjectStorage_OneObjectThatCannotBeDeletedKeepsNoOthers(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	r.stageExpired(t, mib, mib, mib)
@@ -64,7 +64,7 @@ func TestBucket_OneObjectThatCannotBeDeletedKeepsNoOthers(t *testing.T) {
 
 // What is deleted is forgotten though another delete hangs: that one ends by itself, and so it does when the time for
 // all of them is over. Planted: a delete without a limit of its own; the rows deleted in the context that is over.
-func TestBucket_ADeleteThatHangsKeepsNoOthers(t *testing.T) {
+func TestObjectStorage_ADeleteThatHangsKeepsNoOthers(t *testing.T) {
 	t.Parallel()
 	for name, hang := range map[string]func(ctx context.Context, over context.CancelFunc){
 		"until its own time is over": func(ctx context.Context, _ context.CancelFunc) { <-ctx.Done() },
@@ -98,7 +98,7 @@ func TestBucket_ADeleteThatHangsKeepsNoOthers(t *testing.T) {
 
 // A sweep that dies after it has deleted the object does the same again. Planted: a missing object
 // is an error.
-func TestBucket_ASweepThatWasCutShortIsRepeated(t *testing.T) {
+func TestObjectStorage_ASweepThatWasCutShortIsRepeated(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	r.stageExpired(t, mib)
@@ -116,7 +116,7 @@ func TestBucket_ASweepThatWasCutShortIsRepeated(t *testing.T) {
 }
 
 // Whoever deletes a row leaves its object to the sweep. Planted: a trigger that changes nothing.
-func TestBucket_AnOldPlatformsSweepLeavesKnownGarbage(t *testing.T) {
+func TestObjectStorage_AnOldPlatformsSweepLeavesKnownGarbage(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	staged, err := r.stageSizes(t.Context(), "", mib, mib)

@@ -1,4 +1,4 @@
-package pendinguploads
+package uploadname
 
 import (
 	"mime"

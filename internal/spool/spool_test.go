@@ -1,4 +1,4 @@
-package pendinguploads
+package spool
 
 import (
 	"bytes"
@@ -12,11 +12,13 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-var spoolLimits = Limits{MaxFileBytes: 4 << 20, MaxBatchBytes: 8 << 20}
+var spoolLimits = pendinguploads.Limits{MaxFileBytes: 4 << 20, MaxBatchBytes: 8 << 20}
 
-func newBatch(t *testing.T, limits Limits, dir string) *Batch {
+func newBatch(t *testing.T, limits pendinguploads.Limits, dir string) *Batch {
 	t.Helper()
 	b := NewBatch(limits, dir)
 	t.Cleanup(func() { b.Close() })
@@ -82,7 +84,7 @@ func TestBatch_FilesComeBackByteForByte(t *testing.T) {
 	}
 }
 
-func mustBeFiles(t *testing.T, files []NewFile, sizes []int) {
+func mustBeFiles(t *testing.T, files []pendinguploads.NewFile, sizes []int) {
 	t.Helper()
 	if len(files) != len(sizes) {
 		t.Fatalf("%d files for %d", len(files), len(sizes))
@@ -132,7 +134,7 @@ func (r *countingReader) Read(b []byte) (int, error) {
 
 func TestBatch_OneByteTooManyIsRefusedAtOnce(t *testing.T) {
 	t.Parallel()
-	limits := Limits{MaxFileBytes: 3<<20 - 5, MaxBatchBytes: 4 << 20}
+	limits := pendinguploads.Limits{MaxFileBytes: 3<<20 - 5, MaxBatchBytes: 4 << 20}
 	exact := func() *Batch {
 		b := newBatch(t, limits, t.TempDir())
 		if err := b.Add("a", "", io.LimitReader(&countingReader{}, limits.MaxFileBytes)); err != nil {
@@ -150,8 +152,8 @@ func TestBatch_OneByteTooManyIsRefusedAtOnce(t *testing.T) {
 		limit int64
 		want  error
 	}{
-		{"a file", newBatch(t, limits, t.TempDir()), limits.MaxFileBytes, ErrTooLarge},
-		{"files together", exact(), rest, ErrBatchTooLarge},
+		{"a file", newBatch(t, limits, t.TempDir()), limits.MaxFileBytes, pendinguploads.ErrTooLarge},
+		{"files together", exact(), rest, pendinguploads.ErrBatchTooLarge},
 	} {
 		endless := &countingReader{}
 		if err := c.batch.Add("b", "", endless); !errors.Is(err, c.want) {
@@ -161,10 +163,10 @@ func TestBatch_OneByteTooManyIsRefusedAtOnce(t *testing.T) {
 			t.Errorf("%s: %d bytes were read for a limit of %d", c.why, endless.taken, c.limit)
 		}
 	}
-	if err := exact().Add("b", "", io.LimitReader(&countingReader{}, rest+1)); !errors.Is(err, ErrBatchTooLarge) {
+	if err := exact().Add("b", "", io.LimitReader(&countingReader{}, rest+1)); !errors.Is(err, pendinguploads.ErrBatchTooLarge) {
 		t.Errorf("one byte too many together: %v", err)
 	}
-	if err := newBatch(t, limits, t.TempDir()).Add("b", "", io.LimitReader(&countingReader{}, limits.MaxFileBytes+1)); !errors.Is(err, ErrTooLarge) {
+	if err := newBatch(t, limits, t.TempDir()).Add("b", "", io.LimitReader(&countingReader{}, limits.MaxFileBytes+1)); !errors.Is(err, pendinguploads.ErrTooLarge) {
 		t.Errorf("a file with one byte too many: %v", err)
 	}
 }
@@ -179,7 +181,7 @@ func TestBatch_ErrorOfTheReaderComesBack(t *testing.T) {
 			r := io.MultiReader(bytes.NewReader(make([]byte, offset)), iotest.ErrReader(want))
 			b := newBatch(t, spoolLimits, t.TempDir())
 			err := b.Add("some file", "", r)
-			if !errors.Is(err, want) || errors.Is(err, ErrSpool) || !strings.Contains(err.Error(), "some_file") {
+			if !errors.Is(err, want) || errors.Is(err, ErrTempFile) || !strings.Contains(err.Error(), "some_file") {
 				t.Errorf("the reader fails after %d bytes with %q, Add returns %v", offset, want, err)
 			}
 			if b.Len() != 0 {
@@ -189,7 +191,7 @@ func TestBatch_ErrorOfTheReaderComesBack(t *testing.T) {
 	}
 }
 
-func TestBatch_FailingDiskIsErrSpool(t *testing.T) {
+func TestBatch_FailingDiskIsErrTempFile(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -200,8 +202,8 @@ func TestBatch_FailingDiskIsErrSpool(t *testing.T) {
 		if err := b.Add("a", "", bytes.NewReader(make([]byte, spoolMemory))); err != nil {
 			t.Errorf("%s: what fits in memory needs no disk, but: %v", why, err)
 		}
-		if err := b.Add("b", "", bytes.NewReader(make([]byte, 1))); !errors.Is(err, ErrSpool) {
-			t.Errorf("%s: %v, want ErrSpool", why, err)
+		if err := b.Add("b", "", bytes.NewReader(make([]byte, 1))); !errors.Is(err, ErrTempFile) {
+			t.Errorf("%s: %v, want ErrTempFile", why, err)
 		}
 	}
 
@@ -210,8 +212,8 @@ func TestBatch_FailingDiskIsErrSpool(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.spill.Close() // stands for a disk that fills up: no write succeeds any more
-	if err := b.Add("b", "", bytes.NewReader(make([]byte, 1))); !errors.Is(err, ErrSpool) || !errors.Is(err, os.ErrClosed) {
-		t.Errorf("a write that fails: %v, want ErrSpool and the cause", err)
+	if err := b.Add("b", "", bytes.NewReader(make([]byte, 1))); !errors.Is(err, ErrTempFile) || !errors.Is(err, os.ErrClosed) {
+		t.Errorf("a write that fails: %v, want ErrTempFile and the cause", err)
 	}
 }
 

@@ -42,11 +42,11 @@ const (
 		`) UPDATE upload_objects SET garbage_at = clock_timestamp() + ` + moveGrace + ` FROM moved WHERE object_key = $3`
 )
 
-// errDigest: the bytes of a file are not those that its SHA-256 was made of.
-var errDigest = errors.New("pendinguploads: bytes do not have the file's digest")
+// errDigestMismatch: the bytes of a file are not those that its SHA-256 was made of.
+var errDigestMismatch = errors.New("pendinguploads: bytes do not have the file's digest")
 
 // CountMisplaced tells how many files, and bytes of them, are not where the options say.
-func (b *Bucket) CountMisplaced(ctx context.Context) (files, bytes int64, err error) {
+func (b *ObjectStorage) CountMisplaced(ctx context.Context) (files, bytes int64, err error) {
 	if err := b.db.QueryRowContext(ctx, sqlCountMisplaced, b.store, b.options.InlineBytes).Scan(&files, &bytes); err != nil {
 		return 0, 0, fmt.Errorf("pendinguploads: count files to move: %w", err)
 	}
@@ -54,7 +54,7 @@ func (b *Bucket) CountMisplaced(ctx context.Context) (files, bytes int64, err er
 }
 
 // Misplaced lists files that are not where the options say, by their ids, from after one on.
-func (b *Bucket) Misplaced(ctx context.Context, after uuid.UUID, limit int) ([]File, error) {
+func (b *ObjectStorage) Misplaced(ctx context.Context, after uuid.UUID, limit int) ([]File, error) {
 	rows, err := b.db.QueryContext(ctx, sqlMisplaced, b.store, b.options.InlineBytes, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("pendinguploads: list files to move: %w", err)
@@ -77,7 +77,7 @@ func (b *Bucket) Misplaced(ctx context.Context, after uuid.UUID, limit int) ([]F
 // Move brings the bytes of a file to where the options say, and reports whether it did: the file may
 // be gone by now, or moved by another. At no moment is the file without its bytes, and they are
 // compared with its digest, in the store as they are read back.
-func (b *Bucket) Move(ctx context.Context, f File) (bool, error) {
+func (b *ObjectStorage) Move(ctx context.Context, f File) (bool, error) {
 	moved, err := b.move(ctx, f)
 	if err != nil {
 		return false, fmt.Errorf("pendinguploads: move %s: %w", f.ID, err)
@@ -85,7 +85,7 @@ func (b *Bucket) Move(ctx context.Context, f File) (bool, error) {
 	return moved, nil
 }
 
-func (b *Bucket) move(ctx context.Context, f File) (bool, error) {
+func (b *ObjectStorage) move(ctx context.Context, f File) (bool, error) {
 	f, at, first, err := b.find(ctx, f.Workspace, f.ID, openBytes)
 	if errors.Is(err, ErrNotFound) {
 		return false, nil
@@ -110,7 +110,7 @@ func (b *Bucket) move(ctx context.Context, f File) (bool, error) {
 }
 
 // moveOut brings a file to an object in the store for new files.
-func (b *Bucket) moveOut(ctx context.Context, f File, from *object, key uuid.UUID, source io.Reader) (bool, error) {
+func (b *ObjectStorage) moveOut(ctx context.Context, f File, from *object, key uuid.UUID, source io.Reader) (bool, error) {
 	file := NewFile{Name: f.Name, Size: f.Size, Content: source}
 	if err := b.intend(ctx, []NewFile{file}, []uuid.UUID{key}, []int{0}); err != nil {
 		return false, err
@@ -145,7 +145,7 @@ func (b *Bucket) moveOut(ctx context.Context, f File, from *object, key uuid.UUI
 }
 
 // verify compares an object with the digest of its file.
-func (b *Bucket) verify(ctx context.Context, f File, at object) error {
+func (b *ObjectStorage) verify(ctx context.Context, f File, at object) error {
 	stored := b.contentAt(ctx, f, &at, nil)
 	defer stored.Close()
 	digest := sha256.New()
@@ -153,14 +153,14 @@ func (b *Bucket) verify(ctx context.Context, f File, at object) error {
 		return fmt.Errorf("read back: %w", err)
 	}
 	if !bytes.Equal(digest.Sum(nil), f.SHA256[:]) {
-		return errDigest
+		return errDigestMismatch
 	}
 	return nil
 }
 
 // moveIn brings a file from an object into the database. The row is changed last, since its ack would
 // wait for that.
-func (b *Bucket) moveIn(ctx context.Context, f File, from object, source io.Reader) (bool, error) {
+func (b *ObjectStorage) moveIn(ctx context.Context, f File, from object, source io.Reader) (bool, error) {
 	tx, err := b.staging.BeginTx(ctx, nil)
 	if err != nil {
 		return false, err
@@ -176,7 +176,7 @@ func (b *Bucket) moveIn(ctx context.Context, f File, from object, source io.Read
 		return false, err
 	}
 	if !bytes.Equal(digest.Sum(nil), f.SHA256[:]) {
-		return false, errDigest
+		return false, errDigestMismatch
 	}
 	result, err := tx.ExecContext(ctx, sqlMoveIn, f.ID, first, from.key)
 	if err != nil {
@@ -189,7 +189,7 @@ func (b *Bucket) moveIn(ctx context.Context, f File, from object, source io.Read
 }
 
 // moveRest writes the pieces after the first.
-func (b *Bucket) moveRest(ctx context.Context, tx *sql.Tx, f File, source io.Reader) error {
+func (b *ObjectStorage) moveRest(ctx context.Context, tx *sql.Tx, f File, source io.Reader) error {
 	buffer := b.chunks.Get().(*[]byte)
 	defer b.chunks.Put(buffer)
 	for seq := int64(1); seq*ChunkBytes < f.Size; seq++ {

@@ -16,13 +16,13 @@ import (
 )
 
 // openStore opens real stores.
-func openStore(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
+func openStore(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.ObjectStore, error) {
 	return objectstore.Open(ctx, url, namespace)
 }
 
 // The suite as it is for PostgreSQL. Small files are kept in the row and others are not, so that both
 // ways go through all of it. The faults that were planted are with the tests beside this one.
-func TestBucket_IsAStorage(t *testing.T) {
+func TestObjectStorage_IsAStorage(t *testing.T) {
 	t.Parallel()
 	for name, url := range map[string]func(*testing.T) string{
 		"folder": func(t *testing.T) string { return "file://" + t.TempDir() },
@@ -31,19 +31,19 @@ func TestBucket_IsAStorage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			storagetest.Run(t, func(t *testing.T, limits pendinguploads.Limits) storagetest.Backend {
-				return bucketBackend(t, url(t), limits)
+				return objectBackend(t, url(t), limits)
 			})
 		})
 	}
 }
 
-func bucketBackend(t *testing.T, url string, limits pendinguploads.Limits) storagetest.Backend {
+func objectBackend(t *testing.T, url string, limits pendinguploads.Limits) storagetest.Backend {
 	t.Helper()
 	dsn := pgtest.New(t)
 	db := openPool(t, connector(t, dsn, false))
 	inbox, staging := activity.New(db), openPool(t, connector(t, dsn, true))
 	open := func(limits pendinguploads.Limits) pendinguploads.Storage {
-		return newBucket(t, pendinguploads.NewPostgres(db, staging, inbox, limits), openStore, url)
+		return newObjectStorage(t, pendinguploads.NewPostgres(db, staging, inbox, limits), openStore, url)
 	}
 	return storagetest.Backend{
 		Storage: open(limits),
@@ -66,9 +66,9 @@ func bucketBackend(t *testing.T, url string, limits pendinguploads.Limits) stora
 
 const inlineBytes = 64 << 10
 
-func newBucket(t *testing.T, postgres *pendinguploads.Postgres, open pendinguploads.OpenObjects, url string) *pendinguploads.Bucket {
+func newObjectStorage(t *testing.T, postgres *pendinguploads.Postgres, open pendinguploads.ObjectStoreOpener, url string) *pendinguploads.ObjectStorage {
 	t.Helper()
-	b, err := pendinguploads.NewBucket(t.Context(), postgres, open, pendinguploads.BucketOptions{URL: url, InlineBytes: inlineBytes})
+	b, err := pendinguploads.NewObjectStorage(t.Context(), postgres, open, pendinguploads.ObjectStorageOptions{URL: url, InlineBytes: inlineBytes})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // moveAll moves all that is to be moved, and returns how many were.
-func moveAll(t *testing.T, b *pendinguploads.Bucket) (moved int) {
+func moveAll(t *testing.T, b *pendinguploads.ObjectStorage) (moved int) {
 	t.Helper()
 	files, err := b.Misplaced(t.Context(), uuid.Nil, 100)
 	if err != nil {
@@ -55,11 +55,11 @@ func TestMove_KeepsEveryByteWhereverItGoes(t *testing.T) {
 	}
 	other := r.on(t, "file://"+t.TempDir())
 	for i, c := range []struct {
-		to     *pendinguploads.Bucket
+		to     *pendinguploads.ObjectStorage
 		moved  int
 		stored int // objects in r's folder
 		chunks int
-	}{{r.Bucket, 3, 3, 0}, {other, 3, 0, 0}, {r.Bucket, 3, 3, 0}, {inDatabase, 3, 0, 2}, {inDatabase, 0, 0, 2}} {
+	}{{r.ObjectStorage, 3, 3, 0}, {other, 3, 0, 0}, {r.ObjectStorage, 3, 3, 0}, {inDatabase, 3, 0, 2}, {inDatabase, 0, 0, 2}} {
 		if moved := moveAll(t, c.to); moved != c.moved {
 			t.Errorf("step %d: moved %d, want %d", i, moved, c.moved)
 		}
@@ -90,7 +90,7 @@ func TestMove_WhatIsNotTheFileStaysWhereItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustExec(t, r.db, `UPDATE pending_uploads SET content = set_byte(content, 1000, 99)`)
-	if moved, err := r.Move(t.Context(), staged[0]); moved || !errors.Is(err, pendinguploads.ErrDigest) {
+	if moved, err := r.Move(t.Context(), staged[0]); moved || !errors.Is(err, pendinguploads.ErrDigestMismatch) {
 		t.Errorf("moved %t, %v", moved, err)
 	}
 	r.wantObjects(t, 1, 0, 0)

@@ -95,7 +95,7 @@ func newMockedMatching(t *testing.T, limits pendinguploads.Limits, matcher sqlmo
 	sessions, m.sessions = open()
 	m.pool = db
 	m.Postgres = pendinguploads.NewPostgres(db, staging, m.inbox, limits)
-	m.WithSessions(sessions)
+	m.UseSessionPool(sessions)
 	return m
 }
 

@@ -16,7 +16,7 @@ import (
 
 const mib = 1 << 20 // longer than what stays in the row
 
-func TestBucket_SmallFilesStayInTheRow(t *testing.T) {
+func TestObjectStorage_SmallFilesStayInTheRow(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	staged, err := r.stageSizes(t.Context(), "", 0, inlineBytes, inlineBytes+1, mib)
@@ -33,7 +33,7 @@ func TestBucket_SmallFilesStayInTheRow(t *testing.T) {
 // what is left. Planted: the objects before the intents (an object is left that no row knows of);
 // nothing deleted; the room not given back; the claim without its margin; the intents deleted at once (an
 // object that arrives late stays for ever).
-func TestBucket_AFailureAtAnyStepLeavesNoTrace(t *testing.T) {
+func TestObjectStorage_AFailureAtAnyStepLeavesNoTrace(t *testing.T) {
 	t.Parallel()
 	for name, plant := range map[string]func(t *testing.T, r *rig){
 		"the store": func(_ *testing.T, r *rig) {
@@ -76,13 +76,13 @@ func TestBucket_AFailureAtAnyStepLeavesNoTrace(t *testing.T) {
 // Uploads wait for a store that does not answer without anything of the database, but for those with
 // a key, whose transaction is kept from being ended for idling. Planted: the transaction begun first;
 // nothing sent on it meanwhile.
-func TestBucket_ASlowStoreHoldsNoConnection(t *testing.T) {
+func TestObjectStorage_ASlowStoreHoldsNoConnection(t *testing.T) {
 	t.Parallel()
 	for key, held := range map[string]int{"": 0, "key": 1} {
 		t.Run("key "+key, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, "")
-			r.KeepAlive(20 * time.Millisecond)
+			r.SetKeepaliveInterval(20 * time.Millisecond)
 			mustExec(t, r.db, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET idle_in_transaction_session_timeout = 2500', current_database()); END $$`)
 			r.faults.write = func(ctx context.Context, _ uuid.UUID) error {
 				if n := r.staging.Stats().InUse + r.db.Stats().InUse; n != held {
@@ -106,10 +106,10 @@ func TestBucket_ASlowStoreHoldsNoConnection(t *testing.T) {
 }
 
 // Planted: the ping's error ignored (the upload goes on until its commit fails, a quarter of an hour later).
-func TestBucket_AnUploadWhoseTransactionIsLostEnds(t *testing.T) {
+func TestObjectStorage_AnUploadWhoseTransactionIsLostEnds(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
-	r.KeepAlive(20 * time.Millisecond)
+	r.SetKeepaliveInterval(20 * time.Millisecond)
 	r.faults.write = func(ctx context.Context, _ uuid.UUID) error {
 		if _, err := r.db.ExecContext(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity `+
 			`WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()`); err != nil {
@@ -125,7 +125,7 @@ func TestBucket_AnUploadWhoseTransactionIsLostEnds(t *testing.T) {
 }
 
 // Planted: the context not passed on to the store.
-func TestBucket_AnUploadEndsWithItsContext(t *testing.T) {
+func TestObjectStorage_AnUploadEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	for _, key := range []string{"", "key"} {
 		r := newRig(t, "")
@@ -147,7 +147,7 @@ func TestBucket_AnUploadEndsWithItsContext(t *testing.T) {
 }
 
 // Planted: what is longer than it says taken.
-func TestBucket_ContentThatIsNotAsItSaysIsRefused(t *testing.T) {
+func TestObjectStorage_ContentThatIsNotAsItSaysIsRefused(t *testing.T) {
 	t.Parallel()
 	errReader := errors.New("the reader fails")
 	data := content(mib)
@@ -182,10 +182,10 @@ type unseekable struct{ *bytes.Reader }
 func (unseekable) Seek(int64, int) (int64, error) { return 0, unseekableError }
 
 // Planted: the store's word taken for it.
-func TestBucket_AStoreThatDoesNotReadAllIsNotBelieved(t *testing.T) {
+func TestObjectStorage_AStoreThatDoesNotReadAllIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
-	lazy := newBucket(t, r.postgres, func(context.Context, string, uuid.UUID) (pendinguploads.Objects, error) { return lazyStore{}, nil }, "file:///lazy")
+	lazy := newObjectStorage(t, r.postgres, func(context.Context, string, uuid.UUID) (pendinguploads.ObjectStore, error) { return lazyStore{}, nil }, "file:///lazy")
 	file := newFile("a.bin", content(mib))
 	file.Content = io.MultiReader(file.Content)
 	if staged, err := lazy.Stage(t.Context(), workspaceID, []pendinguploads.NewFile{file}); err == nil {
@@ -195,16 +195,16 @@ func TestBucket_AStoreThatDoesNotReadAllIsNotBelieved(t *testing.T) {
 }
 
 // lazyStore says that it has done what it has not.
-type lazyStore struct{ pendinguploads.Objects }
+type lazyStore struct{ pendinguploads.ObjectStore }
 
 func (lazyStore) Write(context.Context, uuid.UUID, int64, io.Reader) error { return nil }
 func (lazyStore) Delete(context.Context, uuid.UUID) error                  { return nil }
 func (lazyStore) Close() error                                             { return errStore }
 
-func TestBucket_CloseTellsWhatFailed(t *testing.T) {
+func TestObjectStorage_CloseTellsWhatFailed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
-	lazy := newBucket(t, r.postgres, func(context.Context, string, uuid.UUID) (pendinguploads.Objects, error) { return lazyStore{}, nil }, "file:///lazy")
+	lazy := newObjectStorage(t, r.postgres, func(context.Context, string, uuid.UUID) (pendinguploads.ObjectStore, error) { return lazyStore{}, nil }, "file:///lazy")
 	if err := lazy.Close(); !errors.Is(err, errStore) {
 		t.Error(err)
 	}
@@ -213,7 +213,7 @@ func TestBucket_CloseTellsWhatFailed(t *testing.T) {
 	}
 }
 
-func TestBucket_LinksAreForObjectsOfTheWorkspace(t *testing.T) {
+func TestObjectStorage_LinksAreForObjectsOfTheWorkspace(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	staged, err := r.stageSizes(t.Context(), "", 10, mib)
@@ -222,25 +222,25 @@ func TestBucket_LinksAreForObjectsOfTheWorkspace(t *testing.T) {
 	}
 	r.faults.sign = func() (string, error) { return "https://store.example/signed", nil }
 	for i, want := range []string{"", "https://store.example/signed"} {
-		if f, link, err := r.Link(t.Context(), workspaceID, staged[i].ID); err != nil || link != want || f.ID != staged[i].ID {
+		if f, link, err := r.SignedURL(t.Context(), workspaceID, staged[i].ID); err != nil || link != want || f.ID != staged[i].ID {
 			t.Errorf("file %d: %q, %v", i, link, err)
 		}
 	}
-	if _, link, err := r.Link(t.Context(), uuid.New(), staged[1].ID); link != "" || !errors.Is(err, pendinguploads.ErrNotFound) {
+	if _, link, err := r.SignedURL(t.Context(), uuid.New(), staged[1].ID); link != "" || !errors.Is(err, pendinguploads.ErrNotFound) {
 		t.Errorf("another workspace: %q, %v", link, err)
 	}
 	r.faults.sign = func() (string, error) { return "", errStore }
-	if _, link, err := r.Link(t.Context(), workspaceID, staged[1].ID); link != "" || !errors.Is(err, errStore) {
+	if _, link, err := r.SignedURL(t.Context(), workspaceID, staged[1].ID); link != "" || !errors.Is(err, errStore) {
 		t.Errorf("a store that fails: %q, %v", link, err)
 	}
 }
 
 // A store that reads on after an error, and takes the end that follows for the right one, is not
 // believed either: the byte too many is not forgotten.
-func TestBucket_AStoreThatReadsOnAfterAnErrorIsNotBelieved(t *testing.T) {
+func TestObjectStorage_AStoreThatReadsOnAfterAnErrorIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
-	stubborn := newBucket(t, r.postgres, func(context.Context, string, uuid.UUID) (pendinguploads.Objects, error) { return stubbornStore{}, nil }, "file:///stubborn")
+	stubborn := newObjectStorage(t, r.postgres, func(context.Context, string, uuid.UUID) (pendinguploads.ObjectStore, error) { return stubbornStore{}, nil }, "file:///stubborn")
 	file := newFile("a.bin", content(mib))
 	file.Content = io.MultiReader(file.Content, bytes.NewReader([]byte("x")))
 	if staged, err := stubborn.Stage(t.Context(), workspaceID, []pendinguploads.NewFile{file}); !errors.Is(err, pendinguploads.ErrInvalidFile) {

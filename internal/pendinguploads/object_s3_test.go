@@ -58,7 +58,7 @@ func (p *proxy) set(fault func(http.ResponseWriter, *http.Request) bool) { p.fau
 // A server that refuses connections, and one that has taken back the credentials, is an error of
 // uploads and reads, and a file that cannot be read now is neither missing nor cut; when it is back, so
 // is every file, and what failed is swept. Planted: any error of the store for a missing object.
-func TestBucket_S3ThatRefusesIsAnErrorUntilItDoesNot(t *testing.T) {
+func TestObjectStorage_S3ThatRefusesIsAnErrorUntilItDoesNot(t *testing.T) {
 	t.Parallel()
 	for name, refuse := range map[string]func(*testing.T, *s3test.Server){
 		"connections": func(_ *testing.T, s *s3test.Server) { s.Stop() },
@@ -124,7 +124,7 @@ func wantStored(t *testing.T, r *rig, want int) {
 
 // One answer of 500 is borne, many are an error, and nothing is staged. Planted: the error of a put
 // ignored.
-func TestBucket_S3ThatAnswers500(t *testing.T) {
+func TestObjectStorage_S3ThatAnswers500(t *testing.T) {
 	t.Parallel()
 	server := s3test.Shared(t)
 	p := newProxy(t, server)
@@ -168,7 +168,7 @@ func wantVisible(t *testing.T, r *rig, want int) {
 
 // A server that does not answer is waited for as long as the caller does, and without a connection to
 // the database.
-func TestBucket_S3ThatIsSlow(t *testing.T) {
+func TestObjectStorage_S3ThatIsSlow(t *testing.T) {
 	t.Parallel()
 	server := s3test.Shared(t)
 	p := newProxy(t, server)
@@ -200,12 +200,12 @@ func TestBucket_S3ThatIsSlow(t *testing.T) {
 
 // A server that stalls, before an answer or within, is asked again; one that goes on so is an error.
 // Planted: waited for as long as the client does.
-func TestBucket_S3ThatStallsIsAskedAgain(t *testing.T) {
+func TestObjectStorage_S3ThatStallsIsAskedAgain(t *testing.T) {
 	t.Parallel()
 	server := s3test.Shared(t)
 	p := newProxy(t, server)
 	r := newRig(t, server.BucketURL(t, p.URL))
-	r.StallAfter(time.Second)
+	r.SetStallTimeout(time.Second)
 	staged, err := r.stageSizes(t.Context(), "", mib)
 	if err != nil {
 		t.Fatal(err)
@@ -242,7 +242,7 @@ func TestBucket_S3ThatStallsIsAskedAgain(t *testing.T) {
 }
 
 // The bytes of an object that breaks off are asked for from there on; so are ranges.
-func TestBucket_S3ThatBreaksOff(t *testing.T) {
+func TestObjectStorage_S3ThatBreaksOff(t *testing.T) {
 	t.Parallel()
 	server := s3test.Shared(t)
 	p := newProxy(t, server)
@@ -286,7 +286,7 @@ func (w *breakingWriter) Write(b []byte) (int, error) {
 
 // Large objects go in parts; what is begun and cannot be finished is aborted. Planted: no
 // abort; the last part left out.
-func TestBucket_S3UploadsThatFailAreAborted(t *testing.T) {
+func TestObjectStorage_S3UploadsThatFailAreAborted(t *testing.T) {
 	t.Parallel()
 	server := s3test.Shared(t)
 	p := newProxy(t, server)
@@ -322,14 +322,14 @@ func TestBucket_S3UploadsThatFailAreAborted(t *testing.T) {
 }
 
 // What a client gets that is sent to the store: the bytes, without any token, as a download.
-func TestBucket_S3LinksNeedNoToken(t *testing.T) {
+func TestObjectStorage_S3LinksNeedNoToken(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, s3test.BucketURL(t))
 	staged, err := r.stageSizes(t.Context(), "", mib)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, link, err := r.Link(t.Context(), workspaceID, staged[0].ID)
+	_, link, err := r.SignedURL(t.Context(), workspaceID, staged[0].ID)
 	if err != nil || link == "" {
 		t.Fatal(link, err)
 	}
