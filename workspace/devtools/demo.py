@@ -1,9 +1,9 @@
-"""``make demo`` and ``make e2e``: see files travel from the chat to a folder, and compare them.
+"""``make demo`` and ``make e2e``: send files through a platform, and compare what arrives.
 
-``demo.py`` starts a platform of its own and throws it away. ``demo.py e2e`` takes one that runs:
-BASE_URL and ADMIN_TOKEN from the environment, and PUSH_LISTEN, the host:port of this machine at
-which that platform may call it. Exit code 0 only if every file arrived, byte for byte; 1 if not;
-2 if an argument is missing. Nothing is left behind, however it ends.
+``demo.py`` starts a temporary platform. ``demo.py e2e`` uses a running one: BASE_URL and
+ADMIN_TOKEN from the environment, and PUSH_LISTEN, the host:port of this machine that the platform
+can reach. Exit codes: 0 every file arrived, byte for byte; 1 otherwise; 2 an argument is missing.
+Workspaces, processes and files are removed at the end, however it ends.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     """Run the demo, or with ``e2e`` the check of a platform that runs; return the exit code."""
     staging = list(argv) == ["e2e"]
     if argv and not staging:
-        return _complain("the only argument there is is 'e2e'", 2)
+        return _complain("unknown argument; the only one is 'e2e'", 2)
     try:
         with _ending_cleanly(), tempfile.TemporaryDirectory(prefix="molecule-demo-") as folder:
             return check_running(Path(folder), env) if staging else demo(Path(folder))
@@ -43,23 +43,23 @@ def main(argv: Sequence[str], env: Mapping[str, str]) -> int:
     except (PlatformFailedError, OSError) as error:
         return _complain(str(error), 1)
     except KeyboardInterrupt:
-        return _complain("interrupted; all is cleaned up", 130)
+        return _complain("interrupted; everything is cleaned up", 130)
 
 
 def demo(folder: Path) -> int:
-    """Check a platform that is made for it, with its data in ``folder``."""
-    say("starting a platform with a PostgreSQL of its own")
+    """Start a platform with its data in ``folder``, and check it."""
+    say("starting a platform with a private PostgreSQL")
     settings = {"PUSH_ALLOW_CIDRS": "127.0.0.0/8"}
     with LocalPlatform(folder / "platform", settings) as platform:
         return check(platform.operator, folder, "demo", PUSH_LISTEN)
 
 
 def check_running(folder: Path, env: Mapping[str, str]) -> int:
-    """Check the platform at BASE_URL; ArgumentError if it is not said where that is."""
+    """Check the platform at BASE_URL. ArgumentError: BASE_URL or ADMIN_TOKEN is missing."""
     missing = [name for name in ("BASE_URL", "ADMIN_TOKEN") if not env.get(name)]
     if missing:
         raise ArgumentError(
-            f"{' and '.join(missing)} not given; say "
+            f"{' and '.join(missing)} not set; run "
             "make e2e BASE_URL=https://platform.example ADMIN_TOKEN=..."
         )
     base_url = parse_url("BASE_URL", PLATFORM_URL, env["BASE_URL"])
@@ -74,7 +74,7 @@ def check_running(folder: Path, env: Mapping[str, str]) -> int:
 
 
 def check(operator: Operator, folder: Path, name: str, listen: str) -> int:
-    """Send everything, show what came of it; return the exit code."""
+    """Send all samples and show the results; return the exit code."""
     begun = time.monotonic()
     limits = operator.call("GET", "/uploads/limits")
     requests, left_out = within(
@@ -91,7 +91,7 @@ def check(operator: Operator, folder: Path, name: str, listen: str) -> int:
         run.arrive()
         results = run.results()
     notes = [
-        f"left out: {sample.name}; the platform takes no {size(len(sample.content))}"
+        f"not sent: {sample.name}; {size(len(sample.content))} exceed the platform's limit"
         for sample in left_out
     ]
     show(results, run.problems, refused, notes)
@@ -99,14 +99,14 @@ def check(operator: Operator, folder: Path, name: str, listen: str) -> int:
 
 
 def conclude(results: Sequence[Result], problems: Sequence[str], seconds: float) -> int:
-    """Say how it ended; return the exit code."""
+    """Print the conclusion; return the exit code."""
     right = sum(result.right for result in results)
-    say(f"{right} of {len(results)} deliveries are right, in {seconds:.1f} s")
+    say(f"{right} of {len(results)} deliveries are correct, in {seconds:.1f} s")
     return 0 if results and right == len(results) and not problems else 1
 
 
 def say(line: str) -> None:
-    """Tell how it goes."""
+    """Print a line of progress."""
     print(clean(line), flush=True)
 
 
@@ -117,7 +117,7 @@ def _complain(sentence: str, code: int) -> int:
 
 @contextlib.contextmanager
 def _ending_cleanly() -> Iterator[None]:
-    """Turn the first signal into an end with all its cleaning up, and ignore the next ones."""
+    """Turn the first signal into KeyboardInterrupt, so that all is cleaned up; ignore others."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def end(*_: object) -> None:

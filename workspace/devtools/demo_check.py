@@ -1,8 +1,8 @@
-"""The check behind ``make demo`` and ``make e2e``: files and a message, there and compared.
+"""The check of ``make demo`` and ``make e2e``: sends files and a message, and compares.
 
-It plays all parts: as the operator it creates two workspaces, as their owner it runs the installed
-``molecule-workspace`` for each, as the canvas it attaches files to both and sends a message;
-then it reads what is on disk.
+It takes all roles. As the operator it creates two workspaces; as their owner it runs the installed
+``molecule-workspace`` for each; as the canvas it attaches files to both and sends a message. Then
+it compares the files on disk with what was sent.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ Mode = Literal["poll", "push"]
 State = Literal["acked", "stored", "missing", "differs"]
 
 RIGHT: Final[dict[Mode, State]] = {"poll": "acked", "push": "stored"}
-"""How a delivery must end."""
+"""The state in which a correct delivery ends."""
 
 
 @dataclass
 class Delivery:
-    """A file that was sent to a workspace: what the platform answered, and where it is."""
+    """A file that was sent to a workspace: the platform's answer, and the path on disk."""
 
     mode: Mode
     sample: Sample
@@ -47,7 +47,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Result:
-    """A delivery as it ended."""
+    """The result of a delivery."""
 
     mode: Mode
     name: str
@@ -59,17 +59,17 @@ class Result:
 
     @property
     def right(self) -> bool:
-        """Whether the very bytes are on disk, and the platform knows it."""
+        """Whether the file is on disk unchanged and, if polled, acknowledged."""
         return self.state == RIGHT[self.mode]
 
 
 class Check:
-    """One run; a context manager that leaves nothing behind."""
+    """One run; a context manager that removes everything it created."""
 
     def __init__(
         self, operator: Operator, folder: Path, name: str, say: Callable[[str], None]
     ) -> None:
-        """Put files into folders in ``folder``; call the workspaces ``name`` and a random word."""
+        """Prepare a run: files go below ``folder``; workspace names begin with ``name``."""
         self.deliveries: list[Delivery] = []
         self.problems: list[str] = []
         self._operator, self._folder, self._say = operator, folder, say
@@ -80,7 +80,7 @@ class Check:
         self._poller: Child | None = None
 
     def __enter__(self) -> Self:
-        """Begin; nothing is made yet."""
+        """Return the run; nothing is created yet."""
         return self
 
     def __exit__(
@@ -93,7 +93,7 @@ class Check:
         self._stack.close()
 
     def _create(self, mode: Mode) -> Workspace:
-        # Removed by its name: an interrupt may come before the answer with the id.
+        # Removed by name: an interrupt may come before the answer that contains the id.
         name = f"{self._name} {mode}"
         self._stack.callback(self._remove, name)
         return self._operator.create(name)
@@ -129,11 +129,11 @@ class Check:
         )
         self._stack.callback(self._poller.stop)
         if not self._poller.wait("connected", START_SECONDS):
-            raise PlatformFailedError("molecule-workspace connect does not connect")
+            raise PlatformFailedError("molecule-workspace connect did not connect in time")
         self._say("poll: molecule-workspace connect reads the inbox")
 
     def serve(self, listen: str) -> str:
-        """Serve the push workspace at ``listen``; return "", or why the platform refuses it."""
+        """Start the push workspace at ``listen``; return "", or why its URL is refused."""
         workspace = self._create("push")
         secret = self._secret("secret", workspace.inbound_secret)
         server = Child(
@@ -143,7 +143,7 @@ class Check:
         )
         self._stack.callback(server.stop)
         if not server.wait("serving", START_SECONDS):
-            raise PlatformFailedError("molecule-workspace ingest does not serve")
+            raise PlatformFailedError("molecule-workspace ingest did not start in time")
         url = server.seen("serving")[0].event["address"]
         answer = self._operator.http.post(
             "/registry/register",
@@ -185,17 +185,17 @@ class Check:
             self.deliveries.append(delivery)
 
     def send(self) -> None:
-        """Send the poll workspace a message that mentions all its files."""
+        """Send the poll workspace a message that refers to all its files."""
         assert self._poll is not None
         parts: list[dict[str, Any]] = [{"kind": "text", "text": "Please look at these."}]
         for delivery in self._polled():
             file = {"uri": delivery.answer["uri"], "name": delivery.answer["name"]}
             parts.append({"kind": "file", "file": file})
         self._operator.send(self._poll.id, parts)
-        self._say("poll: a message posted that mentions them; the inbox is read every few seconds")
+        self._say("poll: a message posted that refers to them")
 
     def arrive(self, seconds: float = ARRIVE_SECONDS) -> None:
-        """Wait until all is there, or ``seconds`` are over."""
+        """Wait until everything arrived, for at most ``seconds``."""
         assert self._poller is not None
         expected = len(self._polled())
         deadline = time.monotonic() + seconds
@@ -214,23 +214,23 @@ class Check:
         return [delivery for delivery in self.deliveries if delivery.mode == "poll"]
 
     def check_message(self) -> None:
-        """See that the message named the local files where it had named the staged ones."""
+        """Check that the message names the local files instead of the staged ones."""
         assert self._poller is not None
         received = self._poller.seen("message_received")
         if len(received) != 1:
-            self.problems.append(f"1 message was sent, {len(received)} came")
+            self.problems.append(f"1 message was sent, {len(received)} arrived")
             return
         parts = received[0].event["body"]["params"]["message"]["parts"]
         for delivery, part in zip(self._polled(), parts[1:], strict=True):
             uri = part["file"]["uri"]
             if not uri.startswith("workspace:"):
-                self.problems.append(f"the message names {uri}, which is no local file")
+                self.problems.append(f"the message names {uri}, which is not a local file")
             elif Path(uri.removeprefix("workspace:")) != delivery.path:
                 self.problems.append(f"the message names {uri}, the file is {delivery.path}")
             elif not Path(uri.removeprefix("workspace:")).is_file():
-                self.problems.append(f"the message names {uri}, which is not there")
+                self.problems.append(f"the message names {uri}, which does not exist")
         if not self.problems:
-            self._say("poll: the message came, and names the local files")
+            self._say("poll: the message arrived, and names the local files")
 
     def results(self) -> list[Result]:
         """Compare what is on disk with what was sent, byte for byte."""

@@ -1,4 +1,4 @@
-"""A ``molecule-workspace`` process whose events are read as they come."""
+"""A ``molecule-workspace`` process whose events are read as they are printed."""
 
 import contextlib
 import itertools
@@ -30,13 +30,13 @@ class Seen:
 
 
 class Child:
-    """The installed command with ``--json``; stopped as by Ctrl-C."""
+    """The installed command with ``--json``; ``stop`` sends what Ctrl-C sends."""
 
     def __init__(self, command: str, options: Mapping[str, str], errors: Path) -> None:
         """Start it. What it writes to standard error goes to the file ``errors``."""
         program = Path(sys.executable).with_name("molecule-workspace")
         if not program.exists():
-            raise PlatformFailedError(f"there is no {program}; run 'make demo' to have it made")
+            raise PlatformFailedError(f"{program} is not installed; run it with 'make demo'")
         hidden = ("ADMIN_TOKEN", "BASE_URL")
         env = {
             name: value
@@ -78,7 +78,7 @@ class Child:
             return [seen for seen in self._seen if seen.event["event"] == kind]
 
     def wait(self, kind: str, seconds: float, count: int = 1) -> bool:
-        """Wait until there are ``count`` events of a kind; False if they do not come in time.
+        """Wait until there are ``count`` events of a kind; False after ``seconds``.
 
         PlatformFailedError: the process ended instead.
         """
@@ -96,7 +96,7 @@ class Child:
     def complaint(self) -> str:
         """Return the last line that it wrote to standard error."""
         said = self._errors.read_text("utf-8", "replace").strip().splitlines()
-        return said[-1] if said else "it said nothing"
+        return said[-1] if said else "no output on standard error"
 
     def stop(self) -> None:
         """Stop it, and wait for it."""

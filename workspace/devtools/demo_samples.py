@@ -1,4 +1,4 @@
-"""The files that the demo and the staging check send: sizes and names as people have them."""
+"""The files that the demo and the e2e check send, with realistic sizes and names."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ MIB = 1 << 20
 
 
 def sample_requests() -> list[list[Sample]]:
-    """Return files by request: what is in one list is attached together, as the canvas does."""
+    """Return the files, grouped by request, as the canvas attaches them."""
     text = ("The quick brown fox jumps over the lazy dog. " * 23)[:KIB]
     return [
         [
@@ -38,7 +38,7 @@ def sample_requests() -> list[list[Sample]]:
 def within(
     requests: Sequence[Sequence[Sample]], per_file: int, per_request: int, max_files: int
 ) -> tuple[list[list[Sample]], list[Sample]]:
-    """Return the requests as the platform's limits let them through, and what is left out."""
+    """Split the requests by the platform's limits; also return the files that are too large."""
     sent: list[list[Sample]] = []
     left_out: list[Sample] = []
     for request in requests:

@@ -1,4 +1,4 @@
-"""The table at the end of the demo."""
+"""The table of results of the demo."""
 
 import sys
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from molecule_workspace.cli.lines import clean, size
 
 MAX_NAME: Final = 30
 DIGEST: Final = 12
-"""Hex digits of a SHA-256 that are shown."""
+"""Number of hex digits of a SHA-256 that are shown."""
 
 WIDTH: Final = 112
-"""Columns where there is no terminal, or a narrow one."""
+"""Minimum width; also the width without a terminal."""
 
 
 def show(
     results: Sequence[Result], problems: Sequence[str], refused: str, notes: Sequence[str]
 ) -> None:
-    """Print the table, and in sentences what is wrong; ``refused``: why push was not checked."""
+    """Print the table and the problems; ``refused`` says why push was not checked."""
     console = Console(markup=False, highlight=False, emoji=False)
     console.width = max(console.width, WIDTH) if sys.stdout.isatty() else WIDTH
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -54,9 +54,9 @@ def show(
     if refused:
         console.print(
             Text(
-                f"push was NOT checked: the platform refuses {clean(refused)}. Give "
-                "PUSH_LISTEN=host:port, an address of this machine that the platform may call, "
-                "or start the platform with PUSH_ALLOW_CIDRS for this one.",
+                f"push was NOT checked: the platform refuses {clean(refused)}. Set "
+                "PUSH_LISTEN=host:port, an address of this machine that the platform can reach, "
+                "or start the platform with PUSH_ALLOW_CIDRS for this address.",
                 style="bold red",
             ),
             soft_wrap=True,

@@ -1,6 +1,6 @@
-"""A platform of one's own on loopback, for the demo and the tests.
+"""A platform process on loopback, for the demo and the tests.
 
-It runs the real binary (``bin/platform``, or what ``PLATFORM_BINARY`` names) on a private
+It runs the real binary (``bin/platform``, or the path in ``PLATFORM_BINARY``) with a private
 PostgreSQL in a folder. It is not part of the installed package.
 """
 
@@ -22,12 +22,12 @@ STOP_TIMEOUT: Final = 45.0
 
 _SERVING: Final = re.compile(r'"msg":"serving","addr":"([^"]+)"')
 
-# Ends the platform when this process is gone, however it went: only then does the read end.
+# Kills the platform when this process dies, in whatever way: then the read reaches end of file.
 _LEASH: Final = 'read -r _ || kill -KILL "$1"'
 
 
 def default_binary() -> Path:
-    """Return where the platform's binary is expected."""
+    """Return the expected path of the platform's binary."""
     named = os.environ.get("PLATFORM_BINARY")
     return Path(named) if named else Path(__file__).resolve().parents[2] / "bin" / "platform"
 
@@ -43,7 +43,7 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Sample:
-    """A file to upload: its name as the sender has it, its type ("" for none) and its bytes."""
+    """A file to upload: the sender's name for it, its bytes, and its type ("" for none)."""
 
     name: str
     content: bytes
@@ -51,14 +51,14 @@ class Sample:
 
 
 class PlatformFailedError(RuntimeError):
-    """The platform did not start, or answered other than expected."""
+    """The platform did not start, or gave an unexpected answer."""
 
 
 class Operator:
-    """Does on a platform what its operator and the canvas do."""
+    """A client with the admin token: acts as the platform's operator and as the canvas."""
 
     def __init__(self, base_url: str, admin_token: str) -> None:
-        """Speak to the platform at ``base_url`` as its operator."""
+        """Create a client of the platform at ``base_url``."""
         self.base_url = base_url.rstrip("/")
         self.admin_token = admin_token
         self.http = httpx.Client(
@@ -85,7 +85,7 @@ class Operator:
         self.call("DELETE", f"/workspaces/{workspace}")
 
     def upload(self, workspace: str, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        """Attach files to the chat, all in one request; return what the answer says of each."""
+        """Attach files to the chat in one request; return the answer's entry for each."""
         files = [
             (
                 "files",
@@ -98,7 +98,7 @@ class Operator:
         return staged
 
     def send(self, workspace: str, parts: Sequence[Mapping[str, Any]]) -> None:
-        """Send a chat message made of A2A parts."""
+        """Send a chat message that consists of A2A parts."""
         message = {"role": "user", "messageId": os.urandom(8).hex(), "parts": list(parts)}
         envelope = {"jsonrpc": "2.0", "id": "1", "method": "message/send"}
         self.call(
@@ -106,7 +106,7 @@ class Operator:
         )
 
     def pending(self, workspace: str, state: str = "all") -> list[dict[str, Any]]:
-        """List what is staged for a workspace, oldest first, all pages."""
+        """List the files of a workspace, oldest first, all pages."""
         listed: list[dict[str, Any]] = []
         while True:
             params = {"state": state, "limit": "500"} | (
@@ -125,13 +125,13 @@ class Operator:
 class LocalPlatform:
     """A platform process; a context manager that starts and stops it.
 
-    It keeps its address and its data over ``stop``, ``kill`` and ``start``.
+    It keeps its address and its data across ``stop``, ``kill`` and ``start``.
     """
 
     def __init__(
         self, folder: Path, settings: Mapping[str, str] | None = None, binary: Path | None = None
     ) -> None:
-        """Prepare a platform with its data in ``folder`` and these settings (see README)."""
+        """Prepare a platform with its data in ``folder``, and environment ``settings``."""
         self.folder = folder
         self.settings = dict(settings or {})
         self.binary = binary or default_binary()
@@ -142,17 +142,17 @@ class LocalPlatform:
 
     @property
     def base_url(self) -> str:
-        """The platform's address; known from the first start on."""
+        """The platform's address; known after the first start."""
         return f"http://{self.addr}"
 
     @property
     def admin_token(self) -> str:
-        """The token that the first start made."""
+        """The admin token that the first start created."""
         return (self.folder / "data" / "admin_token").read_text(encoding="ascii").strip()
 
     @property
     def operator(self) -> Operator:
-        """The platform's operator."""
+        """A client with the admin token."""
         if self._operator is None:
             self._operator = Operator(self.base_url, self.admin_token)
         return self._operator
@@ -160,7 +160,7 @@ class LocalPlatform:
     def start(self) -> None:
         """Start the process and wait until it serves."""
         if not self.binary.exists():
-            raise PlatformFailedError(f"there is no {self.binary}; run 'make build' first")
+            raise PlatformFailedError(f"{self.binary} does not exist; run 'make build' first")
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = ("PATH", "TMPDIR", "HOME")
         env = {name: os.environ[name] for name in kept if name in os.environ}
@@ -196,11 +196,11 @@ class LocalPlatform:
         raise PlatformFailedError(f"the platform did not start:\n{tail}")
 
     def stop(self) -> None:
-        """Ask the process to end, and wait for it."""
+        """Stop the process gracefully, and wait for it."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the process as a crash would. Its PostgreSQL ends some seconds later."""
+        """Kill the process, as in a crash. Its PostgreSQL ends some seconds later."""
         self._end(signal.SIGKILL)
 
     def _end(self, how: signal.Signals) -> None:
@@ -215,7 +215,7 @@ class LocalPlatform:
             raise
         finally:
             self.process = None
-            # A line tells the leash that there is nothing to do.
+            # A line makes the leash exit without killing anything.
             self._leash.communicate(b"ended\n")
 
     def __enter__(self) -> Self:

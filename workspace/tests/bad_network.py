@@ -1,16 +1,16 @@
 """A network that misbehaves on request: a proxy on loopback in front of a platform.
 
 It understands just enough HTTP/1.1 to know which request an answer belongs to. A hook looks at
-each request and returns the Treatment for its answer; everything without one passes untouched::
+each request and returns the Treatment for its answer; without one it is forwarded unchanged::
 
     with BadNetwork(platform.base_url) as network:
         network.on_request = in_turn([Treatment(cut_after=n) for n in (100_000, 2_000_000)])
         poll(network.url)
         assert network.sent("/content") < 1.3 * size
 
-The proxy runs in a thread of its own, so that synchronous and coroutine tests can use it alike;
+The proxy runs in its own thread, so that synchronous and coroutine tests can both use it;
 every public method may be called from any thread. Each request goes to the platform over a
-connection of its own, so a platform that restarts does not disturb the next request.
+separate connection, so that a restarted platform does not affect the next request.
 """
 
 import asyncio
@@ -29,15 +29,15 @@ import h11
 
 from http_link import CHUNK, Cut, Link, connected
 
-# A reset throws away what the kernel has not delivered yet. With a small buffer that is little,
-# so "sent" stays close to what the client really got.
+# A reset discards what the kernel has not delivered yet. With a small buffer that is little,
+# so "sent" stays close to what the client received.
 _SEND_BUFFER: Final = 1 << 16
 _STEPS_PER_SECOND: Final = 20
 
 
 @dataclass
 class Seen:
-    """A request that came by. ``status`` and ``sent`` grow while it is answered."""
+    """A request that passed the proxy. ``status`` and ``sent`` change while it is answered."""
 
     method: str
     path: str
@@ -45,16 +45,16 @@ class Seen:
     headers: Mapping[str, str]
     """By lower-case name."""
     status: int | None = None
-    """Of the answer, None while there is none."""
+    """Status of the answer; None until it is known."""
     sent: int = 0
-    """Bytes of the answer's body that went to the client."""
+    """Bytes of the answer's body that were sent to the client."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer made up by the proxy; the connection closes after it.
+    """An answer of the proxy itself; the connection closes after it.
 
-    A body given as a function may be endless, and then has no length unless ``headers`` claim one.
+    A body given as a function may be endless; then it has no length unless ``headers`` name one.
     """
 
     status: int = 200
@@ -63,13 +63,13 @@ class Answer:
 
     @classmethod
     def of_json(cls, value: Any, status: int = 200, **headers: str) -> Self:
-        """Make an answer of a JSON value; ``_`` in the name of a header stands for ``-``."""
+        """Return an answer with a JSON body; ``_`` in a header's name stands for ``-``."""
         named = {name.replace("_", "-"): text for name, text in headers.items()}
         kind = {"Content-Type": "application/json"}
         return cls(status, kind | named, json.dumps(value).encode())
 
     def head(self) -> bytes:
-        """Return the status line and the headers as they go over the wire."""
+        """Return the encoded status line and headers."""
         headers = dict(self.headers) | {"Connection": "close"}
         framed = {name.lower() for name in headers} & {"content-length", "transfer-encoding"}
         if isinstance(self.body, bytes) and not framed:
@@ -87,23 +87,23 @@ class Answer:
 
 @dataclass(frozen=True)
 class Treatment:
-    """What happens to one request and its answer. Sizes count bytes of the answer's body."""
+    """What is done to one request and its answer. Sizes are bytes of the answer's body."""
 
     refuse: bool = False
     """Close the connection at once; the platform never sees the request."""
     delay: float = 0.0
-    """Seconds before the request is passed on."""
+    """Seconds before the request is forwarded."""
     answer: Answer | bytes | None = None
-    """Answer in the platform's place; bytes go over the wire as they are."""
+    """Answer instead of the platform; bytes are sent as they are."""
     cut_after: int | None = None
-    """Close the connection when so much of the body is through; 0: before even the head, so the
-    platform has done its work and the answer is lost."""
+    """Close the connection after so many bytes of the body; 0: before the header, so that the
+    platform has processed the request and the answer is lost."""
     reset: bool = False
-    """Close with RST instead of FIN, whichever of the above closes."""
+    """Close with RST instead of FIN."""
     stall_after: int | None = None
-    """Fall silent when so much is through, until ``release``; 0: before even the head."""
+    """Stall after so many bytes of the body, until ``release``; 0: before the header."""
     bytes_per_second: int | None = None
-    """Let the body through no faster than this."""
+    """Maximum rate of the body, in bytes per second."""
 
 
 UNTOUCHED: Final = Treatment()
@@ -112,7 +112,7 @@ Hook = Callable[[Seen], Treatment | None]
 
 
 def in_turn(treatments: Iterable[Treatment], suffix: str = "/content") -> Hook:
-    """Return a hook for requests whose path ends in ``suffix``: a treatment each, then none."""
+    """Return a hook that gives requests whose path ends in ``suffix`` one treatment each."""
     left = iter(treatments)
     return lambda seen: next(left, None) if seen.path.endswith(suffix) else None
 
@@ -123,20 +123,20 @@ def always(treatment: Treatment, suffix: str = "") -> Hook:
 
 
 class BadNetwork:
-    """The proxy; a context manager that starts and ends it."""
+    """The proxy; a context manager that starts and stops it."""
 
     def __init__(self, target: str, on_request: Hook = lambda seen: None) -> None:
         """Prepare a proxy in front of the platform at the URL ``target``."""
         self.target = target
-        """Where requests go; may change at any time, and holds from the next request on."""
+        """URL that requests are forwarded to; a change applies to the next request."""
         self.on_request = on_request
-        """The hook, called in the proxy's thread: it must not block. What it raises is raised again
-        when the proxy ends."""
+        """The hook, called in the proxy's thread; it must not block. Its exceptions are raised
+        when the proxy stops."""
         self._changed = threading.Condition()
         self._requests: list[Seen] = []
         self._errors: list[Exception] = []
         self._links: set[asyncio.Task[None]] = set()
-        # Keeps the port ours while nothing listens on it.
+        # Reserves the port while nothing listens on it.
         self._place = socket.socket()
         self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._place.bind(("127.0.0.1", 0))
@@ -148,7 +148,7 @@ class BadNetwork:
 
     @property
     def url(self) -> str:
-        """Where clients reach the platform through this network."""
+        """The URL at which clients reach the platform through this network."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
@@ -166,23 +166,23 @@ class BadNetwork:
         return sum(s.path.endswith(suffix) and s.method.startswith(method) for s in self.requests)
 
     def wait_until(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
-        """Wait until ``condition`` holds; it is looked at whenever something went through.
+        """Wait until ``condition`` holds; it is checked whenever something was forwarded.
 
         It blocks: a coroutine test awaits it in ``asyncio.to_thread``.
 
         Raises:
-            TimeoutError: it did not hold in time.
+            TimeoutError: the condition did not hold in time.
         """
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not within {seconds} s; seen: {self.requests[-20:]}")
-            # It may depend on something that the proxy does not see, so it looks again anyway.
+            # It may depend on something that the proxy does not see, so it is also polled.
             with self._changed:
                 self._changed.wait(0.1)
 
     def release(self) -> None:
-        """Let everything that is stalled go on; what stalls later waits for the next release."""
+        """Continue all stalled answers; one that stalls later waits for the next release."""
         self._run(self._release())
 
     def cut_all(self, *, reset: bool = False) -> None:
@@ -205,7 +205,7 @@ class BadNetwork:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """End the proxy and every connection through it; raise what went wrong in it."""
+        """Stop the proxy and close its connections; raise its first error."""
         self.down()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -227,7 +227,7 @@ class BadNetwork:
             return
         self._listener = socket.socket()
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        # Set before listening, it is inherited by every connection.
+        # Set before listening, so that every connection inherits it.
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         self._listener.bind(("127.0.0.1", self.port))
         self._listener.listen(256)
@@ -250,7 +250,7 @@ class BadNetwork:
         try:
             accepted, _ = listener.accept()
         except OSError:
-            return  # The client has left already.
+            return  # The client has disconnected already.
         task = self._loop.create_task(self._serve(accepted))
         self._links.add(task)
         task.add_done_callback(self._links.discard)
@@ -267,14 +267,14 @@ class BadNetwork:
         except Cut as cut:
             reset = cut.reset
         except (OSError, h11.RemoteProtocolError):
-            pass  # Either end went away: so does the other.
+            pass  # If either end disconnects, the other is closed.
         except Exception as error:
             self._errors.append(error)
         finally:
             link.close(reset)
 
     async def _exchange(self, link: Link) -> bool:
-        """Take one request and answer it; False when the connection is over."""
+        """Read one request and answer it; False when the connection is finished."""
         request = await link.next_event()
         if not isinstance(request, h11.Request):
             return False
@@ -293,7 +293,7 @@ class BadNetwork:
             return False
         await asyncio.sleep(treatment.delay)
         async with connected(self.target) as platform:
-            # A platform that refuses a body stops reading: its answer is still wanted.
+            # A platform that refuses a body stops reading; its answer is forwarded all the same.
             with contextlib.suppress(ConnectionError):
                 await platform.send(request)
                 async for data in link.body():
@@ -341,26 +341,26 @@ class BadNetwork:
         how: Treatment,
         send: Callable[[bytes], Coroutine[Any, Any, None]],
     ) -> None:
-        """Send a part of a body as slowly and as far as the treatment lets it."""
+        """Send a piece of a body, as slowly and as far as the treatment allows."""
         while data:
             edges = [edge - seen.sent for edge in (how.cut_after, how.stall_after) if edge]
             if how.bytes_per_second:
                 edges.append(max(1, how.bytes_per_second // _STEPS_PER_SECOND))
             size = min((edge for edge in edges if edge > 0), default=len(data))
             piece, data = data[:size], data[size:]
-            # Counted first: who has received it finds it counted, and may release what then stalls.
+            # Counted first: a test that has received the bytes can rely on the count.
             released = self._released
             with self._noting():
                 seen.sent += len(piece)
             await send(piece)
             await self._reach(seen, how, released)
-            # Even without a pause: others want their turn, too.
+            # Yield even without a pause, so that other connections make progress.
             await asyncio.sleep(len(piece) / how.bytes_per_second if how.bytes_per_second else 0)
 
     async def _reach(
         self, seen: Seen, how: Treatment, released: asyncio.Event | None = None
     ) -> None:
-        """Do what the treatment wants at this point of the answer."""
+        """Apply the treatment at this point of the answer."""
         if seen.sent == how.stall_after:
             await (released or self._released).wait()
         if seen.sent == how.cut_after:

@@ -1,4 +1,4 @@
-"""Every call of a PlatformClient, to see what each makes of the same answer."""
+"""Every call of a PlatformClient, to test how each interprets the same answer."""
 
 from collections.abc import Awaitable, Callable
 

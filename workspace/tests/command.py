@@ -17,17 +17,17 @@ from local_platform import Operator, Workspace
 PROGRAM: Final = Path(sys.executable).with_name("molecule-workspace")
 
 DEADLINE: Final = 30.0
-"""Seconds within which what a test waits for must have happened."""
+"""Maximum time, in seconds, that a test waits for an event."""
 
 
 def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment without what would configure the command."""
+    """Return the environment without variables that configure the command."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("MOLECULE_")}
     return kept | dict(more or {})
 
 
 class Command:
-    """A running command; its output is read line by line as it comes."""
+    """A running command; its output is read line by line as it is printed."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Command:
             self._news.notify_all()
 
     def until(self, text: str, *, count: int = 1, errors: bool = False) -> str:
-        """Wait for the line on standard output (or error) that has ``text`` in it; return it."""
+        """Wait for a line on standard output (or error) that contains ``text``; return it."""
         lines = self.err if errors else self.out
         deadline = time.monotonic() + DEADLINE
         with self._news:
@@ -87,25 +87,25 @@ class Command:
         self.process.send_signal(number)
 
     def end(self) -> int:
-        """Wait until it ends by itself; return the exit code."""
+        """Wait until it exits; return the exit code."""
         code = self.process.wait(DEADLINE)
         for reader in self._readers:
             reader.join(DEADLINE)
         return code
 
     def stop(self) -> int:
-        """End it as Ctrl-C does; return the exit code."""
+        """Interrupt it as Ctrl-C does; return the exit code."""
         self.signal()
         return self.end()
 
     def events(self, kind: str = "") -> list[dict[str, Any]]:
-        """Return what it told with ``--json``, all of it or the events of one kind."""
+        """Return its ``--json`` events, all of them or those of one kind."""
         with self._news:
             told = [json.loads(line) for line in self.out]
         return [event for event in told if kind in ("", event["event"])]
 
     def close(self) -> None:
-        """Leave nothing of it behind."""
+        """Kill the process and its children."""
         if self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
@@ -128,14 +128,14 @@ def running(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Ite
 
 
 def run(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Command:
-    """Run the command until it ends by itself."""
+    """Run the command until it exits."""
     with running(*arguments, env=env) as command:
         command.end()
     return command
 
 
 def until_acked(operator: Operator, workspace: Workspace) -> None:
-    """Wait until the platform knows of all files of a workspace that they arrived."""
+    """Wait until all files of a workspace are acknowledged."""
     deadline = time.monotonic() + DEADLINE
     while any(file["state"] != "acked" for file in operator.pending(workspace.id)):
         assert time.monotonic() < deadline, operator.pending(workspace.id)

@@ -1,4 +1,4 @@
-"""What the tests share: a real platform, started once a run, and what stands before it."""
+"""Shared fixtures: a real platform, started once per run, and proxies in front of it."""
 
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform]:
-    """A platform that all tests may use, each with workspaces of its own; nobody stops it."""
+    """A platform that all tests share; each creates its own workspaces, and none stops it."""
     folder: Path = tmp_path_factory.mktemp("platform")
     with LocalPlatform(folder, {"PUSH_ALLOW_CIDRS": "127.0.0.0/8"}) as running:
         yield running
@@ -31,7 +31,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPlatform
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show with a failure what the shared platform wrote last: an answer seldom tells why."""
+    """Attach the end of the shared platform's log to a failure."""
     report = yield
     shared = getattr(item, "funcargs", {}).get("platform")
     if report.failed and isinstance(shared, LocalPlatform):
@@ -42,20 +42,20 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def workspace(platform: LocalPlatform) -> Workspace:
-    """A poll workspace of the test's own."""
+    """A poll workspace for one test."""
     return platform.operator.create("test")
 
 
 @pytest.fixture
 def network(platform: LocalPlatform) -> Iterator[BadNetwork]:
-    """A network in front of the platform, good until a test makes it bad."""
+    """A proxy in front of the platform, transparent until a test sets a hook."""
     with BadNetwork(platform.base_url) as running:
         yield running
 
 
 @pytest.fixture
 def poller(network: BadNetwork, workspace: Workspace, tmp_path: Path) -> Poller:
-    """A poller behind the network that does not run yet."""
+    """A poller behind the network, not started."""
     return Poller(network.url, workspace, tmp_path / "files")
 
 
@@ -69,7 +69,7 @@ async def client(network: BadNetwork, workspace: Workspace) -> AsyncIterator[Pla
 
 @pytest.fixture
 def hostile() -> Iterator[HostilePlatform]:
-    """A platform that means harm."""
+    """A hostile platform."""
     with HostilePlatform() as running:
         yield running
 

@@ -34,7 +34,7 @@ class Link:
         """Speak HTTP on a stream, as a server or as a client."""
         self.reader, self.writer = reader, writer
         self.wire = h11.Connection(role)
-        # drain() then means: it is the kernel's.
+        # drain() then waits until the kernel has taken everything.
         writer.transport.set_write_buffer_limits(0)
 
     async def next_event(self) -> Any:
@@ -60,7 +60,7 @@ class Link:
         await self.writer.drain()
 
     async def unless_gone(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do the work, but give it up when the other end leaves."""
+        """Do the work, but cancel it when the other end disconnects."""
         task = asyncio.ensure_future(work)
         news = asyncio.ensure_future(self.reader.read(CHUNK))
         try:
@@ -72,7 +72,7 @@ class Link:
             task.cancel()
             news.cancel()
             await asyncio.gather(task, news, return_exceptions=True)
-            # A client may send its next request before we know that this one is answered.
+            # A client may send its next request before this one counts as answered.
             if not news.cancelled() and news.exception() is None:
                 self.wire.receive_data(news.result())
 
@@ -81,7 +81,7 @@ class Link:
         if reset:
             raw = self.writer.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # Everything written is the kernel's already, or its reader does not read.
+        # The kernel has everything that was written, or the peer does not read.
         self.writer.transport.abort()
 
 
@@ -94,5 +94,5 @@ async def connected(target: str) -> AsyncIterator[Link]:
     try:
         yield link
     finally:
-        # What the platform still sends, nobody wants.
+        # What the platform still sends is discarded.
         writer.transport.abort()

@@ -1,6 +1,6 @@
-"""Platforms that are not the platform: an older one, and a hostile one.
+"""Fake platforms: an older one, and a hostile one.
 
-They are for what the real binary cannot do. Both serve in a thread of their own, on loopback,
+They do what the real binary cannot do. Both serve in their own thread, on loopback,
 as context managers with a ``url``; their attributes may change while they serve.
 """
 
@@ -30,7 +30,7 @@ METHODS: Final = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that an impostor got."""
+    """A request that an impostor received."""
 
     method: str
     path: str
@@ -41,16 +41,16 @@ class Asked:
 
 
 class Impostor:
-    """Serves ``answer`` for every request; ``requests`` are those that came."""
+    """Serves ``answer`` for every request; ``requests`` are those received."""
 
     def __init__(self) -> None:
-        """Take a free port; it serves from ``with`` on."""
+        """Bind a free port; ``with`` starts serving."""
         self.requests: list[Asked] = []
         self._socket = socket.create_server(("127.0.0.1", 0))
         app = Starlette(
             routes=[Route("/{path:path}", self._note, methods=METHODS)], lifespan=self._lifespan
         )
-        # Errors are part of the game: a client that leaves, a body shorter than it claims.
+        # Errors are expected here: clients that disconnect, bodies shorter than their length.
         config = uvicorn.Config(
             app, log_config=None, log_level="critical", ws="none", timeout_graceful_shutdown=1
         )
@@ -61,7 +61,7 @@ class Impostor:
 
     @property
     def url(self) -> str:
-        """Where it serves."""
+        """Its URL."""
         return f"http://127.0.0.1:{self._socket_port}"
 
     async def answer(self, request: Request) -> Response:
@@ -69,10 +69,10 @@ class Impostor:
         raise NotImplementedError
 
     async def opened(self) -> None:
-        """Do what has to be done in the server's loop before it serves."""
+        """Set up in the server's event loop, before it serves."""
 
     async def closed(self) -> None:
-        """Undo it."""
+        """Tear down."""
 
     async def _note(self, request: Request) -> Response:
         self.requests.append(
@@ -104,17 +104,17 @@ class Impostor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop; answers that never end are broken off."""
+        """Stop; endless answers are aborted."""
         self._server.should_exit = True
         self._thread.join(30)
         self._socket.close()
 
 
 class OlderPlatform(Impostor):
-    """A real platform, seen as it was before the additions that the contract calls "ours".
+    """A real platform, reduced to the first version of the wire protocol.
 
     It has no ``wait`` and no ``order``, no ``seq``, ``sha256`` or ``expires_at``, no list of
-    pending uploads and no limits, and its contents have no digest and no ranges.
+    pending uploads and no limits, and its file contents have no digest and no ranges.
     """
 
     def __init__(self, platform: str) -> None:
@@ -123,7 +123,7 @@ class OlderPlatform(Impostor):
         self._platform = platform
 
     async def opened(self) -> None:
-        """Make a client of the real platform."""
+        """Create the client of the real platform."""
         self._http = httpx.AsyncClient(base_url=self._platform, timeout=120)
 
     async def closed(self) -> None:
@@ -131,7 +131,7 @@ class OlderPlatform(Impostor):
         await self._http.aclose()
 
     async def answer(self, request: Request) -> Response:
-        """Pass a request on without what is new in it, and its answer back likewise."""
+        """Forward a request without newer parameters, and its answer without newer fields."""
         steps = request.url.path.strip("/").split("/")
         is_list = steps[2:3] == ["pending-uploads"] and len(steps) in (3, 4)
         if is_list or request.url.path == "/uploads/limits":
@@ -175,14 +175,14 @@ Reply = Callable[[], Response]
 
 
 class HostilePlatform(Impostor):
-    """Answers like a platform with one workspace, except where it is told to do harm.
+    """Answers like a platform with one workspace, except where a test overrides it.
 
-    ``rows`` is its inbox, oldest first, and ``listed`` its pending uploads; both may hold anything.
-    ``replies`` take precedence over everything, by the end of the path; "" is the end of all.
+    ``rows`` is its inbox, oldest first, and ``listed`` its pending uploads; both may be invalid.
+    ``replies`` take precedence, by the end of the path; "" matches every path.
     """
 
     def __init__(self) -> None:
-        """Be harmless at first."""
+        """Start with correct answers."""
         super().__init__()
         self.rows: list[Any] = []
         self.listed: list[Any] = []
@@ -191,9 +191,9 @@ class HostilePlatform(Impostor):
         self._contents: dict[str, Reply] = {}
 
     def announce(self, content: bytes | Reply, **announced: Any) -> dict[str, Any]:
-        """Put a file's row into the inbox, and return what the row says of the file.
+        """Put a file's row into the inbox, and return the file's description in it.
 
-        ``announced`` replaces what would be true: file_id, name, size, sha256, mimeType, uri.
+        ``announced`` overrides fields: file_id, name, size, sha256, mimeType, uri.
         None leaves a field out.
         """
         plain = content if isinstance(content, bytes) else b""
@@ -222,7 +222,7 @@ class HostilePlatform(Impostor):
         return told
 
     async def answer(self, request: Request) -> Response:
-        """Answer as told."""
+        """Answer as configured."""
         path = request.url.path
         for ending, reply in self.replies.items():
             if path.endswith(ending):
@@ -256,7 +256,7 @@ def as_json(value: Any, status: int = 200, **headers: str) -> Response:
 
 
 def body(content: bytes | Iterable[bytes], claimed_size: int | None = None) -> Response:
-    """Answer with bytes, which may never end; a size may be claimed that is not theirs."""
+    """Answer with bytes, possibly endless, and possibly with a wrong Content-Length."""
     headers = {} if claimed_size is None else {"Content-Length": str(claimed_size)}
     pieces = [content] if isinstance(content, bytes) else content
     if isinstance(content, bytes) and claimed_size is None:
@@ -265,7 +265,7 @@ def body(content: bytes | Iterable[bytes], claimed_size: int | None = None) -> R
 
 
 def endless(claimed_size: int | None = None) -> Response:
-    """Answer with a body that never ends by itself; ``10 * GIB`` makes it end there."""
+    """Answer with an endless body, or one of ``10 * GIB``."""
     piece = b"x" * 65536
     if claimed_size is None:
         return body(itertools.repeat(piece))
@@ -279,22 +279,22 @@ def endless_json() -> Response:
 
 
 def deep_json(depth: int = 200_000) -> Response:
-    """Answer with JSON that is nested deeper than a parser can go."""
+    """Answer with JSON that is nested more deeply than the parser allows."""
     return Response(b"[" * depth + b"]" * depth, media_type="application/json")
 
 
 def captive_portal() -> Response:
-    """Answer as a hotel's network does."""
+    """Answer with a login page, as a captive portal does."""
     return Response("<!doctype html><title>Welcome</title>Please log in.", media_type="text/html")
 
 
 def redirect(to: str, status: int = 307) -> Response:
-    """Answer that it is elsewhere."""
+    """Answer with a redirect."""
     return Response(status_code=status, headers={"Location": to})
 
 
 def much_later(retry_after: str = str(365 * 86400), status: int = 503) -> Response:
-    """Answer that one may come again in a year."""
+    """Answer 503 with a Retry-After of a year."""
     return as_json({"error": "saturated", "code": "saturated"}, status, Retry_After=retry_after)
 
 
@@ -310,7 +310,7 @@ HOSTILE_NAMES: Final = (
     "\ud800",
     "café/\u202egnp.exe",
 )
-"""Names that a row may announce, and that must never choose a path or reach a terminal raw."""
+"""Names that a row may announce; they must neither choose a path nor reach a terminal raw."""
 
 HOSTILE_FILE_IDS: Final[tuple[Any, ...]] = (
     "../../../admin",
@@ -325,7 +325,7 @@ HOSTILE_FILE_IDS: Final[tuple[Any, ...]] = (
     ["a"],
     {"a": 1},
 )
-"""What a row may say in place of a UUID."""
+"""Invalid values in place of a UUID."""
 
 HOSTILE_ROWS: Final[tuple[Any, ...]] = (
     None,
@@ -339,4 +339,4 @@ HOSTILE_ROWS: Final[tuple[Any, ...]] = (
     {"id": "y", "method": "chat_upload_receive", "request_body": "text"},
     {"id": "z", "method": ["message/send"], "request_body": {"params": {"message": {"parts": 3}}}},
 )
-"""What an inbox may hold in place of a row."""
+"""Invalid values in place of a row."""

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test's own, which the test may stop and start under a platform."""
+"""A private PostgreSQL server, which a test can stop and start under a platform."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 START_TIMEOUT: Final = 30.0
 
-# Ends the server when this process is gone, however it went: only then does the read end.
+# Stops the server when this process dies, in whatever way: then the read reaches end of file.
 _LEASH: Final = 'read -r _ || kill -QUIT "$1"'
 
 
@@ -31,7 +31,7 @@ def _binaries() -> Path:
 
 
 def _account() -> dict[str, Any]:
-    """Return whom to run it as: PostgreSQL refuses root."""
+    """Return the user to run it as: PostgreSQL refuses root."""
     if os.geteuid() != 0:
         return {}
     for name in ("postgres", "nobody"):
@@ -42,10 +42,10 @@ def _account() -> dict[str, Any]:
 
 
 class OwnPostgres:
-    """The server; a context manager that makes and removes its data. A Unix socket only."""
+    """The server, on a Unix socket; a context manager that creates and removes its data."""
 
     def __enter__(self) -> Self:
-        """Make the data and start."""
+        """Create the data folder and start."""
         self._bin, self._as = _binaries(), _account()
         # Not below pytest's folder, which other users may not enter.
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
@@ -71,7 +71,7 @@ class OwnPostgres:
         return f"postgres://platform@/postgres?host={self.folder}&sslmode=disable"
 
     def start(self) -> None:
-        """Start, and wait until it takes connections."""
+        """Start, and wait until it accepts connections."""
         command = [self._bin / "postgres", "-D", self.folder / "data", "-k", self.folder]
         with (self.folder / "log").open("ab") as log:
             self._server = subprocess.Popen(
@@ -97,10 +97,10 @@ class OwnPostgres:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Stop in immediate mode: no goodbye to clients, and a recovery at the next start."""
+        """Stop in immediate mode: clients are disconnected, and the next start recovers."""
         self._server.send_signal(signal.SIGQUIT)
         self._server.wait(START_TIMEOUT)
-        # A line tells the leash that there is nothing to do.
+        # A line makes the leash exit without doing anything.
         self._leash.communicate(b"ended\n")
 
     def _ready(self) -> bool:

@@ -1,7 +1,7 @@
-"""A poller in a process of its own, and what the tests of files share.
+"""A poller in its own process, and helpers of the file tests.
 
-As a program it handles what there is and ends: ``python poller.py URL WORKSPACE FOLDER``, with the
-token in the environment variable TOKEN. Each event is a line: its kind, and its record.
+As a program it handles what is in the inbox and exits: ``python poller.py URL WORKSPACE FOLDER``,
+with the token in the environment variable TOKEN. Each event is a line: its kind, and its record.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from polling import Poller
 
 
 def noise(size: int, seed: int = 0) -> bytes:
-    """Return bytes that no two places of a file have in common."""
+    """Return random bytes, so that no two ranges of a file are equal."""
     return random.Random(seed).randbytes(size)
 
 
 def own_address() -> str:
     """Return an address for a server that is stopped and started again.
 
-    Nobody is given its port in between: the system takes others for connections.
+    Its port is outside the range that the system assigns to other sockets.
     """
     while True:
         port = random.randrange(15_000, 32_000)
@@ -41,12 +41,12 @@ def own_address() -> str:
 
 
 def parts(poller: Poller) -> list[Path]:
-    """Return the files that are not complete yet."""
+    """Return the incomplete files."""
     return sorted((poller.state / "parts").iterdir())
 
 
 def part_bytes(poller: Poller) -> int:
-    """Return how many bytes of incomplete files there are; the poller may run."""
+    """Return the number of bytes of incomplete files; the poller may be running."""
     total = 0
     for part in parts(poller):
         with contextlib.suppress(FileNotFoundError):
@@ -55,18 +55,18 @@ def part_bytes(poller: Poller) -> int:
 
 
 def journal(poller: Poller, statement: str, *values: Any) -> list[Any]:
-    """Look into the journal of a poller, or change it while the poller does not run."""
+    """Query a poller's journal, or change it while the poller is stopped."""
     with contextlib.closing(sqlite3.connect(poller.state / "journal.db")) as db, db:
         return db.execute(statement, values).fetchall()
 
 
 def states(operator: Operator, workspace: Workspace) -> list[str]:
-    """Return how far the platform thinks that each file came."""
+    """Return the state of each file on the platform."""
     return [listed["state"] for listed in operator.pending(workspace.id)]
 
 
 def acked(poller: Poller, files: int) -> bool:
-    """Tell whether a poller has acknowledged so many files."""
+    """Return whether a poller has acknowledged so many files."""
     return len({event.file_id for event in poller.of(FileAcked)}) >= files
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the poller share: an inbox that runs beside the test, and what it told."""
+"""Helpers of the poller tests: an inbox that runs beside the test, and its events."""
 
 import asyncio
 import contextlib
@@ -19,16 +19,16 @@ from molecule_workspace.inbox.poller import Inbox, Options, Outcome, state_folde
 
 E = TypeVar("E")
 
-# The platform is not asked to hold requests, so that a proxy's next treatment meets the next one.
+# wait=0: with held requests, a proxy's next treatment would apply to a later request.
 QUICK = Options(wait=0, poll_interval=0.1, first_pause=0.1, handler_pauses=(0.05, 0.05, 0.05))
 """Options for tests that do not measure time."""
 
 DEADLINE = 20.0
-"""Seconds within which what a test waits for must have happened."""
+"""Maximum time, in seconds, that a test waits for an event."""
 
 
 class Poller:
-    """A poller of one workspace, and everything that it told and handed over."""
+    """A poller of one workspace, with all its events and messages."""
 
     def __init__(
         self, url: str, workspace: Workspace, folder: Path, options: Options = QUICK
@@ -43,12 +43,12 @@ class Poller:
 
     @property
     def state(self) -> Path:
-        """Where the poller keeps its state."""
+        """The poller's state folder."""
         return state_folder(self.folder, self.workspace.id)
 
     @property
     def texts(self) -> list[str]:
-        """The first text of each message handed over, in order."""
+        """The first text of each handled message, in order."""
         return [text_of(message.body) for message in self.messages]
 
     def of(self, kind: type[E]) -> list[E]:
@@ -56,7 +56,7 @@ class Poller:
         return [event for event in self.events if isinstance(event, kind)]
 
     async def run(self, **changes: Any) -> Outcome:
-        """Run until the inbox ends by itself; ``changes`` are options."""
+        """Run until the inbox returns; ``changes`` override options."""
         client = PlatformClient(self.url, self.workspace.id, self.workspace.token)
         try:
             options = replace(self.options, **changes)
@@ -66,12 +66,12 @@ class Poller:
             await client.close()
 
     async def once(self) -> Outcome:
-        """Handle what there is."""
+        """Handle what is in the inbox."""
         return await asyncio.wait_for(self.run(once=True), DEADLINE * 2)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Poller"]:
-        """Run beside the test, and stop when it leaves."""
+        """Run beside the test, and stop at the end of the block."""
         self.task = asyncio.create_task(self.run())
         self.task.add_done_callback(lambda _: self._news.set())
         try:
@@ -84,7 +84,7 @@ class Poller:
             self.task.result()
 
     async def until(self, condition: Callable[[], bool], seconds: float = DEADLINE) -> None:
-        """Wait until something holds; fail if it does not in time, or if the poller ends."""
+        """Wait until a condition holds; fail at the deadline, or if the poller ends."""
         deadline = time.monotonic() + seconds
         while not condition():
             if self.task is not None and self.task.done():
@@ -93,12 +93,12 @@ class Poller:
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {seconds} s; it told {self.events[-20:]}")
             self._news.clear()
-            # It may also depend on something that the poller does not tell.
+            # It may also depend on something that has no event.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), 0.05)
 
     async def ended(self, seconds: float = DEADLINE) -> Outcome:
-        """Wait until the poller ends by itself; its error is raised."""
+        """Wait until the poller ends; raise its error."""
         assert self.task is not None
         await asyncio.wait([self.task], timeout=seconds)
         assert self.task.done(), f"it goes on; it told {self.events[-20:]}"
@@ -128,7 +128,7 @@ def say(operator: Operator, workspace: Workspace, *texts: str) -> None:
 
 
 def attach(operator: Operator, workspace: Workspace, text: str, *samples: Sample) -> list[str]:
-    """Attach files and send a message that mentions them; return their ids."""
+    """Attach files and send a message that refers to them; return their ids."""
     staged = operator.upload(workspace.id, samples)
     parts: list[dict[str, Any]] = [{"kind": "text", "text": text}]
     parts += [{"kind": "file", "file": {"uri": one["uri"], "name": one["name"]}} for one in staged]
@@ -142,7 +142,7 @@ def file_id_of(staged: dict[str, Any]) -> str:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file that a person would see in the folder, by its name."""
+    """Return the SHA-256 of each visible file in the folder, by name."""
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.iterdir()

@@ -1,4 +1,4 @@
-"""The bad network itself: it must be as bad as it says, and count right."""
+"""Tests of the faulty network itself: it does what a treatment says, and counts correctly."""
 
 import http.server
 import itertools
@@ -18,7 +18,7 @@ BODY = bytes(range(256)) * 4096
 
 
 class _Plain(http.server.BaseHTTPRequestHandler):
-    """Answers GET with BODY (without length under /close), POST with the size of what came."""
+    """Answers GET with BODY (without length under /close), POST with the size of its body."""
 
     protocol_version = "HTTP/1.1"
     posted: ClassVar[list[str]] = []
@@ -50,12 +50,12 @@ class _Plain(http.server.BaseHTTPRequestHandler):
         self.wfile.write(told)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class _Server(http.server.ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that leave."""
+        """Ignore clients that disconnect."""
 
 
 def _serve() -> _Server:
@@ -86,13 +86,13 @@ def network(target: str) -> Iterator[BadNetwork]:
 
 @pytest.fixture
 def client(network: BadNetwork) -> Iterator[httpx.Client]:
-    """A client on this side of it."""
+    """A client that uses the proxy."""
     with httpx.Client(base_url=network.url, timeout=20) as connected:
         yield connected
 
 
 def _read_until_cut(client: httpx.Client, path: str) -> tuple[bytes, str]:
-    """Return what came, and how it ended."""
+    """Return the received body, and how the connection ended."""
     got = bytearray()
     try:
         with client.stream("GET", path) as answer:
@@ -135,7 +135,7 @@ def test_without_treatment_everything_passes_untouched(
 
 
 def test_counts_bodies_by_the_end_of_the_path(network: BadNetwork, client: httpx.Client) -> None:
-    """Planted: heads are counted, too; every path is counted."""
+    """Planted: headers are counted too; every path is counted."""
     client.get("/a/content")
     client.get("/b/content")
     client.get("/chunked")
@@ -146,7 +146,7 @@ def test_counts_bodies_by_the_end_of_the_path(network: BadNetwork, client: httpx
 
 
 def test_one_connection_carries_several_requests_even_early_ones(network: BadNetwork) -> None:
-    """Planted: the proxy closes after each answer; it drops what comes while it answers."""
+    """Planted: the proxy closes after each answer; it drops what arrives while it answers."""
     network.on_request = in_turn([Treatment(stall_after=0)], "")
 
     def released_until_both_are_seen() -> bool:
@@ -168,7 +168,7 @@ def test_one_connection_carries_several_requests_even_early_ones(network: BadNet
 
 
 def test_a_client_that_asks_first_may_send_its_body(network: BadNetwork) -> None:
-    """Planted: 100 Continue is left to the platform, which has not been asked yet."""
+    """Planted: 100 Continue is left to the platform, which has not seen the request yet."""
     head = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
     address = ("127.0.0.1", network.port)
     with socket.create_connection(address, timeout=5) as raw, raw.makefile("rb") as lines:
@@ -182,14 +182,14 @@ def test_a_client_that_asks_first_may_send_its_body(network: BadNetwork) -> None
 def test_cuts_after_so_many_bytes_of_the_body(
     network: BadNetwork, client: httpx.Client, how: str
 ) -> None:
-    """Planted: the cut comes one piece late; RST and FIN are exchanged."""
+    """Planted: the cut is one piece late; RST and FIN are swapped."""
     plan = [Treatment(cut_after=n, reset=how == "reset") for n in (1, 70_000, 100_001)]
     network.on_request = in_turn(plan)
     for size in (1, 70_000, 100_001):
         assert client.head("/other").status_code == 200
         got, ended = _read_until_cut(client, "/x/content")
         assert ended == how
-        # A reset may overtake what the kernel still has.
+        # A reset may discard bytes that the kernel has not delivered.
         assert got == BODY[: len(got)]
         assert len(got) == size or (how == "reset" and len(got) < size)
         assert network.requests[-1].sent == size
@@ -199,7 +199,7 @@ def test_cuts_after_so_many_bytes_of_the_body(
 def test_cut_after_nothing_loses_the_answer_but_not_the_request(
     network: BadNetwork, client: httpx.Client
 ) -> None:
-    """Planted: the head is sent before the cut; the request is not passed on."""
+    """Planted: the header is sent before the cut; the request is not forwarded."""
     network.on_request = always(Treatment(cut_after=0), "/lost")
     with pytest.raises(httpx.RemoteProtocolError, match="without sending a response"):
         client.post("/lost", content=b"x", headers={"Content-Type": "a/b"})
@@ -209,7 +209,7 @@ def test_cut_after_nothing_loses_the_answer_but_not_the_request(
 
 
 def test_refuses_a_request(network: BadNetwork, client: httpx.Client) -> None:
-    """Planted: it is passed on; the reset is a FIN."""
+    """Planted: it is forwarded; the reset is a FIN."""
     network.target = "http://127.0.0.1:1"
     network.on_request = in_turn([Treatment(refuse=True), Treatment(refuse=True, reset=True)], "")
     with pytest.raises(httpx.RemoteProtocolError):
@@ -250,7 +250,7 @@ def test_stalls_until_released(network: BadNetwork, client: httpx.Client, after:
             lambda: network.count() == len(got) + 1 and network.sent() % len(BODY) == after
         )
         assert network.requests[-1].status == (200 if after else None)
-        # Nothing tells when the stall has begun, so a release may come too early.
+        # The start of the stall is not observable, so a release may be too early.
         while fetching.is_alive():
             network.release()
             fetching.join(0.05)
@@ -266,7 +266,7 @@ def test_a_stalled_client_times_out(network: BadNetwork) -> None:
     assert network.sent() == 5_000
 
 
-def test_makes_up_answers(network: BadNetwork, client: httpx.Client) -> None:
+def test_invents_answers(network: BadNetwork, client: httpx.Client) -> None:
     """Planted: the length is missing; the status is always 200."""
     answers: list[Answer | bytes] = [
         Answer.of_json({"a": 1}, 503, Retry_After="7"),
@@ -285,10 +285,10 @@ def test_makes_up_answers(network: BadNetwork, client: httpx.Client) -> None:
     assert network.requests[0].status == 503
 
 
-def test_makes_up_a_body_without_end_that_starves_nobody(
+def test_invents_an_endless_body_that_starves_no_other_connection(
     network: BadNetwork, client: httpx.Client
 ) -> None:
-    """Planted: nobody notices that the reader of a body without end has left."""
+    """Planted: the proxy does not notice that the reader of an endless body has disconnected."""
     endless = Answer(body=lambda: itertools.repeat(b"x" * 65536))
     network.on_request = always(Treatment(answer=endless), "/endless")
     with client.stream("GET", "/endless") as answer:
@@ -296,7 +296,7 @@ def test_makes_up_a_body_without_end_that_starves_nobody(
         got = sum(len(piece) for piece, _ in zip(pieces, range(50), strict=False))
         assert got > 0
         assert client.get("/a").content == BODY
-    # With its reader gone, it comes to rest.
+    # Without a reader, it stops sending.
     before = -1
     while before != (before := network.sent("/endless")):
         assert client.get("/a").content == BODY
@@ -343,7 +343,7 @@ def test_cut_all_can_reset(network: BadNetwork, client: httpx.Client) -> None:
     assert client.get("/a").content == BODY
 
 
-def test_the_target_can_change_and_be_gone(network: BadNetwork, client: httpx.Client) -> None:
+def test_the_target_can_change_and_disappear(network: BadNetwork, client: httpx.Client) -> None:
     """Planted: the first target is kept."""
     first = client.get("/a").headers["X-Port"]
     other = _serve()
@@ -357,7 +357,7 @@ def test_the_target_can_change_and_be_gone(network: BadNetwork, client: httpx.Cl
 
 
 def test_a_client_that_leaves_ends_its_request_to_the_platform(network: BadNetwork) -> None:
-    """Planted: nobody watches the client while the platform is awaited."""
+    """Planted: the client is not watched while the proxy waits for the platform."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(20)
         network.target = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -370,7 +370,7 @@ def test_a_client_that_leaves_ends_its_request_to_the_platform(network: BadNetwo
                 pass
 
 
-def test_a_hook_that_fails_is_not_overlooked(target: str) -> None:
+def test_an_error_in_a_hook_is_raised(target: str) -> None:
     """Planted: errors of the hook are dropped."""
 
     def broken(seen: Seen) -> Treatment:
@@ -384,7 +384,9 @@ def test_a_hook_that_fails_is_not_overlooked(target: str) -> None:
         network.__exit__(None, None, None)
 
 
-def test_waiting_in_vain_says_what_was_seen(network: BadNetwork, client: httpx.Client) -> None:
+def test_a_wait_that_times_out_reports_what_was_seen(
+    network: BadNetwork, client: httpx.Client
+) -> None:
     """Planted: the wait ends without an error."""
     client.get("/a")
     with pytest.raises(TimeoutError, match="path='/a'"):

@@ -1,8 +1,8 @@
-"""Tests of the reader of forms.
+"""Tests of the form parser.
 
-What it must have in common with the platform's is in the parity test; here are the shared table of
-part headers, and what the platform cannot show: that chunks do not matter, and that hostile bodies
-are cheap.
+The parity test compares it with the platform's parser. Here are the shared table of
+part headers, and what that test cannot show: that the result does not depend on chunks, and that
+hostile bodies are cheap.
 """
 
 import itertools
@@ -34,7 +34,7 @@ FILE = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r
 
 @dataclass(frozen=True)
 class Case:
-    """A Content-Disposition, and what is read from it."""
+    """A Content-Disposition and the expected result."""
 
     why: str
     header: str = ""
@@ -55,35 +55,35 @@ def disposition(value: bytes) -> PartHeader:
 
 
 def cases(section: str) -> list[Case]:
-    """Return the cases of a section of the table."""
+    """Return the cases of one section of the table."""
     return [Case(**case) for case in TABLE[section]]
 
 
 @pytest.mark.parametrize("case", cases("files"), ids=lambda case: case.why)
 def test_filename_is_what_the_client_sent(case: Case) -> None:
-    r"""The contract, case by case.
+    r"""One case of the shared table.
 
     Planted: backslashes not escaped; a quote at the header's end taken as escaped; \" and \\ not
-    unescaped; filename* ignored, or winning though it cannot be decoded; ASCII white space only.
+    unescaped; filename* ignored, or used although it cannot be decoded; ASCII white space only.
     """
     assert part_names(case.part) == (b"files", bytes.fromhex(case.want_hex) or case.want.encode())
 
 
 @pytest.mark.parametrize("case", cases("fields"), ids=lambda case: case.why)
-def test_field_without_filename_is_no_file(case: Case) -> None:
-    """The contract, case by case."""
+def test_field_without_filename_is_not_a_file(case: Case) -> None:
+    """One case of the shared table."""
     assert part_names(case.part) == (case.field.encode(), None)
 
 
 @pytest.mark.parametrize("case", cases("unreadable"), ids=lambda case: case.why)
 def test_header_is_unreadable(case: Case) -> None:
-    """The contract, case by case. Planted: the second of two parameters wins."""
+    """One case of the shared table. Planted: the second of two parameters wins."""
     assert part_names(case.part) is None
     assert part_names(PartHeader({})) is None
 
 
 def test_any_name_with_escapes_is_read_back() -> None:
-    """What a client that escapes quotes and backslashes sends is read as it was meant."""
+    """A name in which a client escaped quotes and backslashes is read back unchanged."""
     rng = random.Random(20260505)
     alphabet = [
         b'"',
@@ -144,7 +144,7 @@ def read(chunks: Iterable[bytes], boundary: bytes = b"b") -> list[tuple[PartHead
 
 
 def outcome(chunks: Iterable[bytes], boundary: bytes = b"b") -> object:
-    """Return the parts of a form, or the code of its refusal."""
+    """Return the parts of a form, or the error code."""
     try:
         return read(chunks, boundary)
     except UploadRefusedError as refused:
@@ -152,7 +152,7 @@ def outcome(chunks: Iterable[bytes], boundary: bytes = b"b") -> object:
 
 
 def odd_body(rng: random.Random) -> bytes:
-    """Return a body made of pieces that matter to a reader of forms."""
+    """Return a random body of pieces that are significant to a form parser."""
     pieces = [
         b"--b\r\n", b"--b--", b"--b", b"\r\n", b"\n", b"\r", b"-", b"--", b"b", b" ", b"\t",
         FILE, b"Content-Disposition: form-data; name=files\r\n\r\n", b"A: b\r\n", b" c\r\n", b"x",
@@ -162,9 +162,9 @@ def odd_body(rng: random.Random) -> bytes:
 
 
 def test_chunks_do_not_matter() -> None:
-    """A body is read alike in one piece, byte by byte, and cut in two anywhere.
+    """A body gives the same result in one piece, byte by byte, and split in two anywhere.
 
-    Planted: the tail that may begin a boundary not kept; the look past the boundary one byte short.
+    Planted: the tail that may begin a boundary not kept; the lookahead one byte short.
     """
     rng = random.Random(20260505)
     accepted = 0
@@ -181,7 +181,7 @@ def test_chunks_do_not_matter() -> None:
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, (1 << 16) + 1, (1 << 20) + 7])
 @pytest.mark.parametrize("chunk", [1021, 1 << 16])
 def test_every_byte_is_kept(size: int, chunk: int) -> None:
-    """Content full of what looks like a boundary arrives as it was sent."""
+    """Content that resembles boundaries is read unchanged."""
     pattern = b"\r\n--b-x\x00--bb\r\r\n--b-\r\n--"
     content = (pattern * (size // len(pattern) + 1))[:size].replace(b"\r\n--b--", b"\r\n--b-_")
     body = FILE.replace(b"content", content) + FILE + b"--b--"
@@ -190,9 +190,9 @@ def test_every_byte_is_kept(size: int, chunk: int) -> None:
 
 
 def test_header_bound_is_exact_and_each_parts_own() -> None:
-    """A header of 32 KiB passes, boundary line included; a byte more does not; content is free.
+    """A header of 32 KiB, boundary line included, is accepted; one byte more is not.
 
-    Planted: the bound not reset after a part; the boundary line not counted.
+    Planted: the limit not reset after a part; the boundary line not counted.
     """
 
     def part(size: int) -> bytes:
@@ -228,7 +228,7 @@ HOSTILE: dict[str, tuple[bytes, bytes, str]] = {
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("size", [64, 1 << 18])
 def test_hostile_body_is_refused_cheaply(name: str, size: int) -> None:
-    """Nothing without end is held. Planted: no bound on a header; no bound on a line."""
+    """Endless headers and lines are refused. Planted: no limit for a header; none for a line."""
     start, repeated, code = HOSTILE[name]
     tracemalloc.start()
     try:
@@ -242,8 +242,8 @@ def test_hostile_body_is_refused_cheaply(name: str, size: int) -> None:
 @pytest.mark.parametrize(
     "content", [b"\x00", b"\r\n--c", b"\r\n-", b"\r\n--bX", b"\r", b"\r\n--b-"]
 )
-def test_content_without_end_is_not_held(content: bytes) -> None:
-    """However much looks like a boundary, a chunk goes out for each that comes in."""
+def test_endless_content_is_not_buffered(content: bytes) -> None:
+    """Content that resembles a boundary is not buffered: each chunk yields one."""
     reader = FormReader(b"b")
     list(reader.feed(FILE[: FILE.index(b"content")]))
     chunks = endless(content)
@@ -262,8 +262,8 @@ def test_content_without_end_is_not_held(content: bytes) -> None:
     assert peak < 1 << 20
 
 
-def test_what_follows_the_last_boundary_is_not_held() -> None:
-    """An epilogue counts for nothing. Planted: it is kept with the rest of the last chunk."""
+def test_an_epilogue_is_not_buffered() -> None:
+    """An epilogue is ignored. Planted: it is buffered with the rest of the last chunk."""
     reader = FormReader(b"b")
     list(reader.feed(FILE + b"--b--\r\n"))
     assert reader.finished
@@ -293,7 +293,7 @@ def test_what_follows_the_last_boundary_is_not_held() -> None:
     ],
 )
 def test_boundary_comes_from_the_content_type(content_type: bytes, boundary: bytes | None) -> None:
-    """Anything but a form with a boundary is refused."""
+    """Any Content-Type other than a form with a boundary is refused."""
     if boundary is not None:
         assert form_boundary(content_type) == boundary
         return

@@ -1,4 +1,4 @@
-"""Tests of the rule for types; the table and the cases are those the platform's tests read."""
+"""Tests of MIME types; the platform's tests read the same table and cases."""
 
 import json
 import mimetypes
@@ -19,19 +19,19 @@ TABLE = json.loads(
 
 @dataclass(frozen=True)
 class Case:
-    """What a sender says of a file, its name, the type it gets, and why."""
+    """A Content-Type, a name, the expected type, and why."""
 
     why: str
     filename: str
     want: str
     content_type: str = ""
     content_type_hex: str = ""
-    """Bytes that are not UTF-8, which JSON cannot hold."""
+    """Bytes that are not UTF-8, which JSON cannot represent."""
 
 
 @pytest.mark.parametrize("case", [Case(**c) for c in TABLE["cases"]], ids=lambda case: case.why)
 def test_type_is_what_the_table_says(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The contract, case by case.
+    """One case of the shared table.
 
     Planted: the table of common types after the machine's; parameters kept; braces allowed;
     the extension by os.path.splitext; no check of the machine's types.
@@ -45,12 +45,12 @@ def test_type_is_what_the_table_says(case: Case, monkeypatch: pytest.MonkeyPatch
 
 
 def test_common_types_are_the_platforms() -> None:
-    """The platform's tests compare its own table with the same. Planted: one of them changed."""
+    """The platform's tests check its table against the same file. Planted: an entry changed."""
     assert dict(COMMON_MIME_TYPES) == TABLE["common_types"]
 
 
 def test_result_is_safe_in_a_header_whatever_is_sent() -> None:
-    """Two lower-case tokens, from any type and any name."""
+    """Any type and any name give two lower-case tokens."""
     rng = random.Random(20260505)
     alphabet = 'ab/;.-+ \t\r\n\0"=,Zé\xff{}'
     for _ in range(5000):

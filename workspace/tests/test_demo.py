@@ -1,4 +1,4 @@
-"""``make demo`` and ``make e2e``: they say what is so, and leave nothing behind."""
+"""``make demo`` and ``make e2e``: they report correctly, and clean up."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ Run = Callable[[Mapping[str, str]], tuple[int, str, str]]
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for temporary files, which must be empty in the end."""
+    """A folder for temporary files, which must be empty at the end."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -36,7 +36,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 @pytest.fixture
 def e2e(temporary: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The check of a platform that runs, in this process."""
+    """The e2e check, in this process."""
 
     def run(env: Mapping[str, str]) -> tuple[int, str, str]:
         code = demo.main(["e2e"], env)
@@ -47,12 +47,12 @@ def e2e(temporary: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def environment(platform: LocalPlatform, **more: str) -> dict[str, str]:
-    """Return what make passes on."""
+    """Return the environment that make passes."""
     return {"BASE_URL": platform.base_url, "ADMIN_TOKEN": platform.admin_token} | more
 
 
 def leftovers(operator: Operator) -> list[str]:
-    """Return the workspaces that a check left."""
+    """Return the workspaces that a check did not remove."""
     return [w["name"] for w in operator.call("GET", "/workspaces") if "e2e check" in w["name"]]
 
 
@@ -62,7 +62,7 @@ def rows(out: str, mode: str) -> list[str]:
 
 
 def test_the_demo_ends_well_and_lists_every_file(temporary: Path) -> None:
-    """As ``make demo`` runs it. Planted: the table without push; a folder that stays."""
+    """As ``make demo`` runs it. Planted: the table without push; a folder not removed."""
     done = subprocess.run(
         [sys.executable, DEMO], capture_output=True, text=True, timeout=DEADLINE, check=False
     )
@@ -78,16 +78,16 @@ def test_the_demo_ends_well_and_lists_every_file(temporary: Path) -> None:
             assert len(sent) == 12
             assert 0 <= float(seconds) < DEADLINE
             assert ended == state
-    assert "the message came, and names the local files" in done.stdout
-    assert "30 of 30 deliveries are right" in done.stdout
+    assert "the message arrived, and names the local files" in done.stdout
+    assert "30 of 30 deliveries are correct" in done.stdout
 
 
 def test_it_does_not_end_well_if_anything_is_wrong(
     platform: LocalPlatform, temporary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file that was altered, one that is gone, one too many, a message that names another.
+    """An altered file, a deleted one, an extra one, and a message that names a different one.
 
-    Planted: digests of what was sent shown twice; the state not looked at for the exit code.
+    Planted: the digests of the sent files shown twice; the state ignored for the exit code.
     """
     samples = [Sample(f"{name}.txt", name.encode()) for name in ("good", "altered", "gone")]
     said: list[str] = []
@@ -125,7 +125,7 @@ def test_it_does_not_end_well_if_anything_is_wrong(
         run.deliveries[0].path = tmp_path / "elsewhere"
         run.check_message()
         assert run.problems[0].endswith(f"the file is {tmp_path / 'elsewhere'}")
-        assert any("which is not there" in problem for problem in run.problems), "of gone.txt"
+        assert any("which does not exist" in problem for problem in run.problems), "of gone.txt"
     assert demo.conclude([], [], 1.0) == 1, "nothing sent is nothing shown"
     assert leftovers(platform.operator) == []
     show(results, run.problems, "", [])
@@ -134,23 +134,23 @@ def test_it_does_not_end_well_if_anything_is_wrong(
     assert "WRONG: the message names" in told
 
 
-def test_a_file_that_is_not_acknowledged_is_not_right() -> None:
-    """Stored is enough for push only. Planted: either state taken for either mode."""
+def test_an_unacknowledged_file_is_not_correct() -> None:
+    """The state "stored" is correct for push only. Planted: both states accepted for both modes."""
     poll = Result("poll", "x", 1, "a", "a", 1.0, "stored")
     assert not poll.right
     assert Result("push", "x", 1, "a", "a", 1.0, "stored").right
 
 
 def test_e2e_leaves_nothing_at_the_platform(platform: LocalPlatform, e2e: Run) -> None:
-    """Neither workspaces there nor files here. Planted: workspaces not removed."""
+    """Workspaces and files are removed. Planted: workspaces not removed."""
     code, out, err = e2e(environment(platform))
     assert (code, err) == (0, "")
     assert len(rows(out, "poll")) == len(rows(out, "push")) == 15
     assert leftovers(platform.operator) == []
 
 
-def test_e2e_says_loudly_that_push_was_not_checked(tmp_path: Path, e2e: Run) -> None:
-    """And what the platform's limits leave out. Planted: the refusal passed over in silence."""
+def test_e2e_reports_that_push_was_not_checked(tmp_path: Path, e2e: Run) -> None:
+    """And files over the platform's limits are listed. Planted: the refusal not reported."""
     with LocalPlatform(tmp_path / "platform", {"MAX_FILE_BYTES": "1MiB"}) as platform:
         code, out, err = e2e(environment(platform))
         assert leftovers(platform.operator) == []
@@ -159,17 +159,17 @@ def test_e2e_says_loudly_that_push_was_not_checked(tmp_path: Path, e2e: Run) -> 
     assert [line.split()[1:3] for line in rows(out, "push")] == [["NOT", "CHECKED"]]
     assert "push was NOT checked: the platform refuses http://127.0.0.1:" in out
     assert "PUSH_LISTEN=host:port" in out
-    assert "left out: 40-mib.mp4; the platform takes no 40.0 MiB" in out
+    assert "not sent: 40-mib.mp4; 40.0 MiB exceed the platform's limit" in out
 
 
 @pytest.mark.parametrize(
     ("env", "code", "said"),
     [
-        ({}, 2, "BASE_URL and ADMIN_TOKEN not given"),
-        ({"BASE_URL": "http://127.0.0.1:1"}, 2, "ADMIN_TOKEN not given"),
-        ({"BASE_URL": "here", "ADMIN_TOKEN": "x"}, 2, "BASE_URL is 'here'"),
+        ({}, 2, "BASE_URL and ADMIN_TOKEN not set"),
+        ({"BASE_URL": "http://127.0.0.1:1"}, 2, "ADMIN_TOKEN not set"),
+        ({"BASE_URL": "here", "ADMIN_TOKEN": "x"}, 2, "invalid BASE_URL 'here'"),
         ({"BASE_URL": "http://127.0.0.1:1", "ADMIN_TOKEN": "x"}, 1, "cannot be reached"),
-        ({"ADMIN_TOKEN": "x", "PUSH_LISTEN": "here"}, 2, "PUSH_LISTEN is 'here'"),
+        ({"ADMIN_TOKEN": "x", "PUSH_LISTEN": "here"}, 2, "invalid PUSH_LISTEN 'here'"),
         ({"ADMIN_TOKEN": "x"}, 1, "401"),
     ],
 )
@@ -186,7 +186,7 @@ def test_e2e_that_cannot_begin_is_one_sentence(
 
 
 def test_ctrl_c_cleans_up(platform: LocalPlatform, temporary: Path) -> None:
-    """Workspaces, folder, processes. Planted: SIGTERM left to Python's default."""
+    """Workspaces, folder and processes are gone. Planted: SIGTERM left to Python's default."""
     for number in (signal.SIGINT, signal.SIGTERM):
         process = subprocess.Popen(
             [sys.executable, DEMO, "e2e"],
@@ -201,25 +201,25 @@ def test_ctrl_c_cleans_up(platform: LocalPlatform, temporary: Path) -> None:
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                if "ingest serves" in line:  # all is there, and all is still to be sent
+                if "ingest serves" in line:  # everything is started, nothing is sent yet
                     break
             assert len(leftovers(platform.operator)) == 2, "it is at work"
             process.send_signal(number)
             _, err = process.communicate()
         finally:
             watchdog.cancel()
-        assert (process.returncode, err) == (130, "interrupted; all is cleaned up\n")
+        assert (process.returncode, err) == (130, "interrupted; everything is cleaned up\n")
         assert leftovers(platform.operator) == []
         assert list(temporary.iterdir()) == []
         assert commands_that_name(temporary) == []
 
 
 def commands_that_name(folder: Path) -> list[str]:
-    """Return the command lines of processes that have a folder in them."""
+    """Return the command lines of processes that contain a folder's path."""
     if Path("/proc/self/cmdline").exists():
         found: list[str] = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):  # it has just ended
+            with contextlib.suppress(OSError):  # it has just exited
                 found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
     else:
         listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
@@ -228,7 +228,7 @@ def commands_that_name(folder: Path) -> list[str]:
 
 
 def test_samples_go_in_requests_that_the_platform_takes() -> None:
-    """In their order. Planted: the limit of a request not looked at."""
+    """In order. Planted: the limit of a request ignored."""
     a, b, c = (Sample(name, b"x" * size) for name, size in (("a", 5), ("b", 6), ("c", 20)))
     assert within([[a, b, c]], 100, 100, 64) == ([[a, b, c]], [])
     assert within([[a, b, c]], 10, 100, 64) == ([[a, b]], [c])

@@ -1,4 +1,4 @@
-"""A disk that is full: a small tmpfs, really mounted."""
+"""A full disk: a small tmpfs that is really mounted."""
 
 import contextlib
 import os
@@ -52,13 +52,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def poller(
     platform: LocalPlatform, network: BadNetwork, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Poller:
-    """A poller whose files go to the small disk, and who looks often whether there is room."""
+    """A poller with its folder on the small disk, and a short retry interval."""
     monkeypatch.setattr("molecule_workspace.inbox.uploads.DISK_PAUSE", 0.1)
     return Poller(network.url, platform.operator.create("disk"), disk / "files")
 
 
 def fill(disk: Path, leave: int = 0) -> Path:
-    """Take all room of a disk but ``leave`` bytes; return the file that does."""
+    """Fill a disk except for ``leave`` bytes; return the file that fills it."""
     filler = disk / "filler"
     with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(64 * KIB)):
@@ -68,16 +68,16 @@ def fill(disk: Path, leave: int = 0) -> Path:
 
 
 def full(poller: Poller) -> list[FileDelayed]:
-    """Return the events that say that there is no room."""
+    """Return the events that report a full disk."""
     return [event for event in poller.of(FileDelayed) if "no space left in" in event.reason]
 
 
 async def test_small_files_pass_a_big_one_that_has_no_room(
     platform: LocalPlatform, disk: Path, poller: Poller
 ) -> None:
-    """The big one is unacknowledged and said to be; with room it arrives by itself.
+    """The large file stays unacknowledged and is reported; it arrives once there is room.
 
-    Planted: a file that has no room is lost; one that waits keeps its slot.
+    Planted: a file without room is lost; a waiting file keeps its slot.
     """
     workspace = poller.workspace
     big = [Sample(f"big{i}.bin", noise(3 * MIB, i)) for i in range(5)]
@@ -93,7 +93,7 @@ async def test_small_files_pass_a_big_one_that_has_no_room(
         }
         assert part_bytes(poller) == 0
         filler.unlink()
-        # 8 MiB hold two of the five; what is read is removed.
+        # 8 MiB hold two of the five; each is deleted after it was checked.
         for count in range(6, 11):
             await poller.until(lambda count=count: acked(poller, count))  # type: ignore[misc]
             for path in poller.folder.glob("*-big*"):
@@ -105,9 +105,9 @@ async def test_small_files_pass_a_big_one_that_has_no_room(
 async def test_a_file_that_expires_while_there_is_no_room_is_lost(
     network: BadNetwork, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message that mentions it does not wait for ever.
+    """A message that refers to it does not wait forever.
 
-    Planted: nothing is asked of the platform until there is room.
+    Planted: no request to the platform until there is room.
     """
     monkeypatch.setattr("molecule_workspace.inbox.uploads.DISK_PAUSE", 0.1)
     with LocalPlatform(tmp_path / "platform", {"PENDING_TTL": "10s"}) as own:
@@ -123,9 +123,9 @@ async def test_a_file_that_expires_while_there_is_no_room_is_lost(
 async def test_a_disk_that_fills_up_in_mid_download_ends_only_that_download(
     platform: LocalPlatform, network: BadNetwork, disk: Path, poller: Poller
 ) -> None:
-    """Somebody else takes the last byte: the part is given up, and the file comes later.
+    """Another process uses the last byte: the part is deleted, and the file arrives later.
 
-    Planted: the part kept, which keeps the disk full; an OSError that nobody expects.
+    Planted: the part kept, which keeps the disk full; an OSError not handled.
     """
     workspace = poller.workspace
     content = noise(5 * MIB)
@@ -152,10 +152,10 @@ async def test_a_disk_that_fills_up_in_mid_download_ends_only_that_download(
 async def test_a_journal_that_cannot_be_written_holds_everything_up_and_loses_nothing(
     platform: LocalPlatform, network: BadNetwork, disk: Path, poller: Poller
 ) -> None:
-    """Not a byte is free: the poller says so and goes on by itself when there is room.
+    """No byte is free: the poller reports it, and continues when there is room.
 
-    Planted: what cannot be noted is passed over; DiskFullError ends the poller; a cursor or a
-    note that cannot be written ends it.
+    Planted: what cannot be recorded is skipped; DiskFullError ends the poller; a cursor or a
+    record that cannot be written ends it.
     """
     workspace = poller.workspace
     network.on_request = in_turn([Treatment(stall_after=MIB)])
@@ -182,9 +182,9 @@ async def test_a_journal_that_cannot_be_written_holds_everything_up_and_loses_no
 async def test_a_poller_that_is_stopped_on_a_full_disk_starts_on_it_again(
     platform: LocalPlatform, disk: Path, poller: Poller
 ) -> None:
-    """What it knows is on disk already; noting that a file was acknowledged takes no room.
+    """Its state is on disk already; recording an acknowledgement needs no free space.
 
-    Planted: the file for going back made anew for each note.
+    Planted: the rollback journal created for each transaction.
     """
     workspace = poller.workspace
     platform.operator.upload(workspace.id, [Sample("a.txt", b"a")])
@@ -200,10 +200,10 @@ async def test_a_poller_that_is_stopped_on_a_full_disk_starts_on_it_again(
     assert states(platform.operator, workspace) == ["acked", "acked"]
 
 
-async def test_a_first_start_on_a_full_disk_says_what_is_wrong(disk: Path) -> None:
-    """There is nothing to go on with, so it ends.
+async def test_a_first_start_on_a_full_disk_reports_the_cause(disk: Path) -> None:
+    """There is no state to continue with, so it ends with an error.
 
-    Planted: SQLite's own error.
+    Planted: SQLite's error raised as it is.
     """
     state = disk / "state"
     state.mkdir()

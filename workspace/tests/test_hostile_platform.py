@@ -1,4 +1,4 @@
-"""Files from a platform that lies: nothing outside the folder, nothing wrong inside, no end."""
+"""Files from a hostile platform: nothing outside the folder, no wrong file, no endless work."""
 
 import gzip
 import re
@@ -38,7 +38,7 @@ CAPTIVE = Answer(200, {"Content-Type": "text/html"}, b"<!doctype html>Please log
 
 @pytest.fixture
 def victim(hostile: HostilePlatform, tmp_path: Path) -> Poller:
-    """A poller that trusts it."""
+    """A poller of the hostile platform."""
     return Poller(hostile.url, Workspace(str(uuid.uuid4()), "t", "s"), tmp_path / "files")
 
 
@@ -48,12 +48,12 @@ def everything(folder: Path) -> set[str]:
 
 
 def delays(poller: Poller) -> Counter[str]:
-    """Count the failures of each file."""
+    """Count the failures per file."""
     return Counter(event.file_id for event in poller.of(FileDelayed))
 
 
 def ranged(content: bytes, content_range: str) -> Reply:
-    """Answer 206, asked or not."""
+    """Answer 206, whether or not a range was requested."""
     return lambda: Response(content, 206, {"Content-Range": content_range})
 
 
@@ -86,10 +86,10 @@ BAD_CONTENTS: dict[str, tuple[Reply, dict[str, Any]]] = {
 async def test_bad_bytes_never_become_a_file_and_the_next_good_one_arrives(
     hostile: HostilePlatform, victim: Poller, tmp_path: Path
 ) -> None:
-    """All kinds of wrong answers at once; each is delayed and tried again, none stays on disk.
+    """All kinds of wrong answers at once; each is retried, and none stays on disk.
 
-    Planted: no limit of bytes; the digest not compared; 206 taken unasked; a tag sent back that
-    no header can hold.
+    Planted: no byte limit; the digest not compared; an unrequested 206 accepted; an ETag sent back
+    that is invalid in a header.
     """
     bad = [
         hostile.announce(reply, **({"sha256": "1" * 64} | told))["file_id"]
@@ -98,7 +98,7 @@ async def test_bad_bytes_never_become_a_file_and_the_next_good_one_arrives(
     hostile.announce(b"good", name="good.txt")
     async with victim.running():
         await victim.until(lambda: acked(victim, 1))
-        # Each is tried again and again, and the poller lives.
+        # Each is retried repeatedly, and the poller keeps running.
         await victim.until(lambda: all(delays(victim)[file_id] >= 2 for file_id in bad))
     assert [event.name for event in victim.of(FileArrived)] == ["good.txt"]
     assert len(digests(victim.folder)) == 1
@@ -107,10 +107,12 @@ async def test_bad_bytes_never_become_a_file_and_the_next_good_one_arrives(
     assert all(path.startswith("files/") for path in everything(tmp_path))
 
 
-async def test_what_is_too_long_is_not_even_begun(hostile: HostilePlatform, victim: Poller) -> None:
-    """10 GiB announced: not asked for. No size announced and no end: cut off at the limit.
+async def test_a_file_over_the_limit_is_not_requested(
+    hostile: HostilePlatform, victim: Poller
+) -> None:
+    """10 GiB announced: not requested. No size announced and endless: aborted at the limit.
 
-    Planted: the announced size not compared; the limit without a size.
+    Planted: the announced size not compared; no limit without a size.
     """
     long = hostile.announce(lambda: endless(), size=10 * GIB)
     hostile.announce(lambda: endless(), size=None, sha256=None)
@@ -125,9 +127,9 @@ async def test_what_is_too_long_is_not_even_begun(hostile: HostilePlatform, vict
 async def test_memory_does_not_grow_with_what_is_sent(
     hostile: HostilePlatform, victim: Poller
 ) -> None:
-    """Four files of 24 MiB at once take a few MiB of memory, both ends counted.
+    """Four concurrent files of 24 MiB need a few MiB of memory, both ends included.
 
-    Planted: the whole answer read before it is written.
+    Planted: the whole answer is read before it is written.
     """
     for _ in range(4):
         hostile.announce(lambda: endless(24 * MIB), size=24 * MIB, sha256=None)
@@ -144,9 +146,9 @@ async def test_memory_does_not_grow_with_what_is_sent(
 async def test_no_name_chooses_the_path(
     hostile: HostilePlatform, victim: Poller, tmp_path: Path
 ) -> None:
-    """Whatever a file is called, it is in the folder, under a name that a terminal can show.
+    """Whatever a file's name, it is stored in the folder under a printable name.
 
-    Planted: the name told as it came; the name used as it came, which two places prevent.
+    Planted: the name shown unsanitized; the name used unsanitized, which two places prevent.
     """
     for name in HOSTILE_NAMES:
         hostile.announce(name.encode("utf-8", "replace"), name=name)
@@ -160,10 +162,12 @@ async def test_no_name_chooses_the_path(
     assert {event.name for event in victim.of(FileArrived)} == {name[33:] for name in stored}
 
 
-async def test_no_id_chooses_what_is_asked_for(hostile: HostilePlatform, victim: Poller) -> None:
-    """A file_id that is no UUID is told and passed over, in rows and in the list alike.
+async def test_an_invalid_id_does_not_get_into_a_url(
+    hostile: HostilePlatform, victim: Poller
+) -> None:
+    """A file_id that is not a UUID is reported and skipped, in rows and in the list.
 
-    Planted: the id put into the address as it came.
+    Planted: the id put into the URL unchecked.
     """
     for file_id in HOSTILE_FILE_IDS:
         hostile.listed.append(hostile.announce(b"bad", file_id=file_id))
@@ -179,9 +183,9 @@ async def test_no_id_chooses_what_is_asked_for(hostile: HostilePlatform, victim:
 async def test_a_list_without_an_end_does_not_keep_the_inbox_waiting(
     hostile: HostilePlatform, victim: Poller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pages that go round in circles are left after a while.
+    """Reading pages that repeat endlessly is given up.
 
-    Planted: no limit to the pages.
+    Planted: no limit on pages.
     """
     monkeypatch.setattr("molecule_workspace.inbox.uploads.LIST_PAGES", 3)
     monkeypatch.setattr("molecule_workspace.inbox.uploads.LIST_PAGE", 2)
@@ -203,9 +207,9 @@ async def test_a_list_without_an_end_does_not_keep_the_inbox_waiting(
 async def test_a_resumed_file_survives_a_wrong_range_and_wrong_bytes(
     platform: LocalPlatform, network: BadNetwork, poller: Poller
 ) -> None:
-    """A cut, a login page, a range from elsewhere, the right length of other bytes, the file.
+    """An interruption, a login page, a wrong range, wrong bytes of the right length, the file.
 
-    Planted: Content-Range not compared; the digest not compared; begun anew for the login page.
+    Planted: Content-Range not compared; the digest not compared; restarted for the login page.
     """
     content = noise(100 * KIB)
     wrong = {"Content-Range": f"bytes 0-{len(content) - 1}/{len(content)}"}
@@ -227,12 +231,12 @@ async def test_a_resumed_file_survives_a_wrong_range_and_wrong_bytes(
     assert [event.received for event in poller.of(FileStarted)] == [0, 50 * KIB, 0, 0]
 
 
-async def test_a_login_page_is_no_acknowledgement(
+async def test_a_login_page_is_not_an_acknowledgement(
     platform: LocalPlatform, network: BadNetwork, poller: Poller
 ) -> None:
-    """HTML with 200 in the place of an ack: said, and acknowledged again.
+    """HTML with 200 instead of an ack is reported, and the ack is retried.
 
-    Planted: any 200 counts.
+    Planted: any 200 is accepted.
     """
     network.on_request = in_turn([Treatment(answer=CAPTIVE)], "/ack")
     platform.operator.upload(poller.workspace.id, [Sample("a.txt", b"a")])
@@ -243,12 +247,12 @@ async def test_a_login_page_is_no_acknowledgement(
 
 
 @pytest.mark.parametrize("place", ["part", "name"])
-async def test_a_planted_link_leads_nowhere(
+async def test_a_planted_symbolic_link_is_not_followed(
     platform: LocalPlatform, network: BadNetwork, poller: Poller, tmp_path: Path, place: str
 ) -> None:
-    """A link where the part or the file belongs is replaced; what it leads to stays as it is.
+    """A symbolic link in place of the part or the file is replaced; its target is not touched.
 
-    Planted: opened without O_NOFOLLOW; the link kept in the file's place.
+    Planted: opened without O_NOFOLLOW; the link kept in place of the file.
     """
     target = tmp_path / "precious"
     target.write_bytes(b"precious")

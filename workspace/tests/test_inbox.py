@@ -1,4 +1,4 @@
-"""The poller against the real platform: what it reads, and in which order it hands over."""
+"""The poller with the real platform: what it reads, and the order of messages."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ def uris(body: Any) -> list[str]:
 
 
 def scripted(rows: list[Any]) -> Hook:
-    """Return a hook that serves these rows as the inbox; all else goes to the platform."""
+    """Return a hook that serves these rows as the inbox, and forwards everything else."""
     ids = [row.get("id") if isinstance(row, dict) else None for row in rows]
 
     def hook(seen: Seen) -> Treatment | None:
@@ -55,7 +55,7 @@ def scripted(rows: list[Any]) -> Hook:
 
 
 def message_row(text: str, **changes: Any) -> dict[str, Any]:
-    """Return a row as the platform has it."""
+    """Return a row in the platform's form."""
     body = {"params": {"message": {"parts": [{"kind": "text", "text": text}]}}}
     row = {"id": str(uuid.uuid4()), "seq": 1, "method": "message/send", "source_id": None}
     return row | {"created_at": "2026-01-01T00:00:00Z", "request_body": body} | changes
@@ -64,7 +64,7 @@ def message_row(text: str, **changes: Any) -> dict[str, Any]:
 async def test_the_workspace_becomes_a_poll_workspace_that_lives(
     platform: LocalPlatform, network: BadNetwork, tmp_path: Path
 ) -> None:
-    """The platform shows the mode and a heartbeat that moves.
+    """The platform shows poll mode and a heartbeat that advances.
 
     Planted: no registration; one heartbeat only.
     """
@@ -85,12 +85,12 @@ async def test_the_workspace_becomes_a_poll_workspace_that_lives(
     assert not poller.of(Trouble)
 
 
-async def test_messages_come_in_order_each_once_and_the_cursor_follows(
+async def test_messages_are_handled_in_order_once_and_the_cursor_follows(
     platform: LocalPlatform, workspace: Workspace, poller: Poller
 ) -> None:
-    """More than a page from before the start, and some that come later.
+    """More than a page of earlier messages, and some that arrive later.
 
-    Planted: newest first; no order=asc; the cursor saved of the page and not of what was handled.
+    Planted: newest first; no order=asc; the cursor of the page saved instead of the handled row.
     """
     before = [f"before {n}" for n in range(130)]
     say(platform.operator, workspace, *before)
@@ -109,9 +109,9 @@ async def test_messages_come_in_order_each_once_and_the_cursor_follows(
 async def test_a_message_waits_for_its_file_and_keeps_its_place(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """Later files are fetched meanwhile; later messages stay behind it.
+    """Later files are fetched meanwhile; later messages wait.
 
-    Planted: no waiting for files; messages handed over as their files come; the cursor saved
+    Planted: no waiting for files; messages handled in the order of their files; the cursor saved
     before the message is handled.
     """
     network.on_request = in_turn([Treatment(stall_after=1000)])
@@ -129,7 +129,7 @@ async def test_a_message_waits_for_its_file_and_keeps_its_place(
         (quick_id,) = attach(platform.operator, workspace, "quick", quick)
         say(platform.operator, workspace, "last")
         await poller.until(lambda: [e.file_id for e in poller.of(FileArrived)] == [quick_id])
-        # Everything has been read, and there is time for a message to slip through.
+        # Everything has been read; a message that does not wait would be handled by now.
         polls = network.count("/activity")
         await poller.until(lambda: network.count("/activity") > polls + 3)
         assert poller.texts == ["first"]
@@ -150,9 +150,9 @@ async def test_a_message_waits_for_its_file_and_keeps_its_place(
 async def test_files_arrive_while_the_handler_is_busy(
     platform: LocalPlatform, workspace: Workspace, poller: Poller
 ) -> None:
-    """A message that takes long holds no file.
+    """A slow handler does not delay files.
 
-    Planted: files announced when their row is worked on.
+    Planted: files journaled only when their row is handled.
     """
     go_on = asyncio.Event()
 
@@ -181,7 +181,7 @@ async def test_files_arrive_while_the_handler_is_busy(
     ],
     ids=["gone", "broken"],
 )
-async def test_a_file_that_cannot_come_does_not_hold_its_message(
+async def test_a_file_that_cannot_arrive_does_not_block_its_message(
     platform: LocalPlatform,
     network: BadNetwork,
     workspace: Workspace,
@@ -189,11 +189,11 @@ async def test_a_file_that_cannot_come_does_not_hold_its_message(
     answer: Answer,
     lost: int,
 ) -> None:
-    """The message keeps the URI that names no local file; those after it come as well.
+    """The message keeps the platform's URI; later messages are handled too.
 
-    Planted: a file that is lost or broken never settles.
+    Planted: a lost or corrupt file never settles.
     """
-    # Slow enough for the message to be waiting already.
+    # Slow enough that the message is already waiting.
     network.on_request = always(Treatment(answer=answer, delay=0.2), "/content")
     attach(platform.operator, workspace, "see", Sample("a.txt", b"hello"))
     say(platform.operator, workspace, "after")
@@ -205,12 +205,12 @@ async def test_a_file_that_cannot_come_does_not_hold_its_message(
     assert digests(poller.folder) == {}
 
 
-async def test_what_the_agent_said_itself_is_skipped(
+async def test_messages_of_the_agent_itself_are_skipped(
     platform: LocalPlatform, workspace: Workspace, poller: Poller
 ) -> None:
-    """Rows from the workspace itself and notices, as the real platform writes them.
+    """Rows from the workspace itself, and notify rows, as the real platform writes them.
 
-    Planted: is_for not asked; the cursor not moved past what is skipped.
+    Planted: is_for not called; the cursor not moved past skipped rows.
     """
     own = {"Authorization": f"Bearer {workspace.token}"}
     path = f"/workspaces/{workspace.id}/a2a"
@@ -225,10 +225,10 @@ async def test_what_the_agent_said_itself_is_skipped(
     assert cursor_of(poller) == rows_of(operator, workspace)[-1]["id"]
 
 
-async def test_rows_of_other_agents_come_through_and_forged_files_do_not(
+async def test_rows_of_other_agents_are_handled_and_forged_files_are_not(
     network: BadNetwork, poller: Poller
 ) -> None:
-    """Another agent may send messages, even notices; only the platform announces files.
+    """Another agent may send messages, also notify ones; only the platform announces files.
 
     Planted: rows with a source skipped; a file announced by an agent fetched.
     """
@@ -248,12 +248,12 @@ async def test_rows_of_other_agents_come_through_and_forged_files_do_not(
     assert network.count("/content") == 0
 
 
-async def test_rows_that_cannot_be_read_are_passed_over_with_a_notice(
+async def test_invalid_rows_are_skipped_with_a_notice(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """No id, no object, a body that announces no file: the rows after them are handled.
+    """No id, not an object, a body without a file: later rows are handled.
 
-    Planted: a KeyError for the first, a page with one bad row thrown away, no notice.
+    Planted: a KeyError for the first; a page with one bad row discarded; no notice.
     """
     (staged,) = platform.operator.upload(workspace.id, [Sample("good.txt", b"good")])
     good = {"file_id": file_id_of(staged), "name": "good.txt", "size": 4}
@@ -287,17 +287,17 @@ async def test_rows_that_cannot_be_read_are_passed_over_with_a_notice(
     ]
     notices = [notice.text for notice in poller.of(Notice)]
     assert len(notices) == 5, notices
-    assert sum("no readable id" in text for text in notices) == 2
-    assert sum("announces a file, but" in text for text in notices) == 3
+    assert sum("without a valid id" in text for text in notices) == 2
+    assert sum("skipped the file announced by" in text for text in notices) == 3
     assert not poller.of(Trouble)
 
 
-async def test_a_row_without_an_id_at_the_end_is_told_once_and_holds_nothing(
+async def test_a_row_without_an_id_at_the_end_is_reported_once_and_blocks_nothing(
     network: BadNetwork, poller: Poller
 ) -> None:
-    """It comes again with every page, and is told once; the next row is handled at once.
+    """It is in every page and reported once; the next row is handled without delay.
 
-    Planted: a notice for every page; backing off because nothing is readable.
+    Planted: a notice for every page; a backoff because no row is valid.
     """
     rows: list[Any] = [message_row("first"), message_row("?", id=None)]
     network.on_request = scripted(rows)
@@ -311,12 +311,12 @@ async def test_a_row_without_an_id_at_the_end_is_told_once_and_holds_nothing(
     assert not poller.of(Trouble)
 
 
-async def test_two_pollers_of_one_folder_hand_over_each_message_once(
+async def test_two_pollers_of_one_folder_handle_each_message_once(
     platform: LocalPlatform, workspace: Workspace, poller: Poller
 ) -> None:
-    """They take turns, and see in the journal what the other did.
+    """They take turns, and the journal shows each what the other did.
 
-    Planted: no lock; the journal asked before the lock is taken.
+    Planted: no lock; the journal read before the lock is taken.
     """
     second = Poller(poller.url, workspace, poller.folder)
     texts = [f"message {n}" for n in range(4)]
@@ -333,7 +333,7 @@ async def test_two_pollers_of_one_folder_hand_over_each_message_once(
             await poller.until(lambda: poller.texts == texts[:1])
             await stack.enter_async_context(second.running())
             await poller.until(lambda: cursor_of(poller) == last)
-        # The other passes every row on its way to this one.
+        # By then the other has passed every earlier row.
         say(platform.operator, workspace, "the end")
         await second.until(lambda: second.texts[-1:] == ["the end"])
     assert sorted(poller.texts + second.texts) == [*texts, "the end"]
@@ -341,7 +341,7 @@ async def test_two_pollers_of_one_folder_hand_over_each_message_once(
 
 
 def test_the_state_is_private(tmp_path: Path, workspace: Workspace) -> None:
-    """Nobody else reads what is in the folders that the poller makes."""
+    """Other users cannot read the folders that the poller creates."""
     poller = Poller("http://127.0.0.1:9", workspace, tmp_path / "files")
     with pytest.raises(UnavailableError, match="cannot reach"):
         asyncio.run(poller.run(once=True, once_attempts=1))

@@ -1,4 +1,4 @@
-"""What each answer means to a poller: the kind of error, and what it tells a person."""
+"""How the client interprets answers: the type of error, and its text."""
 
 import asyncio
 import email.utils
@@ -56,10 +56,10 @@ async def test_a_file_goes_all_the_way(
     assert await client.unacked(None, 10) == second
 
 
-async def test_a_long_wait_is_not_taken_for_silence(
+async def test_a_held_request_does_not_time_out(
     network: BadNetwork, client: PlatformClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Planted: the read timeout of a waiting poll leaves the wait out."""
+    """Planted: the read timeout of a held poll does not include the wait."""
     monkeypatch.setattr(inbox_client, "READ_TIMEOUT", 0.7)
     network.on_request = always(Treatment(answer=Answer.of_json([]), delay=1.5))
     assert await client.activity({}, wait=10) == []
@@ -69,13 +69,13 @@ async def test_a_long_wait_is_not_taken_for_silence(
 async def test_a_wrong_token_is_refused_everywhere(
     network: BadNetwork, workspace: Workspace
 ) -> None:
-    """Planted: 401 is unavailable; the token is in the sentence."""
+    """Planted: 401 is unavailable; the token is in the text."""
     stranger = PlatformClient(network.url, workspace.id, "no-such-token")
     for name, call in CALLS.items():
-        with pytest.raises(RefusedError, match="does not accept this token") as refused:
+        with pytest.raises(RefusedError, match="rejected the token for workspace") as refused:
             await call(stranger)
         assert workspace.id in str(refused.value), name
-        assert "ask its operator" in str(refused.value)
+        assert "ask the platform's operator" in str(refused.value)
         assert "no-such-token" not in str(refused.value)
     await stranger.close()
 
@@ -83,7 +83,7 @@ async def test_a_wrong_token_is_refused_everywhere(
 async def test_a_forbidden_workspace_is_refused_with_the_reason(
     network: BadNetwork, client: PlatformClient
 ) -> None:
-    """Planted: 403 is unavailable; the platform's sentence is dropped."""
+    """Planted: 403 is unavailable; the platform's text is dropped."""
     told = {"error": "registration is closed; ask the operator", "code": "registration_closed"}
     network.on_request = always(Treatment(answer=Answer.of_json(told, 403)))
     with pytest.raises(RefusedError, match=r"registration is closed; ask the operator \(403\)"):
@@ -101,7 +101,9 @@ async def test_a_removed_workspace_is_refused(
     await removed.close()
 
 
-async def test_a_lost_cursor_is_told_from_a_missing_file(client: PlatformClient) -> None:
+async def test_a_lost_cursor_and_a_missing_file_are_different_errors(
+    client: PlatformClient,
+) -> None:
     """Planted: 410 is unavailable; 404 is unavailable; the code is dropped."""
     with pytest.raises(CursorGoneError, match="since_id"):
         await client.activity({"since_id": UNKNOWN})
@@ -112,7 +114,7 @@ async def test_a_lost_cursor_is_told_from_a_missing_file(client: PlatformClient)
         await CALLS["content"](client)
 
 
-async def test_a_wrong_parameter_is_told_with_its_status(client: PlatformClient) -> None:
+async def test_an_invalid_parameter_is_reported_with_its_status(client: PlatformClient) -> None:
     """Planted: the status of an answer is not kept."""
     with pytest.raises(UnavailableError, match=r"limit.*\(400\)") as error:
         await client.activity({"limit": "none"})
@@ -120,14 +122,14 @@ async def test_a_wrong_parameter_is_told_with_its_status(client: PlatformClient)
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-async def test_what_may_pass_is_unavailable(
+async def test_temporary_failures_are_unavailable(
     network: BadNetwork, client: PlatformClient, status: int
 ) -> None:
-    """Planted: Retry-After is read for 503 only; a body that is no JSON hides the status."""
+    """Planted: Retry-After is read for 503 only; a body that is not JSON hides the status."""
     page = Answer(status, {"Content-Type": "text/html", "Retry-After": "7"}, b"<html>sorry</html>")
     network.on_request = always(Treatment(answer=page))
     for name, call in CALLS.items():
-        with pytest.raises(UnavailableError, match=rf"the platform answers: .+ \({status}\)") as e:
+        with pytest.raises(UnavailableError, match=rf"the platform answered: .+ \({status}\)") as e:
             await call(client)
         assert (e.value.retry_after, e.value.status) == (7.0, status), name
         assert "<html>" not in str(e.value)
@@ -206,7 +208,7 @@ async def test_silence_ends(
     page = Answer.of_json([])
     network.on_request = always(Treatment(answer=page, stall_after=after))
     async with asyncio.timeout(20):
-        with pytest.raises(UnavailableError, match="is silent"):
+        with pytest.raises(UnavailableError, match="timed out waiting for"):
             await CALLS[name](client)
     await client.close()
 
@@ -214,7 +216,7 @@ async def test_silence_ends(
 async def test_a_connection_that_breaks_is_unavailable_and_the_next_call_works(
     network: BadNetwork, client: PlatformClient
 ) -> None:
-    """Planted: an error of httpx gets out."""
+    """Planted: an httpx error is not translated."""
     for treatment in (
         Treatment(refuse=True),
         Treatment(refuse=True, reset=True),
@@ -226,17 +228,17 @@ async def test_a_connection_that_breaks_is_unavailable_and_the_next_call_works(
         Treatment(answer=b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200_000 + b"\r\n"),
     ):
         network.on_request = always(treatment)
-        with pytest.raises(UnavailableError, match="broke") as error:
+        with pytest.raises(UnavailableError, match="lost the connection") as error:
             await client.activity({})
         assert (error.value.status, error.value.retry_after) == (None, None)
         network.on_request = lambda seen: None
         assert await client.activity({}) == []
 
 
-async def test_a_platform_that_is_not_there_is_named(
+async def test_an_unreachable_platform_is_named(
     network: BadNetwork, client: PlatformClient
 ) -> None:
-    """Planted: the address is not in the sentence."""
+    """Planted: the address is not in the text."""
     network.down()
     for name, call in CALLS.items():
         with pytest.raises(UnavailableError, match=f"cannot reach {network.url}"):
@@ -253,7 +255,7 @@ async def test_a_platform_that_is_not_there_is_named(
 async def test_content_that_breaks_off_is_unavailable(
     platform: LocalPlatform, network: BadNetwork, client: PlatformClient, workspace: Workspace
 ) -> None:
-    """Planted: a file that is cut is taken for complete."""
+    """Planted: a truncated file is treated as complete."""
     staged = platform.operator.upload(workspace.id, [Sample("a.bin", bytes(100_000))])
     file_id = staged[0]["uri"].rpartition("/")[2]
     network.on_request = always(Treatment(cut_after=70_000), "/content")
@@ -264,7 +266,7 @@ async def test_content_that_breaks_off_is_unavailable(
             async for piece in response.aiter_raw():
                 got.extend(piece)
 
-    with pytest.raises(UnavailableError, match="broke"):
+    with pytest.raises(UnavailableError, match="lost the connection"):
         await fetch()
     assert got == bytes(70_000)
 
@@ -281,7 +283,7 @@ def test_pauses_double_up_to_the_most_and_vary() -> None:
     assert backoff.next() <= 1.0
 
 
-def test_a_pause_is_never_shorter_than_the_platform_asked() -> None:
+def test_a_pause_is_never_shorter_than_retry_after() -> None:
     """Planted: Retry-After is a maximum."""
     backoff = Backoff(first=1.0, most=60.0)
     assert backoff.next(at_least=100.0) >= 100.0

@@ -1,4 +1,4 @@
-"""A poller's client and answers that are not the platform's: none does harm, each is told."""
+"""The client with answers that are not the platform's: none does harm, each is reported."""
 
 import asyncio
 import contextlib
@@ -38,14 +38,14 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_is_not_followed_but_told(
+async def test_a_redirect_is_reported_and_not_followed(
     hostile: HostilePlatform, prey: PlatformClient, status: int
 ) -> None:
     """Planted: redirects are followed."""
     with HostilePlatform() as elsewhere:
         hostile.replies[""] = lambda: redirect(elsewhere.url + "/x", status)
         for name, call in CALLS.items():
-            with pytest.raises(UnavailableError, match=f"is now at {elsewhere.url}/x") as error:
+            with pytest.raises(UnavailableError, match=f"redirects to {elsewhere.url}/x") as error:
                 await call(prey)
             assert error.value.status == status, name
         assert elsewhere.requests == []
@@ -56,7 +56,7 @@ async def test_a_redirect_is_not_followed_but_told(
 async def test_a_redirect_to_nowhere_is_unavailable(
     network: BadNetwork, client: PlatformClient, to: str
 ) -> None:
-    """Planted: the address is shown as it came."""
+    """Planted: the address is shown unescaped."""
     network.on_request = always(Treatment(answer=Answer(302, {"Location": to})))
     with pytest.raises(UnavailableError) as error:
         await client.activity({})
@@ -75,34 +75,34 @@ NOT_JSON: dict[str, Reply] = {
 
 @pytest.mark.parametrize("reply", NOT_JSON.values(), ids=NOT_JSON)
 @pytest.mark.parametrize("call", JSON_CALLS.values(), ids=JSON_CALLS)
-async def test_a_200_that_is_no_json_asks_whether_the_address_is_right(
+async def test_a_200_that_is_not_json_suggests_checking_the_address(
     hostile: HostilePlatform, prey: PlatformClient, call: Call, reply: Reply
 ) -> None:
-    """Planted: a RecursionError gets out; html is read as an empty page."""
+    """Planted: a RecursionError is not caught; HTML is read as an empty page."""
     hostile.replies[""] = reply
-    with pytest.raises(UnavailableError, match="no JSON; is the address right, or is a login page"):
+    with pytest.raises(UnavailableError, match=r"not JSON \(.+\); check the platform\'s address"):
         await call(prey)
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [1], {"acked": "true"}, {"acked": False}])
 @pytest.mark.parametrize("name", ["register", "heartbeat", "ack"])
-async def test_json_of_another_shape_is_not_the_platform(
+async def test_json_of_another_shape_is_an_unexpected_answer(
     hostile: HostilePlatform, prey: PlatformClient, name: str, value: object
 ) -> None:
-    """Planted: anything with 200 is an acknowledgement; the secret is taken unseen."""
+    """Planted: any 200 is an acknowledgement; the secret is not checked."""
     hostile.replies[""] = lambda: as_json(value)
-    with pytest.raises(UnavailableError, match="is the address right"):
+    with pytest.raises(UnavailableError, match="check the platform's address"):
         await CALLS[name](prey)
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", {}, {"rows": []}])
 @pytest.mark.parametrize("name", ["activity", "unacked"])
-async def test_a_page_that_is_no_list_is_not_the_platform(
+async def test_a_page_that_is_not_an_array_is_an_unexpected_answer(
     hostile: HostilePlatform, prey: PlatformClient, name: str, value: object
 ) -> None:
-    """Planted: an object is taken for a page."""
+    """Planted: an object is accepted as a page."""
     hostile.replies[""] = lambda: as_json(value)
-    with pytest.raises(UnavailableError, match="no list; is the address right"):
+    with pytest.raises(UnavailableError, match="not a JSON array; check the platform's address"):
         await CALLS[name](prey)
 
 
@@ -114,7 +114,7 @@ async def test_an_endless_answer_is_cut_off_at_the_bound(
     monkeypatch: pytest.MonkeyPatch,
     reply: Reply,
 ) -> None:
-    """Planted: no bound."""
+    """Planted: no limit."""
     bound = 1 << 20
     monkeypatch.setattr(inbox_client, "MAX_JSON_BYTES", bound)
     network.target = hostile.url
@@ -122,14 +122,14 @@ async def test_an_endless_answer_is_cut_off_at_the_bound(
     async with asyncio.timeout(30):
         with pytest.raises(UnavailableError, match=f"more than {bound} bytes"):
             await client.activity({})
-    # What the sockets between hold comes on top.
+    # Plus what the socket buffers hold.
     assert network.sent() < bound + (16 << 20)
 
 
 async def test_an_endless_refusal_is_still_a_refusal(
     network: BadNetwork, client: PlatformClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Planted: the body of an error is read without the bound, or hides the status."""
+    """Planted: the body of an error is read without limit, or hides the status."""
     monkeypatch.setattr(inbox_client, "MAX_JSON_BYTES", 1 << 20)
     endless_401 = Answer(401, body=lambda: itertools.repeat(b"x" * 65536))
     network.on_request = always(Treatment(answer=endless_401))
@@ -155,7 +155,7 @@ async def test_a_head_that_drips_ends(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planted: only silence ends the head of an answer."""
-    monkeypatch.setattr(inbox_client, "READ_TIMEOUT", 3.0)  # far from what it drips in
+    monkeypatch.setattr(inbox_client, "READ_TIMEOUT", 3.0)  # far above the interval of the drips
     monkeypatch.setattr(inbox_client, "DRIP_TIMEOUT", 0.2)
 
     ended = asyncio.Semaphore(0)
@@ -181,20 +181,20 @@ async def test_a_head_that_drips_ends(
         await client.close()
 
 
-async def test_a_token_that_no_header_can_hold_is_not_shown(hostile: HostilePlatform) -> None:
-    """Planted: the error of the HTTP library is passed on."""
+async def test_a_token_that_is_invalid_in_a_header_is_not_shown(hostile: HostilePlatform) -> None:
+    """Planted: the HTTP library's error text is used."""
     client = PlatformClient(hostile.url, UNKNOWN, "secret-part\nX-Other: 1")
-    with pytest.raises(InboxError, match="no request can be made") as error:
+    with pytest.raises(InboxError, match=r"cannot send a request to .+ is malformed") as error:
         await client.activity({})
     assert "secret-part" not in str(error.value)
     assert hostile.requests == []
     await client.close()
 
 
-async def test_what_the_platform_says_is_shown_short_and_harmless(
+async def test_texts_of_the_platform_are_shortened_and_escaped(
     hostile: HostilePlatform, prey: PlatformClient
 ) -> None:
-    """Planted: the sentence is passed on as it came."""
+    """Planted: the text is used unescaped."""
     nasty = "\x1b]0;owned\x07\r\n\u202e\ud800" + "long " * 10_000
     for status, kind in ((404, MissingError), (403, RefusedError), (500, UnavailableError)):
         hostile.replies[""] = partial(as_json, {"error": nasty}, status)
@@ -208,7 +208,7 @@ async def test_what_the_platform_says_is_shown_short_and_harmless(
 async def test_an_error_body_of_another_shape_does_no_harm(
     hostile: HostilePlatform, prey: PlatformClient, told: object
 ) -> None:
-    """Planted: error and code are taken unseen."""
+    """Planted: error and code are not checked."""
     hostile.replies[""] = lambda: as_json(told, 404)
     with pytest.raises(MissingError, match=r"Not Found \(404\)") as error:
         await prey.activity({})
@@ -221,7 +221,7 @@ async def test_an_error_body_of_another_shape_does_no_harm(
 async def test_an_older_platform_has_no_list_but_all_the_rest(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace
 ) -> None:
-    """Planted in the impostor: wait or order is passed on; digests are left in; ranges work."""
+    """Planted in the impostor: wait or order is forwarded; digests are left in; ranges work."""
     with OlderPlatform(network.url) as older:
         client = PlatformClient(older.url, workspace.id, workspace.token)
         assert await client.register({}, "poll", None) == workspace.inbound_secret
@@ -255,7 +255,7 @@ async def test_an_older_platform_has_no_list_but_all_the_rest(
 async def test_a_hostile_platform_can_hold_anything(
     hostile: HostilePlatform, prey: PlatformClient
 ) -> None:
-    """Planted in the impostor: since_id is ignored; acks are not noted."""
+    """Planted in the impostor: since_id is ignored; acks are not recorded."""
     told = hostile.announce(b"bytes", name="../../etc/passwd", size=10 * GIB)
     hostile.announce(lambda: endless(10 * GIB), file_id=UNKNOWN, size=1024, sha256=None)
     rows = await prey.activity({})

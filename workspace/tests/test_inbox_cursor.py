@@ -1,4 +1,4 @@
-"""The cursor: whatever becomes of it, nothing is lost and nothing is handled twice."""
+"""The cursor: whatever happens to it, nothing is lost and nothing is handled twice."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ GONE = Answer.of_json({"error": "no such row; omit since_id", "code": "cursor_go
 
 
 def gone(times: int, *, even_the_beginning: bool = False) -> Hook:
-    """Return a hook that answers 410 to a cursor so many times."""
+    """Return a hook that answers a cursor with 410 so many times."""
     left = iter(range(times))
 
     def hook(seen: Seen) -> Treatment | None:
@@ -52,12 +52,14 @@ def gone(times: int, *, even_the_beginning: bool = False) -> Hook:
     ],
     ids=["missing", "empty", "garbage", "list", "number", "no UUID", "no row of this inbox"],
 )
-async def test_a_cursor_that_is_no_use_costs_nothing(
+async def test_a_useless_cursor_loses_nothing(
     platform: LocalPlatform, workspace: Workspace, poller: Poller, cursor: bytes | None
 ) -> None:
-    """The inbox is read anew; what was handled is in the journal. The last is a real 410.
+    """The inbox is read from its oldest row; the journal knows what was handled.
 
-    Planted: the journal not asked; the file's text sent as it is (400 for ever); 410 as an error.
+    The last case is a real 410.
+
+    Planted: the journal not used; the file's text sent unchecked (400 forever); 410 as an error.
     """
     operator = platform.operator
     ids = attach(operator, workspace, "before", Sample("a.txt", b"a"), Sample("b.txt", b"b"))
@@ -79,7 +81,7 @@ async def test_410_in_mid_run_resets_without_losing(
 ) -> None:
     """Twice, with a message in the handler and rows in the queue.
 
-    Planted: rows that are still in the queue handed over twice.
+    Planted: rows that are still in the queue handled twice.
     """
     go_on = asyncio.Event()
 
@@ -102,10 +104,10 @@ async def test_410_in_mid_run_resets_without_losing(
     assert not poller.of(Trouble)
 
 
-async def test_410_for_ever_is_no_hot_loop(
+async def test_endless_410s_are_not_a_hot_loop(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """The pauses grow; what can be read from the beginning is still handled.
+    """The pauses grow; rows that can be read are still handled.
 
     Planted: no pause after 410; a pause that does not grow.
     """
@@ -115,31 +117,31 @@ async def test_410_for_ever_is_no_hot_loop(
     async with poller.running():
         await poller.until(lambda: len(poller.of(Notice)) == 5)
         assert poller.texts == ["read from the beginning"]
-        # Two pages a round, the beginning and what follows.
+        # Two pages per attempt, the oldest and the next.
         assert network.count("/activity") <= 10
         assert time.monotonic() - begun > (1 + 2 + 4 + 8) * poller.options.first_pause / 2
 
 
 @pytest.mark.parametrize("beginning", [False, True])
-async def test_410_for_ever_ends_a_single_round(
+async def test_endless_410s_end_a_run_with_once(
     network: BadNetwork, poller: Poller, platform: LocalPlatform, beginning: bool
 ) -> None:
-    """A single round says that it could not be done.
+    """A run with ``once`` ends with an error.
 
-    Planted: ``once`` goes round for ever.
+    Planted: ``once`` loops forever.
     """
     say(platform.operator, poller.workspace, "x")
     network.on_request = gone(10**9, even_the_beginning=beginning)
-    with pytest.raises(UnavailableError, match="inbox cannot be read"):
+    with pytest.raises(UnavailableError, match="cannot read the inbox"):
         await asyncio.wait_for(poller.run(once=True, once_attempts=2), 15)
 
 
-async def test_a_file_whose_row_is_gone_comes_from_the_list(
+async def test_a_file_whose_row_was_pruned_is_found_in_the_list(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """At the start, after 410, and every few minutes.
+    """The list is read at the start, after 410, and every few minutes.
 
-    Planted: no look at the list at each of the three.
+    Planted: the list not read, at each of the three.
     """
     lost = False
 
@@ -177,9 +179,9 @@ async def test_a_file_whose_row_is_gone_comes_from_the_list(
 async def test_cancelled_in_mid_handler_a_message_is_handled_again(
     platform: LocalPlatform, workspace: Workspace, poller: Poller
 ) -> None:
-    """The cursor stays behind it, and what was handled before is not handled again.
+    """The cursor stays before it, and messages handled earlier are not handled again.
 
-    Planted: the note, or the cursor, before the handler is done.
+    Planted: the record, or the cursor, written before the handler returns.
     """
     stuck = asyncio.Event()
 
@@ -197,13 +199,13 @@ async def test_cancelled_in_mid_handler_a_message_is_handled_again(
     assert poller.texts == ["one", "two", "two", "three"]
 
 
-async def test_a_handler_that_fails_is_asked_again_and_then_given_up(
+async def test_a_failing_handler_is_retried_and_then_skipped(
     platform: LocalPlatform, workspace: Workspace, poller: Poller
 ) -> None:
-    """After each pause; then the next message comes, and a restart does not bring it back.
+    """After each pause; then the next message is handled, and a restart does not repeat it.
 
-    Planted: no retry; a retry without end; an error that ends the poller; a CancelledError from
-    inside the handler that silently ends the work on messages.
+    Planted: no retry; endless retries; an error that ends the poller; a CancelledError from
+    inside the handler that silently ends the handling of messages.
     """
     failures = [ValueError("broken"), OSError(), asyncio.CancelledError(), RuntimeError("still")]
     left = iter(failures)
@@ -228,12 +230,12 @@ async def test_a_handler_that_fails_is_asked_again_and_then_given_up(
     assert poller.texts == ["one"] * 4 + ["two"]
 
 
-async def test_a_single_round_waits_for_files_or_leaves_their_messages(
+async def test_once_waits_for_files_or_leaves_their_messages(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """A file that does not come in this round keeps its message, and those after it, for the next.
+    """A file that does not arrive in this run leaves its message, and later ones, to the next.
 
-    Planted: the message handed over without its file; the cursor moved past it.
+    Planted: the message handled without its file; the cursor moved past it.
     """
     unavailable = Treatment(answer=Answer.of_json({"error": "busy"}, 503))
     network.on_request = lambda seen: unavailable if seen.path.endswith("/content") else None

@@ -1,4 +1,4 @@
-"""Fetching over a network that cuts, delays and trickles."""
+"""Downloads over a network that interrupts, delays and throttles."""
 
 import asyncio
 import hashlib
@@ -32,26 +32,26 @@ BIG = 60 * MIB
 
 
 def contents(network: BadNetwork) -> list[Seen]:
-    """Return the requests for the bytes of files."""
+    """Return the requests for file contents."""
     return [seen for seen in network.requests if seen.path.endswith("/content")]
 
 
 def begin(seen: Seen) -> int:
-    """Return the first byte that a request asks for."""
+    """Return the first byte of a request's range."""
     return int(seen.headers.get("range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
 
 
 class Cuts:
-    """Cuts the fetch of a file at places that are counted from its beginning."""
+    """Interrupts the download of a file at given offsets."""
 
     def __init__(self, places: list[int], resets: Iterator[bool]) -> None:
-        """Cut at each of ``places`` once, with RST where ``resets`` says so."""
+        """Interrupt at each of ``places`` once, with RST where ``resets`` says so."""
         self.left = sorted(places)
         self.resets = resets
         self.made: list[tuple[int, bool]] = []
 
     def __call__(self, seen: Seen) -> Treatment | None:
-        """Cut this request at the next place that it comes by."""
+        """Interrupt this request at the next offset in its range."""
         if not seen.path.endswith("/content") or not self.left:
             return None
         place, reset = self.left.pop(0), next(self.resets)
@@ -59,12 +59,12 @@ class Cuts:
         return Treatment(cut_after=place - begin(seen), reset=reset)
 
 
-async def test_a_file_cut_ten_times_arrives_and_is_hardly_sent_twice(
+async def test_a_file_interrupted_ten_times_arrives_and_little_is_sent_twice(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """60 MiB, cut at ten random places with FIN and RST: less than 1.3 times as much is sent.
+    """60 MiB, interrupted at ten random offsets with FIN and RST: less than 1.3 times is sent.
 
-    Planted: no Range header; If-Range left out; the buffer thrown away at a cut; restart at a 206.
+    Planted: no Range header; If-Range left out; the buffer discarded at a cut; restart at a 206.
     """
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
@@ -83,17 +83,17 @@ async def test_a_file_cut_ten_times_arrives_and_is_hardly_sent_twice(
     for (place, reset), again in zip(cuts.made, requests[1:], strict=True):
         assert again.headers["if-range"] == f'"{sha256}"', seed
         assert again.status == 206
-        # A reset may take what has not been read yet; after a FIN nothing is asked for twice.
+        # A reset may discard unread bytes; after a FIN nothing is requested twice.
         assert begin(again) <= place if reset else begin(again) == place, seed
     fetched = network.sent("/content")
     print(f"cut: 60 MiB, 10 cuts, fetched {fetched} bytes ({fetched / BIG:.2f}x), seed {seed}")
     assert fetched < 1.3 * BIG, seed
 
 
-async def test_a_poller_that_starts_again_goes_on_where_the_last_one_was(
+async def test_a_restarted_poller_resumes_the_download(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """Three pollers after one another fetch one file of 60 MiB, each a part of it.
+    """Three pollers in turn fetch one file of 60 MiB, each a part of it.
 
     Planted: the part removed at the end of a run; the ETag remembered in memory only.
     """
@@ -120,12 +120,12 @@ async def test_a_poller_that_starts_again_goes_on_where_the_last_one_was(
     assert fetched < 1.3 * BIG
 
 
-async def test_four_files_come_at_once_over_few_connections(
+async def test_four_files_are_fetched_at_once_over_few_connections(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """200 files, the first ones late and slow: never more than four at once, 8 connections.
+    """200 files, the first ones delayed and slow: at most four at once, 8 connections.
 
-    Planted: five slots; no slots; a client of its own for each fetch.
+    Planted: five slots; no slots; a separate client for each download.
     """
     size = 20_000
     most = 0
@@ -158,10 +158,10 @@ async def test_a_file_is_seen_only_when_it_is_complete_and_synced(
     poller: Poller,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In this order: synced, named, the name synced, noted, acknowledged; for the owner's eyes.
+    """In this order: synced, renamed, folder synced, recorded, acknowledged; mode 0600.
 
     Planted: rename before fsync; the folder not synced; mode 0644; the part in the folder itself;
-    the journal's note before the rename.
+    the journal updated before the rename.
     """
     steps: list[str] = []
     fsync, rename = os.fsync, os.rename
@@ -206,12 +206,12 @@ async def test_a_file_is_seen_only_when_it_is_complete_and_synced(
     assert (arrived.size, arrived.sha256) == (3 * MIB, digests(poller.folder)[arrived.path.name])
 
 
-async def test_a_restarted_platform_goes_on_with_the_same_file(
+async def test_a_restarted_platform_resumes_the_same_file(
     network: BadNetwork, tmp_path: Path
 ) -> None:
     """The ETag survives the platform.
 
-    Planted: If-Range with a tag of its own making.
+    Planted: If-Range with an invented ETag.
     """
     content = noise(8 * MIB)
     own = LocalPlatform(tmp_path / "platform")
@@ -234,12 +234,12 @@ async def test_a_restarted_platform_goes_on_with_the_same_file(
         assert network.sent("/content") < 1.3 * len(content)
 
 
-async def test_another_file_under_the_same_id_begins_anew(
+async def test_another_file_under_the_same_id_starts_again(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """A 200 to a request for the rest is the whole: not a byte of the old part stays.
+    """A 200 to a range request is the whole file: no byte of the old part stays.
 
-    Planted: append what a 200 brings.
+    Planted: the body of a 200 appended.
     """
     content = noise(2 * MIB)
     whole = Answer(200, {"ETag": '"other"', "Content-Type": "text/plain"}, content)
@@ -255,9 +255,9 @@ async def test_another_file_under_the_same_id_begins_anew(
 async def test_a_file_that_expires_is_lost_once_and_leaves_nothing(
     network: BadNetwork, tmp_path: Path
 ) -> None:
-    """It is tried until the platform has it no more; then the next file is fetched.
+    """It is retried until the platform no longer has it; then the next file is fetched.
 
-    Planted: the part left; FileLost not told; retried for ever; lost at the first 404 of a proxy.
+    Planted: the part left; no FileLost; retried forever; lost at the first 404 of a proxy.
     """
     with LocalPlatform(tmp_path / "platform", {"PENDING_TTL": "10s"}) as own:
         workspace = own.operator.create("expiry")
@@ -284,7 +284,7 @@ async def test_a_file_that_expires_is_lost_once_and_leaves_nothing(
 async def test_a_file_that_was_acknowledged_elsewhere_still_arrives(
     platform: LocalPlatform, workspace: Workspace, poller: Poller
 ) -> None:
-    """Its row says that it is there, and so it is, until it is swept."""
+    """An acknowledged file stays available until it is swept."""
     (staged,) = platform.operator.upload(workspace.id, [Sample("a.txt", b"a")])
     path = f"/workspaces/{workspace.id}/pending-uploads/{file_id_of(staged)}/ack"
     platform.operator.call("POST", path)

@@ -21,14 +21,14 @@ from polling import Poller, digests
 
 
 def announced(name: str = "a.txt") -> Announced:
-    """Return a file that nobody has announced before."""
+    """Return a new file."""
     return Announced(str(uuid.uuid4()), name, 1, None)
 
 
-def test_a_known_file_stays_as_it_is(tmp_path: Path) -> None:
-    """Its name on disk is chosen once, and how far it came is not forgotten.
+def test_a_known_file_is_unchanged(tmp_path: Path) -> None:
+    """Its name on disk is chosen once, and its state is kept.
 
-    Planted: what is announced again replaces what was noted.
+    Planted: a second announcement replaces the entry.
     """
     journal = Journal(tmp_path)
     file = announced()
@@ -47,10 +47,10 @@ def test_a_known_file_stays_as_it_is(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_all_files_of_a_page_are_noted_or_none(tmp_path: Path) -> None:
-    """Else the cursor could not tell what is missing.
+def test_all_files_of_a_page_are_recorded_or_none(tmp_path: Path) -> None:
+    """Otherwise the cursor could pass a file that is not in the journal.
 
-    Planted: a transaction for each.
+    Planted: a transaction per file.
     """
     journal = Journal(tmp_path)
     wrong = Announced(str(uuid.uuid4()), "a", "no number", None)  # type: ignore[arg-type]
@@ -62,12 +62,12 @@ def test_all_files_of_a_page_are_noted_or_none(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_what_is_over_is_forgotten_after_ninety_days(
+def test_finished_entries_are_deleted_after_ninety_days(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is not over is kept for ever.
+    """Unfinished files are kept forever.
 
-    Planted: files in every state are forgotten; nothing is.
+    Planted: files in every state are deleted; none is.
     """
     journal = Journal(tmp_path)
     files = {state: announced() for state in State}
@@ -88,12 +88,12 @@ def test_what_is_over_is_forgotten_after_ninety_days(
 
 
 def garbage(path: Path) -> None:
-    """Leave what is no database."""
+    """Write a file that is not a database."""
     path.write_bytes(b"garbage " * 1000)
 
 
 def torn(path: Path) -> None:
-    """Leave a database with a page that was never written: that of the index of the files."""
+    """Write a database in which the page of the index of the files is missing."""
     with contextlib.closing(sqlite3.connect(path)) as db:
         index = "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_files_1'"
         (page,) = db.execute(index).fetchone()
@@ -103,13 +103,13 @@ def torn(path: Path) -> None:
 
 
 def cut(path: Path) -> None:
-    """Leave a database without its end."""
+    """Write a truncated database."""
     with path.open("r+b") as file:
         file.truncate(4096)
 
 
 def foreign(path: Path) -> None:
-    """Leave a database of something else."""
+    """Write a database with another schema."""
     path.unlink()
     db = sqlite3.connect(path)
     db.execute("CREATE TABLE files (something TEXT)")
@@ -118,13 +118,13 @@ def foreign(path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("spoil", [garbage, torn, cut, foreign])
-async def test_an_unreadable_journal_is_put_aside_and_nothing_is_lost(
+async def test_an_unreadable_journal_is_moved_and_nothing_is_lost(
     platform: LocalPlatform, tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
-    """A person is told where it is; the file of which only the journal knew comes from the list.
+    """A notice names the new path; a file that only the journal knew is found in the list.
 
-    Planted: only what is no database at all is put aside; what cannot be read is found out only
-    when it is needed; no look into the list.
+    Planted: only a file that is not a database is moved; damage is found only
+    when the page is needed; the list not read.
     """
     workspace = platform.operator.create("journal")
     poller = Poller(platform.base_url, workspace, tmp_path / "files")
@@ -148,10 +148,10 @@ async def test_an_unreadable_journal_is_put_aside_and_nothing_is_lost(
     assert len(digests(poller.folder)) == 2
 
 
-def test_two_that_find_it_unreadable_at_once_both_go_on(tmp_path: Path) -> None:
-    """Whoever comes second finds a new journal, or makes one.
+def test_two_processes_that_find_it_unreadable_both_continue(tmp_path: Path) -> None:
+    """The second process finds a new journal, or creates one.
 
-    Planted: no lock, so that the second one puts aside what the first has just made.
+    Planted: no lock, so that the second process moves the journal that the first has just created.
     """
     with ThreadPoolExecutor(4) as pool:
         for _ in range(25):
@@ -160,10 +160,10 @@ def test_two_that_find_it_unreadable_at_once_both_go_on(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("journal.unreadable-*.db"))) == 25
 
 
-def test_several_processes_note_in_one_journal(tmp_path: Path) -> None:
-    """Nobody fails because another is writing, and every note is there.
+def test_several_processes_write_to_one_journal(tmp_path: Path) -> None:
+    """No process fails because another one is writing, and every entry is there.
 
-    Planted: no timeout for the lock; BEGIN in place of BEGIN IMMEDIATE, after a read.
+    Planted: no timeout for the lock; BEGIN instead of BEGIN IMMEDIATE, after a read.
     """
     program = (
         "import sys, uuid; from pathlib import Path\n"
@@ -193,10 +193,10 @@ def test_several_processes_note_in_one_journal(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "kept", [b"", b"{", b"[]", b"null", b'{"since_id": 7}', b"\xff\xfe", b"[" * 100_000]
 )
-def test_a_garbled_cursor_begins_at_the_oldest(tmp_path: Path, kept: bytes) -> None:
-    """It costs another look at old rows, which the journal knows.
+def test_a_garbled_cursor_starts_at_the_oldest_row(tmp_path: Path, kept: bytes) -> None:
+    """Old rows are read again, which the journal knows.
 
-    Planted: only a missing file is expected.
+    Planted: only a missing file is handled.
     """
     journal = Journal(tmp_path)
     (tmp_path / "cursor.json").write_bytes(kept)
@@ -209,8 +209,10 @@ def test_a_garbled_cursor_begins_at_the_oldest(tmp_path: Path, kept: bytes) -> N
 
 
 @pytest.mark.anyio
-async def test_a_cursor_of_nonsense_is_read_anew(platform: LocalPlatform, tmp_path: Path) -> None:
-    """Sound JSON, but no row that ever was: neither a 400 nor a 410 stops the poller."""
+async def test_a_nonexistent_cursor_starts_at_the_oldest_row(
+    platform: LocalPlatform, tmp_path: Path
+) -> None:
+    """Valid JSON, but no existing row: neither a 400 nor a 410 stops the poller."""
     workspace = platform.operator.create("cursor")
     poller = Poller(platform.base_url, workspace, tmp_path / "files")
     await poller.once()

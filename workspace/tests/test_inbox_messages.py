@@ -1,4 +1,4 @@
-"""Messages: which rows are some, which files they name, and how those names are replaced."""
+"""Messages: which rows are messages, which files they refer to, and how URIs are replaced."""
 
 import copy
 import json
@@ -37,9 +37,9 @@ def local(file_id: str) -> str | None:
     ids=["parts", "params.parts", "params.message.parts"],
 )
 def test_a_uri_is_replaced_wherever_parts_are(envelope: Any, part: dict[str, Any]) -> None:
-    """Every form of a part, in every place where parts are; nothing else changes.
+    """Every form of a part, in every place for parts; nothing else changes.
 
-    Planted: params.parts not looked at; ``url`` not looked at; only ``file`` objects descended to.
+    Planted: params.parts ignored; ``url`` ignored; only ``file`` objects visited.
     """
     body = envelope([{"kind": "text", "text": "see"}, copy.deepcopy(part)])
     expected = json.loads(json.dumps(body).replace(URI, LOCAL))
@@ -49,7 +49,7 @@ def test_a_uri_is_replaced_wherever_parts_are(envelope: Any, part: dict[str, Any
 
 
 def test_several_files_are_replaced_each_by_its_own() -> None:
-    """Two in one message, one of them twice, and one that is not here."""
+    """Two in one message, one of them twice, and one that did not arrive."""
     other = f"platform-pending:{WORKSPACE}/{SECOND}"
     body = {"parts": [{"uri": URI}, {"uri": other}], "params": {"parts": [{"url": URI}]}}
     assert sorted(mentions(body, WORKSPACE)) == [FILE, FILE, SECOND]
@@ -61,7 +61,7 @@ def test_several_files_are_replaced_each_by_its_own() -> None:
 
 
 def test_a_uri_in_capitals_is_the_same() -> None:
-    """UUIDs know no case."""
+    """UUIDs are not case-sensitive."""
     uri = f"platform-pending:{WORKSPACE.upper()}/{FILE.upper()}"
     assert list(mentions({"parts": [{"uri": uri}]}, WORKSPACE.upper())) == [FILE]
 
@@ -97,9 +97,9 @@ UNTOUCHED: list[Any] = [
 
 @pytest.mark.parametrize("body", UNTOUCHED, ids=lambda body: json.dumps(body)[:60])
 def test_everything_else_stays_as_it_is(body: Any) -> None:
-    """Text, other workspaces' files, half a URI, other schemes, and bodies that are no messages.
+    """Text, other workspaces' files, incomplete URIs, other schemes, and other bodies.
 
-    Planted: the workspace not compared; a search with ``in`` for startswith; metadata walked too.
+    Planted: the workspace not compared; ``in`` instead of startswith; metadata visited too.
     """
     before = copy.deepcopy(body)
     assert list(mentions(body, WORKSPACE)) == []
@@ -108,9 +108,9 @@ def test_everything_else_stays_as_it_is(body: Any) -> None:
 
 
 def test_a_body_nested_deeper_than_python_calls_is_walked() -> None:
-    """A stranger may nest as deep as the platform lets through, or an older one does.
+    """A sender may nest as deeply as the platform, or an older one, accepts.
 
-    Planted: the walk calls itself.
+    Planted: a recursive walk.
     """
     inner: Any = {"uri": URI}
     for _ in range(5000):
@@ -143,7 +143,7 @@ def test_a_body_nested_deeper_than_python_calls_is_walked() -> None:
     ],
 )
 def test_a_row_needs_an_id_and_no_more(row: Any, expected: Row | None) -> None:
-    """Without an id there is no cursor; everything else has a value that stands for nothing."""
+    """A row needs an id; every other field has an empty default."""
     assert Row.parse(row) == expected
 
 
@@ -160,9 +160,11 @@ def test_a_row_needs_an_id_and_no_more(row: Any, expected: Row | None) -> None:
         ("notify", WORKSPACE, False),
     ],
 )
-def test_what_the_agent_said_itself_is_no_news(method: str, source: str | None, news: bool) -> None:
-    """Its own rows and its own notices are skipped; what another agent sends is not.
+def test_messages_of_the_agent_itself_are_not_for_it(
+    method: str, source: str | None, news: bool
+) -> None:
+    """Its own rows and its agent's notify rows are skipped; those of another agent are not.
 
-    Planted: source_id compared with its case; notices of others skipped; own notices handed over.
+    Planted: source_id compared case-sensitively; notify rows of others skipped; own ones handled.
     """
     assert Row(FILE, method, source, "", None).is_for(WORKSPACE) is news

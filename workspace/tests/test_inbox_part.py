@@ -1,4 +1,4 @@
-"""The file that a download grows in."""
+"""Tests of the partial file of a download."""
 
 import asyncio
 import errno
@@ -19,16 +19,16 @@ from molecule_workspace.inbox.part import RESERVE, BusyError, PartFile, clear
 
 @pytest.fixture
 def part(tmp_path: Path) -> Iterator[PartFile]:
-    """A part of which five bytes have come."""
+    """A part with five bytes."""
     with PartFile(tmp_path, "x", tmp_path / "x") as part:
         part.write(b"01234")
         yield part
 
 
 def test_a_part_is_taken_over_where_it_ends(tmp_path: Path, part: PartFile) -> None:
-    """With the digest of what is there.
+    """With the digest of the existing bytes.
 
-    Planted: the digest of the new bytes alone.
+    Planted: the digest of the new bytes only.
     """
     with pytest.raises(BusyError):
         PartFile(tmp_path, "x", tmp_path / "x")
@@ -45,10 +45,10 @@ def test_a_part_is_taken_over_where_it_ends(tmp_path: Path, part: PartFile) -> N
         part._fd = os.open(os.devnull, os.O_RDONLY)  # for the fixture to close
 
 
-def test_who_comes_late_does_not_begin_again(tmp_path: Path, part: PartFile) -> None:
-    """Between the name and the note of it, another poller may want to fetch the file.
+def test_a_part_that_was_renamed_is_not_started_again(tmp_path: Path, part: PartFile) -> None:
+    """Between the rename and the journal's update, another poller may want to fetch the file.
 
-    Planted: no look for the file once the lock is there.
+    Planted: the final name not checked after locking.
     """
     part.keep(5, None)
     with pytest.raises(BusyError):
@@ -57,9 +57,9 @@ def test_who_comes_late_does_not_begin_again(tmp_path: Path, part: PartFile) -> 
 
 
 def test_what_is_open_is_still_the_part(tmp_path: Path, part: PartFile) -> None:
-    """Whoever waited for the lock of a part that was renamed meanwhile has nothing.
+    """A lock on a part that was renamed meanwhile is worthless.
 
-    Planted: no comparison of the open file with the one of that name.
+    Planted: the open file not compared with the file of that name.
     """
     opened = os.open
 
@@ -69,7 +69,7 @@ def test_what_is_open_is_still_the_part(tmp_path: Path, part: PartFile) -> None:
         part.keep(5, None)
         part.__exit__()
         part._fd = opened(os.devnull, os.O_RDONLY)
-        (tmp_path / "x").unlink()  # its reader was quick
+        (tmp_path / "x").unlink()  # another process deleted it already
         return fd
 
     with pytest.MonkeyPatch.context() as patch:
@@ -95,7 +95,7 @@ def test_what_is_wrong_leaves_nothing(
 def test_what_cannot_be_synced_is_fetched_again(
     tmp_path: Path, part: PartFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After an error the kernel may take the bytes for written; the next fsync would succeed.
+    """After an error the kernel may mark the pages clean; the next fsync would succeed.
 
     Planted: the part kept after the error.
     """
@@ -112,15 +112,15 @@ def test_what_cannot_be_synced_is_fetched_again(
 def test_room_is_made_for_this_file_and_those_on_their_way(
     tmp_path: Path, part: PartFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A part is given up only if it would not fit even when it is alone.
+    """A part is deleted only if it would not fit even without other downloads.
 
-    Planted: what is promised is free; a part is given up for the others' sake.
+    Planted: reserved space counted as free; a part deleted in favour of others.
     """
     usage = shutil.disk_usage(tmp_path)._replace(free=RESERVE + 100)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     part.make_room(105, 0)
     part.make_room(55, 50)
-    with pytest.raises(DiskFullError, match="50 bytes to come"):
+    with pytest.raises(DiskFullError, match="50 more bytes needed"):
         part.make_room(55, 51)
     assert part.received == 5
     with pytest.raises(DiskFullError, match="no space left"):
@@ -131,9 +131,9 @@ def test_room_is_made_for_this_file_and_those_on_their_way(
 
 @pytest.mark.anyio
 async def test_a_cancelled_fetch_waits_for_the_disk() -> None:
-    """Closed earlier, the descriptor would be another file's by the time of the write.
+    """If it were closed earlier, the descriptor could belong to another file by then.
 
-    Planted: asyncio.to_thread, which lets go at once.
+    Planted: asyncio.to_thread, which returns at once when cancelled.
     """
     begun, go_on = threading.Event(), threading.Event()
     done = False

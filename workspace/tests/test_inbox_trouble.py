@@ -1,4 +1,4 @@
-"""The poller on a bad day: what stops it, and what it gets over by itself."""
+"""Failures: which ones stop the poller, and which ones it recovers from."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ BAD_GATEWAY = Answer(502, {"Content-Type": "text/html"}, b"<html>bad gateway</ht
 
 
 class Times:
-    """A hook that notes when requests for a path came, and lets another hook decide."""
+    """A hook that records the times of requests to a path, and delegates to another hook."""
 
     def __init__(self, suffix: str, hook: Hook = lambda seen: None) -> None:
         """Watch requests whose path ends in ``suffix``."""
@@ -32,7 +32,7 @@ class Times:
         self.at: list[float] = []
 
     def __call__(self, seen: Seen) -> Treatment | None:
-        """Note the time."""
+        """Record the time."""
         if seen.path.endswith(self.suffix):
             self.at.append(time.monotonic())
         return self.hook(seen)
@@ -44,7 +44,7 @@ class Times:
 
 
 def first(count: int, treatment: Treatment, suffix: str) -> Hook:
-    """Return a hook that treats so many requests to a path, and no more."""
+    """Return a hook that applies to so many requests to a path, and no more."""
     left = iter(range(count))
 
     def hook(seen: Seen) -> Treatment | None:
@@ -61,12 +61,12 @@ def refuse(status: int, suffix: str) -> Hook:
 
 
 async def test_a_wrong_token_stops_it_with_one_sentence(poller: Poller) -> None:
-    """Nothing is tried twice.
+    """Nothing is retried.
 
-    Planted: 401 tried again.
+    Planted: 401 retried.
     """
     poller.workspace = Workspace(poller.workspace.id, "wrong", "")
-    with pytest.raises(RefusedError, match="does not accept this token") as refused:
+    with pytest.raises(RefusedError, match="rejected the token for workspace") as refused:
         await asyncio.wait_for(poller.run(), 10)
     assert "\n" not in str(refused.value)
     assert poller.of(Stopped)
@@ -77,9 +77,9 @@ async def test_a_wrong_token_stops_it_with_one_sentence(poller: Poller) -> None:
 async def test_being_refused_anywhere_stops_it(
     network: BadNetwork, poller: Poller, status: int, suffix: str
 ) -> None:
-    """Whichever request is the first to be refused, though all others work.
+    """Whichever request is refused first, although all others succeed.
 
-    Planted: heartbeats that swallow every error; 403 tried again.
+    Planted: heartbeats that ignore every error; 403 retried.
     """
     network.on_request = refuse(status, suffix)
     async with contextlib.AsyncExitStack() as stack:
@@ -90,12 +90,10 @@ async def test_being_refused_anywhere_stops_it(
     assert poller.of(Stopped)
 
 
-async def test_a_registration_that_is_wrong_is_not_repeated(
-    network: BadNetwork, poller: Poller
-) -> None:
-    """What the platform does not like about it, a person has to change.
+async def test_an_invalid_registration_is_not_repeated(network: BadNetwork, poller: Poller) -> None:
+    """A retry would send the same request.
 
-    Planted: a 400 tried again.
+    Planted: a 400 retried.
     """
     network.on_request = refuse(400, "/register")
     with pytest.raises(RefusedError, match="not for you"):
@@ -107,9 +105,9 @@ async def test_a_registration_that_is_wrong_is_not_repeated(
 async def test_being_refused_in_mid_run_stops_it(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller, how: str
 ) -> None:
-    """The token is revoked, the workspace removed, or only a heartbeat says so.
+    """The token is revoked, the workspace is removed, or only a heartbeat reports it.
 
-    Planted: RefusedError in a background task that nobody sees.
+    Planted: RefusedError lost in a background task.
     """
     poller.options = Options(poll_interval=0.1, heartbeat_interval=0.1)
     path = f"/workspaces/{workspace.id}"
@@ -130,10 +128,12 @@ async def test_being_refused_in_mid_run_stops_it(
     assert not poller.of(Trouble)
 
 
-async def test_what_is_no_platform_is_said_at_once(network: BadNetwork, poller: Poller) -> None:
-    """A web server that knows no such path.
+async def test_a_server_that_is_not_the_platform_is_reported_at_once(
+    network: BadNetwork, poller: Poller
+) -> None:
+    """A web server that is not the platform.
 
-    Planted: 404 tried again.
+    Planted: 404 retried.
     """
     network.on_request = always(Treatment(answer=Answer(404, {}, b"404 page not found")))
     with pytest.raises(RefusedError, match=f"no platform at {network.url}"):
@@ -172,9 +172,9 @@ async def test_trouble_passes_by_itself(
     name: str,
     suffix: str,
 ) -> None:
-    """It is told, with the pause; then that it is over; and the message comes.
+    """The failure is reported with its pause, then the recovery; and the message arrives.
 
-    Planted: no Recovered; a 5xx that ends the run; a page that is an object as a crash.
+    Planted: no Recovered; a 5xx that ends the run; a crash if the page is an object.
     """
     if name == "silence":
         patience = 0.3
@@ -206,7 +206,7 @@ async def test_trouble_passes_by_itself(
 async def test_an_outage_is_borne_with_few_requests(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """The pauses double, with jitter, and begin again after the recovery.
+    """The pauses double, with jitter, and start again after the recovery.
 
     Planted: no growth; no jitter; a pause that stays long after the recovery.
     """
@@ -231,12 +231,12 @@ async def test_an_outage_is_borne_with_few_requests(
         assert poller.of(Trouble)[-1].retry_in <= 0.1
 
 
-async def test_a_platform_that_is_gone_is_found_again(
+async def test_the_poller_reconnects_to_a_platform_that_was_down(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
     """Refused connections, at the start and in mid-run.
 
-    Planted: refused connections as a reason to end.
+    Planted: a refused connection ends the run.
     """
     network.down(reset=True)
     async with poller.running():
@@ -274,9 +274,9 @@ async def test_retry_after_is_honoured(
     suffix: str,
     status: int,
 ) -> None:
-    """No request of the kind before the time, and one soon after.
+    """No such request before Retry-After has passed, and one soon after.
 
-    Planted: Retry-After ignored by each; heartbeats in their usual rhythm.
+    Planted: Retry-After ignored, by each kind of request.
     """
     asked = Answer.of_json({"error": "later"}, status, Retry_After="1")
     times = Times(suffix, first(1, Treatment(answer=asked), suffix))
@@ -288,10 +288,10 @@ async def test_retry_after_is_honoured(
     assert 1.0 <= times.gaps[0] < 10
 
 
-async def test_a_platform_that_holds_the_request_is_asked_again_at_once(
+async def test_a_held_request_is_followed_by_the_next_at_once(
     network: BadNetwork, poller: Poller
 ) -> None:
-    """The held request has used the pause up already.
+    """The interval has passed during the held request.
 
     Planted: the pause after every empty page.
     """
@@ -305,10 +305,10 @@ async def test_a_platform_that_holds_the_request_is_asked_again_at_once(
     assert min(held.gaps) < 1.3
 
 
-async def test_a_platform_that_does_not_hold_is_asked_every_five_seconds(
+async def test_a_platform_without_held_requests_is_polled_every_five_seconds(
     network: BadNetwork, poller: Poller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not faster; a page with rows is followed by the next at once.
+    """And not faster; after a page with rows the next is read immediately.
 
     Planted: no pause.
     """
@@ -332,7 +332,7 @@ async def test_a_platform_that_does_not_hold_is_asked_every_five_seconds(
 async def test_a_single_round_gives_up_in_time(network: BadNetwork, poller: Poller) -> None:
     """With UnavailableError, and no Trouble for the last failure.
 
-    Planted: ``once`` tries for ever.
+    Planted: ``once`` retries forever.
     """
     network.on_request = always(Treatment(answer=BAD_GATEWAY))
     with pytest.raises(inbox_client.UnavailableError, match="502"):

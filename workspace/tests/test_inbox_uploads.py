@@ -1,4 +1,4 @@
-"""What happens to a file when something is lost between announcement and acknowledgement."""
+"""Files, when something is lost between announcement and acknowledgement."""
 
 import asyncio
 import contextlib
@@ -25,13 +25,13 @@ GONE_410 = Answer.of_json({"error": "gone", "code": "gone"}, 410)
 async def arrive_unacknowledged(
     platform: LocalPlatform, network: BadNetwork, poller: Poller, *samples: Sample
 ) -> list[Path]:
-    """Let files arrive, and the platform never learn of it; return where they are."""
+    """Let files arrive without acknowledgement; return their paths."""
     platform.operator.upload(poller.workspace.id, samples)
     network.on_request = always(Treatment(answer=ACKED), "/ack")
     await poller.once()
     network.on_request = always(Treatment())
     paths = [event.path for event in poller.of(FileArrived)]
-    deadline = time.monotonic() + DEADLINE  # the platform notes it after it has sent the last byte
+    deadline = time.monotonic() + DEADLINE  # the platform records it after the last byte was sent
     while states(platform.operator, poller.workspace) != ["fetched"] * len(samples):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
@@ -39,12 +39,12 @@ async def arrive_unacknowledged(
     return paths
 
 
-async def test_a_row_that_is_seen_again_writes_no_second_copy(
+async def test_a_row_that_is_read_again_writes_no_second_copy(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """Even without the cursor: what the journal knows is not fetched.
+    """Even without the cursor: files in the journal are not fetched.
 
-    Planted: every row is noted as wanted, known or not.
+    Planted: every row is recorded as wanted, known or not.
     """
     samples = [Sample("same.txt", b"1"), Sample("same.txt", b"1"), Sample("empty.txt", b"")]
     platform.operator.upload(workspace.id, samples)
@@ -60,7 +60,7 @@ async def test_a_row_that_is_seen_again_writes_no_second_copy(
 async def test_an_acknowledgement_whose_answer_is_lost_is_repeated(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """The file is not fetched for it again.
+    """The acknowledgement is retried without another download.
 
     Planted: a lost answer counts as an acknowledgement; a lost answer makes the file wanted again.
     """
@@ -79,9 +79,9 @@ async def test_an_acknowledgement_whose_answer_is_lost_is_repeated(
 async def test_what_the_list_has_unacknowledged_is_acknowledged_again(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """The journal says acked, the platform (from a backup, say) does not: no bytes are fetched.
+    """The journal has acked, the platform (restored from a backup) has not: only the ack is sent.
 
-    Planted: the list passed over for files that the journal knows; acked made wanted.
+    Planted: listed files that the journal knows are ignored; acked becomes wanted.
     """
     before = await arrive_unacknowledged(platform, network, poller, Sample("a.txt", b"a"))
     assert journal(poller, "SELECT state FROM files") == [("acked",)]
@@ -91,12 +91,12 @@ async def test_what_the_list_has_unacknowledged_is_acknowledged_again(
     assert [path.name for path in before] == list(digests(poller.folder))
 
 
-async def test_a_crash_after_the_rename_costs_nothing(
+async def test_a_crash_after_the_rename_loses_nothing(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """The file has its name, the journal does not know: it is told and acknowledged, not fetched.
+    """The file has its final name, but is wanted in the journal: acknowledged, not fetched.
 
-    Planted: no look for the file before it is fetched; no event for a file that was found.
+    Planted: the final name not checked before the download; no event for a file that was found.
     """
     before = await arrive_unacknowledged(platform, network, poller, Sample("a.txt", b"abc"))
     journal(poller, "UPDATE files SET state = 'wanted'")
@@ -109,10 +109,10 @@ async def test_a_crash_after_the_rename_costs_nothing(
     assert len(digests(poller.folder)) == 1
 
 
-async def test_a_crash_before_the_rename_costs_nothing(
+async def test_a_crash_before_the_rename_loses_nothing(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """A complete part is named, half a part is completed, and a wrong part is fetched anew.
+    """A complete part is renamed, an incomplete one resumed, and a wrong one fetched again.
 
     Planted: a complete part is fetched again; its digest is not compared.
     """
@@ -137,9 +137,9 @@ async def test_a_crash_before_the_rename_costs_nothing(
 async def test_a_part_without_a_digest_is_not_trusted_after_a_crash(
     platform: LocalPlatform, network: BadNetwork, poller: Poller
 ) -> None:
-    """An older platform tells no SHA-256: then what a crash left may be anything, and goes.
+    """An older platform announces no SHA-256: a part left by a crash is not trusted.
 
-    Planted: a part of the announced size is named as it is.
+    Planted: a part of the announced size is renamed unchecked.
     """
     content = noise(MIB)
     samples = [Sample("a.bin", content), Sample("b.bin", content)]
@@ -152,12 +152,12 @@ async def test_a_part_without_a_digest_is_not_trusted_after_a_crash(
     assert [path.read_bytes() == content for path in paths] == [True, True]
 
 
-async def test_parts_that_nobody_wants_are_removed_at_the_start(
+async def test_parts_without_an_entry_are_deleted_at_the_start(
     platform: LocalPlatform, workspace: Workspace, poller: Poller
 ) -> None:
-    """A journal that was put aside leaves parts behind, of up to a GiB each.
+    """An unreadable journal leaves parts without entries, of up to 1 GiB each.
 
-    Planted: nothing is removed.
+    Planted: nothing is deleted.
     """
     await poller.once()
     orphan = poller.state / "parts" / f"{'0' * 32}-a.bin.part"
@@ -166,12 +166,12 @@ async def test_parts_that_nobody_wants_are_removed_at_the_start(
     assert parts(poller) == []
 
 
-async def test_a_404_or_410_that_is_not_the_platforms_loses_nothing(
+async def test_a_404_or_410_of_a_proxy_loses_nothing(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """A proxy before a platform that restarts says 404 of everything; only the platform's counts.
+    """A proxy in front of a restarting platform answers 404; only the platform's 404 is final.
 
-    Planted: any 404 to a fetch is the end of the file; any 404 to an ack is as good as an ack; a
+    Planted: any 404 to a download loses the file; any 404 to an ack counts as an ack; a
     410 ends the poller.
     """
     bad = {
@@ -200,9 +200,9 @@ async def test_a_404_or_410_that_is_not_the_platforms_loses_nothing(
 async def test_a_file_that_the_platform_forgot_needs_no_acknowledgement(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """An older platform says so without a code.
+    """An older platform's 404 has no code.
 
-    Planted: the acknowledgement is tried for ever.
+    Planted: the acknowledgement is retried forever.
     """
     forgotten = {"error": "pending upload not found, expired, or already acked"}
     network.on_request = always(Treatment(answer=Answer.of_json(forgotten, 404)), "/ack")
@@ -211,17 +211,17 @@ async def test_a_file_that_the_platform_forgot_needs_no_acknowledgement(
     assert len(poller.of(FileAcked)) == 1
 
 
-async def test_a_file_that_is_too_long_here_is_lost_and_stays_so(
+async def test_a_file_over_the_maximum_size_is_lost_and_stays_lost(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
     """It stays unacknowledged; a run with a higher limit fetches it from the list.
 
-    Planted: reopened at every look into the list.
+    Planted: reopened whenever the list is read.
     """
     platform.operator.upload(workspace.id, [Sample("a.bin", bytes(2000)), Sample("b.bin", b"b")])
     outcome = await poller.run(once=True, max_file_bytes=1999)
     assert (outcome.arrived, outcome.lost) == (1, 1)
-    assert "2000 bytes, more than the 1999 allowed here" in poller.of(FileLost)[0].reason
+    assert "has 2000 bytes; the maximum is 1999" in poller.of(FileLost)[0].reason
     assert (await poller.run(once=True, max_file_bytes=1999)).lost == 0
     assert network.count("/content") == 1
     assert (await poller.run(once=True, max_file_bytes=2000)).arrived == 1
@@ -231,7 +231,7 @@ async def test_a_file_that_is_too_long_here_is_lost_and_stays_so(
 async def test_once_leaves_what_keeps_failing_to_the_next_run(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """The last failure says that it is the last."""
+    """The event of the last failure shows that there is no retry."""
     network.on_request = always(Treatment(refuse=True), "/content")
     platform.operator.upload(workspace.id, [Sample("a.txt", b"a")])
     outcome = await poller.run(once=True, once_attempts=2)
@@ -244,9 +244,9 @@ async def test_once_leaves_what_keeps_failing_to_the_next_run(
 async def test_a_thousand_files_arrive_and_the_loop_is_never_blocked(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """Heartbeats and long polls can go on meanwhile: it does not pause for half a second.
+    """Heartbeats and long polls continue: the event loop never blocks for half a second.
 
-    A machine that stalls may do so thrice. Planted: a fetch that sleeps in the loop.
+    The machine itself may stall three times. Planted: a download that sleeps in the event loop.
     """
     contents = [noise(1024, seed) for seed in range(1000)]
     for at in range(0, 1000, 50):
@@ -293,15 +293,15 @@ async def test_a_thousand_files_arrive_and_the_loop_is_never_blocked(
     ],
 )
 def test_an_announcement_that_makes_no_sense_is_refused(wrong: object) -> None:
-    """What gets into the journal is known to be sane."""
+    """Only valid descriptions get into the journal."""
     good = {"file_id": "0b0e0b6c-1111-4222-8333-123456789abc", "name": "a", "size": 1}
     assert parse_file(good | {"sha256": None}).sha256 is None
-    with pytest.raises(ValueError, match=r"^(it describes no|its )"):
+    with pytest.raises(ValueError, match=r"^its "):
         parse_file(good | wrong if isinstance(wrong, dict) and wrong else wrong)
 
 
 def test_an_announcement_is_kept_in_one_form() -> None:
-    """Ids and digests in lower case; a name that can be shown and stored, whatever came."""
+    """Ids and digests become lower case; names are sanitized."""
     announced = {
         "file_id": "0B0E0B6C-1111-4222-8333-123456789ABC",
         "name": "a\ud800\x1b[2J\x00\n.txt",

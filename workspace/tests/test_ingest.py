@@ -1,6 +1,6 @@
 """Tests of the push-mode ingest, served by a real uvicorn on loopback.
 
-What its answers have in common with the platform's is in ``test_ingest_parity``.
+``test_ingest_parity`` compares its answers with the platform's.
 """
 
 import asyncio
@@ -56,12 +56,12 @@ def file(name: str, content: bytes) -> bytes:
 
 
 def form(*parts: bytes) -> bytes:
-    """Return the body that is made of these parts."""
+    """Return the body that consists of these parts."""
     return b"".join(parts) + b"--b--\r\n"
 
 
 def eventually(what: str, is_so: Callable[[], bool]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + PATIENCE
     while not is_so():
         assert time.monotonic() < deadline, f"never: {what}"
@@ -69,7 +69,7 @@ def eventually(what: str, is_so: Callable[[], bool]) -> None:
 
 
 class Served:
-    """An application behind a uvicorn of its own, in a thread."""
+    """An application in a uvicorn server, in a thread."""
 
     def __init__(self, app: Starlette, secret: str = SECRET) -> None:
         """Prepare to serve ``app``."""
@@ -107,7 +107,7 @@ class Served:
         return self.http.post(INGEST_PATH, content=body, headers=TYPE | (headers or {}))
 
     def connect(self, *headers: str) -> socket.socket:
-        """Open a connection and send the header of an upload with these further lines."""
+        """Open a connection and send the header of an upload with these additional lines."""
         connection = socket.create_connection(self.address, PATIENCE)
         lines = [f"POST {INGEST_PATH} HTTP/1.1", "Host: a", f"Content-Type: {TYPE['Content-Type']}"]
         connection.sendall("\r\n".join([*lines, *headers, "", ""]).encode())
@@ -125,35 +125,35 @@ def answer(connection: socket.socket) -> tuple[int, dict[str, Any]]:
 
 
 def left(folder: Path) -> list[str]:
-    """Return what is in the folder, hidden files too."""
+    """Return the names in the folder, including hidden files."""
     return sorted(os.listdir(folder))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder for files that is not there yet."""
+    """The path of a folder that does not exist yet."""
     return tmp_path / "state" / "chat-uploads"
 
 
 @pytest.fixture
 def served(folder: Path) -> Iterator[Served]:
-    """An ingest with the usual limits."""
+    """An ingest with default limits."""
     with Served(ingest_app(folder, lambda: SECRET)) as running:
         yield running
 
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Callable[[str], bool]:
-    """Tell whether the ingest has logged a text."""
-    caplog.set_level(logging.INFO, logger="internal_chat_uploads")
+    """Return whether the ingest has logged a text."""
+    caplog.set_level(logging.INFO, logger="molecule_workspace.ingest")
     return lambda text: any(text in record.getMessage() for record in caplog.records)
 
 
 def test_files_arrive_byte_for_byte(folder: Path) -> None:
-    """Each has its bytes, its name, mode 0600, and its place in the answer.
+    """Each has its content, name, mode 0600, and its position in the answer.
 
-    Planted: mode 0644; folder 0755; parts in order of their names; the name not sanitized; a file
-    that is empty left out; on_stored not called.
+    Planted: mode 0644; folder 0755; parts sorted by name; the name not sanitized; an empty
+    file left out; on_stored not called.
     """
     told: list[StoredFile] = []
     contents = [b"z" * 300_000, b"", b"\r\n--b-\x00\xff"]
@@ -201,12 +201,12 @@ def test_files_arrive_byte_for_byte(folder: Path) -> None:
         ("", "Bearer"),
     ],
 )
-def test_without_the_secret_nobody_gets_in(
+def test_without_the_secret_every_upload_is_refused(
     folder: Path, secret: str | None, authorization: str | None
 ) -> None:
-    """The platform's own 401, before the body is asked for.
+    """The same 401 as the platform's, before the body is read.
 
-    Planted: an empty secret compared; the scheme not looked at; the body read first.
+    Planted: an empty secret compared; the scheme ignored; the body read first.
     """
     with (
         Served(ingest_app(folder, lambda: secret)) as served,
@@ -226,8 +226,8 @@ def test_without_the_secret_nobody_gets_in(
     assert left(folder) == []
 
 
-def test_secret_is_asked_at_every_request(folder: Path) -> None:
-    """A secret that was minted anew counts at once, and so does one that is gone."""
+def test_secret_is_read_for_every_request(folder: Path) -> None:
+    """A new secret applies immediately, and so does a removed one."""
     current: list[str | None] = [None]
     with Served(ingest_app(folder, lambda: current[0])) as served:
         for secret, status in [(None, 401), (SECRET, 200), ("another", 401), (SECRET, 200)]:
@@ -242,7 +242,7 @@ def test_bearer_is_any_case_as_on_the_platform(served: Served) -> None:
 
 
 def test_content_length_over_the_cap_is_refused_before_a_byte_is_read(folder: Path) -> None:
-    """And a byte less is not. Planted: no look at Content-Length."""
+    """And a byte less is not. Planted: Content-Length ignored."""
     limits = IngestLimits(MIB, 2 * MIB, drain_timeout=0.1)
     with Served(ingest_app(folder, lambda: SECRET, limits=limits)) as served:
         with served.connect(AUTHORIZED, f"Content-Length: {3 * MIB + 1}") as connection:
@@ -259,7 +259,7 @@ def test_content_length_over_the_cap_is_refused_before_a_byte_is_read(folder: Pa
 
 
 def test_request_id_is_echoed_if_it_is_sane(served: Served) -> None:
-    """Else there is a new one. Planted: any id echoed; none on a 404."""
+    """Otherwise a new one is created. Planted: any id echoed; none on a 404."""
     for path, headers in [(INGEST_PATH, {}), ("/", {}), (INGEST_PATH, {"Authorization": "x"})]:
         for given in ["abc-1.2:3/4+5=6@7", "x" * 129, "two words", ""]:
             response = served.http.post(path, headers={"X-Request-ID": given, **headers})
@@ -285,7 +285,7 @@ def test_other_paths_and_methods_are_json_errors(served: Served, folder: Path) -
 
 
 def test_route_goes_into_another_application(folder: Path) -> None:
-    """With the very answers, errors too."""
+    """With the same answers, including errors."""
     with Served(Starlette(routes=[ingest_route(folder, lambda: SECRET)])) as served:
         assert served.post(form(file("a", b"a"))).status_code == 200
         assert served.post(b"").json()["code"] == "broken_body"
@@ -306,7 +306,7 @@ def test_on_stored_that_fails_undoes_nothing(folder: Path, logged: Callable[[str
 
 
 def test_body_that_stops_is_refused(folder: Path) -> None:
-    """Also one that drips. Planted: no bound; a bound on each chunk instead of their rate."""
+    """Also one that trickles. Planted: no limit; a limit per chunk instead of a rate."""
     limits = IngestLimits(body_window=0.3)
     body = form(file("a", b"a" * 500), file("b", b"b" * 200_000))
     with Served(ingest_app(folder, lambda: SECRET, limits=limits)) as served:
@@ -332,7 +332,7 @@ def test_body_that_stops_is_refused(folder: Path) -> None:
 def test_client_that_vanishes_leaves_nothing(
     served: Served, folder: Path, logged: Callable[[str], bool]
 ) -> None:
-    """Cut at random places, politely and not. Planted: files kept at a disconnect."""
+    """Cut at random places, with FIN and RST. Planted: files kept at a disconnect."""
     rng = random.Random(20260505)
     body = form(file("a", b"a" * MIB), file("b", b"b" * 100), file("c", b"c" * MIB))
     for i in range(20):
@@ -345,7 +345,8 @@ def test_client_that_vanishes_leaves_nothing(
             if i % 3 == 0:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         eventually(
-            f"cut {i} is noticed", functools.partial(logged, f"cut by the client, request cut-{i}-")
+            f"cut {i} is noticed",
+            functools.partial(logged, f"aborted by the client, request cut-{i}-"),
         )
         assert left(folder) == []
     assert served.post(body).status_code == 200
@@ -353,7 +354,7 @@ def test_client_that_vanishes_leaves_nothing(
 
 
 def test_refusals_leave_no_files_and_no_descriptors(folder: Path) -> None:
-    """Whatever was written before. Planted: files kept; a descriptor not closed."""
+    """Files written before it are deleted. Planted: files kept; a descriptor not closed."""
     limits = IngestLimits(MIB, 2 * MIB)
     good = file("good", b"g" * 1000)
     bodies = [
@@ -375,7 +376,7 @@ def test_refusals_leave_no_files_and_no_descriptors(folder: Path) -> None:
             assert left(folder) == []
         gc.collect()
         after = len(os.listdir("/dev/fd"))
-    assert after <= before + 2  # connections that are not gone yet
+    assert after <= before + 2  # connections that are still closing
 
 
 @pytest.mark.parametrize("ending", ["close", "keep-alive"])
@@ -391,9 +392,9 @@ def test_refusals_leave_no_files_and_no_descriptors(folder: Path) -> None:
 def test_refused_client_may_finish_sending(
     served: Served, method: str, authorization: str, code: str, ending: str
 ) -> None:
-    """One that writes all of its body before it reads gets the answer.
+    """A client that writes all of its body before it reads gets the answer.
 
-    Planted: no drain; none for who is not let in, for another method, or for another path.
+    Planted: no drain; none for a 401, for another method, or for another path.
     """
     for _ in range(3):
         with socket.create_connection(served.address, PATIENCE) as connection:
@@ -406,8 +407,8 @@ def test_refused_client_may_finish_sending(
             assert connection.recv(1) == b""
 
 
-def test_client_that_was_asked_may_finish_sending(served: Served) -> None:
-    """With Expect, and refused by what it then sends. Planted: no drain for who sends Expect."""
+def test_client_that_got_100_continue_may_finish_sending(served: Served) -> None:
+    """With Expect, and refused because of its body. Planted: no drain after Expect."""
     with served.connect(
         AUTHORIZED, f"Content-Length: {20 * MIB}", "Expect: 100-continue", "Connection: close"
     ) as connection:
@@ -416,8 +417,8 @@ def test_client_that_was_asked_may_finish_sending(served: Served) -> None:
         assert answer(connection)[1]["code"] == "broken_body"
 
 
-def test_what_follows_the_form_is_not_kept(folder: Path) -> None:
-    """However long it is: the files are there, and who sends learns it. Planted: no drain."""
+def test_an_epilogue_is_discarded(folder: Path) -> None:
+    """Of any length: the files are stored, and the client gets the answer. Planted: no drain."""
     limits = IngestLimits(MIB, MIB)
     body = form(file("a", b"a")) + b"x" * (20 * MIB)
     with (
@@ -430,8 +431,8 @@ def test_what_follows_the_form_is_not_kept(folder: Path) -> None:
     assert len(left(folder)) == 1
 
 
-def test_refused_client_is_not_waited_for_too_long(folder: Path) -> None:
-    """One that goes on sending is cut off. Planted: a drain without end."""
+def test_refused_client_is_disconnected_after_the_drain_timeout(folder: Path) -> None:
+    """A client that continues sending is disconnected. Planted: an endless drain."""
     limits = IngestLimits(drain_timeout=0.2)
     with (
         Served(ingest_app(folder, lambda: SECRET, limits=limits)) as served,
@@ -442,8 +443,8 @@ def test_refused_client_is_not_waited_for_too_long(folder: Path) -> None:
         assert connection.recv(1) == b""
 
 
-def test_client_that_waits_to_be_asked_is_not_waited_for(folder: Path) -> None:
-    """With Expect it is refused at once, and asked for nothing. Planted: a drain for it too."""
+def test_client_that_expects_100_continue_is_refused_at_once(folder: Path) -> None:
+    """With Expect it is refused at once, without 100. Planted: a drain for it too."""
     limits = IngestLimits(drain_timeout=1000)
     with (
         Served(ingest_app(folder, lambda: SECRET, limits=limits)) as served,
@@ -462,7 +463,7 @@ def test_client_that_waits_to_be_asked_is_not_waited_for(folder: Path) -> None:
 def test_link_at_the_name_of_a_part_is_not_followed(
     served: Served, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor anything else there touched. Planted: O_CREAT without O_EXCL and O_NOFOLLOW."""
+    """And no existing file is touched. Planted: O_CREAT without O_EXCL and O_NOFOLLOW."""
     chosen = "0123456789abcdef" * 2
     monkeypatch.setattr(secrets, "token_hex", lambda _: chosen)
     victim = tmp_path / "victim"
@@ -488,7 +489,7 @@ def test_link_at_the_name_of_a_part_is_not_followed(
 def test_folder_that_cannot_be_used_is_the_disks_fault(
     served: Served, folder: Path, logged: Callable[[str], bool]
 ) -> None:
-    """A 500 that tells nothing; one that was deleted is made again."""
+    """A 500 without details; a deleted folder is created again."""
     folder.rmdir()
     folder.write_bytes(b"in the way")
     response = served.post(form(file("a.txt", b"a")))
@@ -501,7 +502,7 @@ def test_folder_that_cannot_be_used_is_the_disks_fault(
 
 
 class Held:
-    """Holds a function of ``os`` in its nth call until it is let go."""
+    """Blocks the nth call of a function of ``os`` until it is released."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, nth: int) -> None:
         """Replace ``os.<name>``."""
@@ -522,7 +523,7 @@ class Held:
 
 
 async def upload(app: Starlette, body: bytes, piece: int = 1 << 16) -> list[Message]:
-    """Call the application as a server does; return what it sent."""
+    """Call the application as a server does; return the messages it sent."""
     sent: list[Message] = []
     pieces = [body[i : i + piece] for i in range(0, len(body), piece)]
 
@@ -554,10 +555,10 @@ async def upload(app: Starlette, body: bytes, piece: int = 1 << 16) -> list[Mess
 async def test_cancelled_upload_leaves_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, call: str, nth: int, let_go: str
 ) -> None:
-    """Whatever a thread does at that moment, and also if it has just done it.
+    """Whatever a thread is doing at that moment, or has just done.
 
-    Planted: files that are renamed not removed; the folder closed under the thread; nothing
-    removed by the thread.
+    Planted: renamed files not deleted; the folder closed while the thread uses it; nothing
+    deleted by the thread.
     """
     app = ingest_app(folder, lambda: SECRET)
     body = form(file("a", b"a" * 1000), file("b", b"b" * 1000))
@@ -579,8 +580,8 @@ async def test_cancelled_upload_leaves_nothing(
 
 
 @pytest.mark.anyio
-async def test_thread_that_comes_after_the_request_is_gone_does_nothing(folder: Path) -> None:
-    """The descriptors that it would use are others' by then. Planted: no look."""
+async def test_thread_that_runs_after_the_request_ended_does_nothing(folder: Path) -> None:
+    """Its descriptors may belong to other files by then. Planted: no check."""
     header = PartHeader({b"content-disposition": b"form-data; name=files"})
     with contextlib.suppress(asyncio.CancelledError), Upload(folder, IngestLimits()) as upload:
         await upload.take(header)
@@ -593,7 +594,7 @@ async def test_thread_that_comes_after_the_request_is_gone_does_nothing(folder: 
 
 @pytest.mark.anyio
 async def test_upload_cancelled_at_any_moment_leaves_all_or_nothing(folder: Path) -> None:
-    """At the first step, the second, and so on until it is done. Planted: no cleaning up."""
+    """At the first step, the second, and so on to the end. Planted: no cleanup."""
     app = ingest_app(folder, lambda: SECRET)
     body = form(file("a", b"a" * 5000), file("b", b"b" * 5000))
     for steps in range(200):
@@ -605,7 +606,7 @@ async def test_upload_cancelled_at_any_moment_leaves_all_or_nothing(folder: Path
             await task
             break
         await asyncio.to_thread(eventually, "nothing left", lambda: left(folder) == [])
-    # Threads take their time, so it may never be done; then it left nothing.
+    # With slow threads it may never finish; then nothing is left.
     assert len(left(folder)) in (0, 2)
 
 
@@ -639,7 +640,7 @@ async def test_failure_of_the_disk_leaves_nothing(
     assert logged("upload failed")
 
 
-# Serves the ingest in a process of its own, and says where.
+# Serves the ingest in its own process, and prints its address.
 _SERVER: Final = """
 import resource, socket, sys
 from pathlib import Path
@@ -657,7 +658,7 @@ uvicorn.Server(uvicorn.Config(app, http="h11")).run([listener])
 
 @contextlib.contextmanager
 def process(folder: Path, file_limit: int = 0) -> Iterator[tuple[int, httpx.Client]]:
-    """Run an ingest whose files cannot be longer than ``file_limit``; yield its pid."""
+    """Run an ingest with RLIMIT_FSIZE ``file_limit``; yield its pid."""
     with subprocess.Popen(
         [sys.executable, "-c", _SERVER, str(folder), str(file_limit)],
         stdout=subprocess.PIPE,
@@ -677,16 +678,16 @@ def process(folder: Path, file_limit: int = 0) -> Iterator[tuple[int, httpx.Clie
 
 
 def endless(size: int) -> Iterator[bytes]:
-    """Yield a form with a file of ``size`` bytes, and none of its end."""
+    """Yield a form with a file of ``size`` bytes, without its end."""
     yield file("a", b"")[:-2]
     for _ in range(size // MIB):
         yield b"x" * MIB
 
 
 def test_full_disk_is_a_500_and_leaves_nothing(folder: Path) -> None:
-    """The disk takes no more than a MiB of a file. What fits arrives before and after.
+    """The disk accepts 1 MiB of a file. Smaller files arrive before and after.
 
-    Planted: the part kept; the error told.
+    Planted: the part kept; the error in the answer.
     """
     with process(folder, file_limit=MIB) as (_, client):
         for _ in range(2):
@@ -703,7 +704,7 @@ def test_full_disk_is_a_500_and_leaves_nothing(folder: Path) -> None:
 
 
 def peak(pid: int) -> int:
-    """Return the most memory that a process ever had, in bytes; without /proc what it has now."""
+    """Return the peak memory of a process in bytes; without /proc the current."""
     if not Path("/proc").exists():
         return int(subprocess.check_output(["ps", "-o", "rss=", "-p", str(pid)])) << 10
     status = Path(f"/proc/{pid}/status").read_text()
@@ -712,7 +713,7 @@ def peak(pid: int) -> int:
 
 
 def test_memory_does_not_grow_with_the_upload(folder: Path) -> None:
-    """90 MiB cost no more than a few chunks. Planted: the body joined before it is read."""
+    """90 MiB need the memory of a few chunks. Planted: the body buffered before parsing."""
     with process(folder) as (pid, client):
         assert client.post(INGEST_PATH, content=form(file("a", b"a"))).status_code == 200
         before = peak(pid)
@@ -725,7 +726,7 @@ def test_memory_does_not_grow_with_the_upload(folder: Path) -> None:
 def test_parts_of_a_killed_process_are_removed_at_the_next_start(folder: Path) -> None:
     """Only these, and only if no other process serves the folder.
 
-    Planted: nothing removed; every hidden file removed; removed while another one writes.
+    Planted: nothing deleted; every hidden file deleted; deleted while another process writes.
     """
     mine = ["notes.part", ".hidden", f".{'0' * 32}-a.part.txt", f"{'0' * 32}-a.part", ".0-a.part"]
     folder.mkdir(parents=True)
@@ -755,7 +756,7 @@ def test_parts_of_a_killed_process_are_removed_at_the_next_start(folder: Path) -
 def pushed(
     platform: LocalPlatform, folder: Path, limits: IngestLimits
 ) -> Iterator[tuple[Served, Workspace]]:
-    """Serve an ingest that is registered at the platform as a workspace's."""
+    """Serve an ingest that is registered at the platform for a workspace."""
     secret: list[str] = []
     with Served(ingest_app(folder, lambda: secret[0], limits=limits)) as served:
         workspace = platform.operator.create("pushed", "push", served.url)
@@ -764,7 +765,7 @@ def pushed(
 
 
 def test_upload_goes_through_the_platform(platform: LocalPlatform, folder: Path) -> None:
-    """The very bytes arrive, and the ingest's answer is what the sender gets."""
+    """The bytes arrive unchanged, and the sender gets the ingest's answer."""
     rng = random.Random(20260505)
     samples = [
         Sample("notes of today.md", rng.randbytes(100_000)),
@@ -788,7 +789,7 @@ def test_upload_goes_through_the_platform(platform: LocalPlatform, folder: Path)
 def test_refusal_goes_through_the_platform(
     platform: LocalPlatform, folder: Path, size: int, told: str
 ) -> None:
-    """A smaller cap than the platform's: its 413 is relayed as it is, and is never a 502.
+    """A smaller limit than the platform's: its 413 is relayed unchanged, and is never a 502.
 
     Planted: the connection closed in the middle of the answer.
     """

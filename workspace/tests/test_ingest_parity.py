@@ -1,8 +1,8 @@
 """The same bytes to the platform and to the ingest: the same status and the same JSON.
 
-The platform stages for a poll workspace; the ingest is served by a real uvicorn. Left out is what
-the server in front of either answers before it sees an upload: malformed HTTP, such as a bad chunk
-or a header that is none, is uvicorn's to refuse and net/http's, each in its own words.
+The platform stages for a poll workspace; the ingest is served by a real uvicorn. What the HTTP
+servers reject before the upload is seen is not compared: malformed HTTP, such as a bad chunk or an
+invalid header.
 """
 
 import json
@@ -34,9 +34,9 @@ class Twins:
     folder: Path
 
     def post(self, body: bytes, content_type: bytes = FORM_TYPE, chunk: int = 0) -> httpx.Response:
-        """Post a body to both, in chunks if ``chunk`` is not 0; return the answer, which is one.
+        """Post a body to both, in chunks if ``chunk`` is not 0; return their common answer.
 
-        Of a file what only one side can say is left out: its uri, digest, expiry.
+        Fields that only one side can have are left out: uri, digest, expiry.
         """
         for name in left(self.folder):
             os.unlink(self.folder / name)
@@ -67,13 +67,13 @@ class Twins:
 
 
 def seen(described: dict[str, object]) -> tuple[object, ...]:
-    """Return what both sides say of a file."""
+    """Return the fields of a file that both sides have."""
     return described["name"], described["mimeType"], described["size"]
 
 
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
-    """Both, with small caps."""
+    """Both, with small limits."""
     settings = {"MAX_FILE_BYTES": "1MiB", "MAX_REQUEST_BYTES": "2MiB", "MAX_FILES": str(MAX_FILES)}
     folder = tmp_path_factory.mktemp("ingest")
     limits = IngestLimits(MIB, 2 * MIB, MAX_FILES)
@@ -92,7 +92,7 @@ def part(header: bytes, content: bytes = b"a") -> bytes:
 
 
 def field(name: bytes, content: bytes = b"") -> bytes:
-    """Return a part that is no file."""
+    """Return a part that is not a file."""
     return part(b'Content-Disposition: form-data; name="' + name + b'"', content)
 
 
@@ -182,10 +182,10 @@ ACCEPTED: Final[dict[str, bytes]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_alike(twins: Twins, name: str) -> None:
-    """To the byte.
+    """Byte for byte.
 
-    Planted, each caught by a case of its name: the caps and counts off by one, the line bound, a
-    blank allowed at the header's start, any character allowed in headers, line ends mixed.
+    Planted, each caught by a case of its name: limits and counts off by one, the line limit, a
+    space allowed at the start of a header, any character allowed in headers, mixed line ends.
     """
     body, code = REFUSED[name]
     for chunk in (0, 65_537):
@@ -195,7 +195,7 @@ def test_refused_alike(twins: Twins, name: str) -> None:
 
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_accepted_alike(twins: Twins, name: str) -> None:
-    """With the same names, sizes and types. Planted: the last of two header lines counts."""
+    """With the same names, sizes and types. Planted: the last of two headers is used."""
     for chunk in (0, 7 if len(ACCEPTED[name]) < 10_000 else 65_537):
         assert twins.post(ACCEPTED[name], chunk=chunk).status_code == 200
 
@@ -222,12 +222,12 @@ def test_accepted_alike(twins: Twins, name: str) -> None:
     ],
 )
 def test_content_type_is_read_alike(twins: Twins, content_type: bytes) -> None:
-    """What is a form and what is its boundary."""
+    """Whether it is a form, and its boundary."""
     twins.post(form(GOOD), content_type)
 
 
 def test_odd_boundaries_are_read_alike(twins: Twins) -> None:
-    """With blanks, with regular expressions in it, hyphens only, very long."""
+    """With spaces, with regular expression characters, hyphens only, very long."""
     for boundary in [b"a b", b".*", b"-", b"--", b"----", b"(", b"[^b]", b"b" * 200, b"b" * 3000]:
         body = form(GOOD, field(b"x", b".*")).replace(b"--b", b"--" + boundary)
         answer = twins.post(body, b'multipart/form-data; boundary="' + boundary + b'"')
@@ -235,9 +235,9 @@ def test_odd_boundaries_are_read_alike(twins: Twins) -> None:
 
 
 def test_names_and_types_are_read_alike(twins: Twins) -> None:
-    """All of the shared tables, as real parts, and of each type that both know.
+    """All shared tables, as real parts, and each type that both know.
 
-    What is known only to the machine is left out: Go and Python look it up in different places.
+    Types that only the machine's tables have are left out: Go and Python read different ones.
     """
     folder = Path(__file__).parent.parent / "testdata"
     headers = json.loads((folder / "part_header_cases.json").read_text("ascii"))
@@ -248,7 +248,7 @@ def test_names_and_types_are_read_alike(twins: Twins) -> None:
     machine_types = types["machine_types"]
     for case in types["cases"]:
         if any(extension in case["filename"] for extension in machine_types):
-            continue  # needs tables of its own on the machine
+            continue  # depends on the machine's tables
         value = bytes.fromhex(case.get("content_type_hex", "")) or case["content_type"].encode()
         disposition = FILES + b'; filename="' + case["filename"].encode() + b'"'
         twins.post(form(part(disposition + b"\r\nContent-Type: " + value)))
@@ -259,7 +259,7 @@ def test_names_and_types_are_read_alike(twins: Twins) -> None:
 
 @pytest.mark.parametrize("newline", [b"\r\n", b"\n"])
 def test_body_cut_anywhere_is_answered_alike(twins: Twins, newline: bytes) -> None:
-    """At every byte, with a length that fits. Planted: the missing line break not allowed for."""
+    """At every byte, with a matching length. Planted: the missing line break not accepted."""
     typed = file("b.txt", b"second").replace(b"\r\n\r\n", b"\r\nContent-Type: text/plain\r\n\r\n")
     whole = form(file("a.txt", b"first"), field(b"x", b"y"), typed).replace(b"\r\n", newline)
     accepted = [n for n in range(len(whole) + 1) if twins.post(whole[:n]).status_code == 200]
@@ -268,7 +268,7 @@ def test_body_cut_anywhere_is_answered_alike(twins: Twins, newline: bytes) -> No
 
 
 def test_random_bodies_are_answered_alike(twins: Twins) -> None:
-    """Made of pieces that matter, put together at random; the seed is in the output."""
+    """Random combinations of significant pieces; the seed is in the output."""
     seed = int(os.environ.get("PARITY_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
     print(f"PARITY_SEED={seed}")
     rng = random.Random(seed)

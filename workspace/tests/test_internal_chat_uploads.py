@@ -1,4 +1,4 @@
-"""Tests of the rule for file names; the cases are those the platform's own tests read."""
+"""Tests of sanitize_filename; the platform's tests read the same cases."""
 
 import json
 import random
@@ -15,7 +15,7 @@ CASES = Path(__file__).parent.parent / "testdata" / "sanitize_filename_cases.jso
 
 @dataclass(frozen=True)
 class Case:
-    """One name, what becomes of it, and why."""
+    """A name, its sanitized form, and why."""
 
     name: str
     want: str
@@ -23,24 +23,24 @@ class Case:
 
 
 def load_cases() -> list[Case]:
-    """Read the table that both languages test against."""
+    """Read the table that the tests of both languages use."""
     return [Case(**case) for case in json.loads(CASES.read_text(encoding="ascii"))["cases"]]
 
 
 @pytest.mark.parametrize("case", load_cases(), ids=lambda case: case.why)
 def test_name_becomes_what_the_table_says(case: Case) -> None:
-    """The contract, case by case."""
+    """One case of the shared table."""
     assert sanitize_filename(case.name) == case.want
 
 
 def test_bytes_that_are_not_utf8_are_one_underscore_each() -> None:
-    """JSON cannot hold such names, so they are not in the table."""
+    """JSON cannot represent such names, so they are not in the table."""
     name = b"a\xff\xe2\x82\xed\xa0\x80.txt".decode("utf-8", "surrogateescape")
     assert sanitize_filename(name) == "a______.txt"
 
 
 def test_result_is_acceptable_and_stable_for_any_name() -> None:
-    """Whatever the name, the result has an allowed form and sanitizes to itself."""
+    """For any name, the result is valid and sanitizing is idempotent."""
     rng = random.Random(20260505)
     alphabet = "ab./\\ _-\0\n\"'%é\u0301\U0001f600\udcff"
     for _ in range(2000):

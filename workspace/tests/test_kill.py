@@ -1,4 +1,4 @@
-"""kill -9 at random moments: nothing is lost, and nothing comes twice."""
+"""kill -9 at random moments: nothing is lost, and nothing is delivered twice."""
 
 import contextlib
 import hashlib
@@ -31,7 +31,7 @@ LARGE: Final = 4
 
 
 def make_samples(chance: random.Random) -> list[Sample]:
-    """Make files of 1 byte to 2 MiB, most of them small, and some of 10 MiB; all differ."""
+    """Return files of 1 byte to 2 MiB, mostly small, and some of 10 MiB; all differ."""
     sizes = [int(2 ** chance.uniform(0, 21)) for _ in range(FILES)]
     for at in chance.sample(range(FILES), LARGE):
         sizes[at] = 10 << 20
@@ -40,14 +40,14 @@ def make_samples(chance: random.Random) -> list[Sample]:
         content = chance.randbytes(size)
         while content in made:
             content = chance.randbytes(len(content) + 1)
-        # Names are no help in telling files apart.
+        # Equal names, so that names do not identify files.
         made[content] = Sample(f"file {at % 7}.bin", content)
     return list(made.values())
 
 
 @dataclass
 class Runs:
-    """The poller as a process that is started again and again; each run's output is kept."""
+    """The poller as a process that is restarted repeatedly; the output of each run is kept."""
 
     url: str
     workspace: Workspace
@@ -57,7 +57,7 @@ class Runs:
 
     @contextlib.contextmanager
     def start(self) -> Iterator["subprocess.Popen[bytes]"]:
-        """Start a run; it is killed at the end, if it still lives."""
+        """Start a run; it is killed at the end, if it is still running."""
         output = self.token_file.with_name(f"run-{len(self.outputs):02}.jsonl")
         self.outputs.append(output)
         command = [
@@ -84,7 +84,7 @@ class Runs:
                 process.wait()
 
     def events(self, run: int) -> list[dict[str, Any]]:
-        """Return what a run told; a line that the kill has cut is left out."""
+        """Return the events of a run; a line that the kill truncated is left out."""
         lines = self.outputs[run].read_bytes().split(b"\n")
         return [json.loads(line) for line in lines[:-1]]
 
@@ -98,21 +98,21 @@ class Runs:
         ]
 
     def left_in_the_middle(self, run: int) -> int:
-        """Return how many files a run began to fetch and did not finish."""
+        """Return the number of downloads that a run started and did not finish."""
         told = self.events(run)
         begun = {event["file_id"] for event in told if event["event"] == "file_started"}
         return len(begun - {e["file_id"] for e in told if e["event"] == "file_arrived"})
 
     def started_work(self) -> bool:
-        """Tell whether the last run has got so far that it told something."""
+        """Return whether the last run has printed an event."""
         return self.outputs[-1].stat().st_size > 0
 
 
 class Sender(threading.Thread):
-    """Posts the files and the messages that mention them, as the kills go on."""
+    """Posts the files and the messages that refer to them, between the kills."""
 
     def __init__(self, operator: Operator, workspace: Workspace, samples: list[Sample]) -> None:
-        """Prepare to send a message for each few files."""
+        """Group the files, with one message per group."""
         super().__init__(daemon=True)
         self.operator, self.workspace, self.samples = operator, workspace, samples
         self.kills = 0
@@ -120,13 +120,13 @@ class Sender(threading.Thread):
         self.error: BaseException | None = None
 
     def killed(self) -> None:
-        """Learn of a kill."""
+        """Count a kill."""
         with self.changed:
             self.kills += 1
             self.changed.notify_all()
 
     def run(self) -> None:
-        """Send the first at once, and the last a few kills before the last."""
+        """Send the first group at once, and the last one a few kills before the last kill."""
         each = FILES // MESSAGES
         try:
             for number in range(MESSAGES):
@@ -141,13 +141,13 @@ class Sender(threading.Thread):
 
 
 def look(folder: Path, state: Path, rows: list[dict[str, Any]], acked: list[str]) -> None:
-    """Check what a kill has left.
+    """Check the state after a kill.
 
-    Every row up to the cursor is handled, or its file is in the journal; what the platform may
-    forget is on disk under its name.
+    Every row up to the cursor is handled, or its file is in the journal; every acknowledged
+    file is on disk under its final name.
     """
     if not acked and not (state / "cursor.json").exists():
-        return  # killed before it had done anything
+        return  # killed before it had written anything
     with contextlib.closing(sqlite3.connect(state / "journal.db")) as db:
         handled = {row for (row,) in db.execute("SELECT row_id FROM handled")}
         stored: dict[str, str] = dict(db.execute("SELECT file_id, stored FROM files").fetchall())
@@ -165,7 +165,7 @@ def look(folder: Path, state: Path, rows: list[dict[str, Any]], acked: list[str]
 
 
 def slow(seen: Seen) -> Treatment | None:
-    """Make transfers and acknowledgements last, so that a kill finds them in the middle."""
+    """Slow down transfers and acknowledgements, so that kills hit them."""
     if seen.path.endswith("/content"):
         return Treatment(bytes_per_second=6 << 20)
     return Treatment(delay=0.02) if seen.path.endswith("/ack") else None
@@ -175,13 +175,13 @@ def slow(seen: Seen) -> Treatment | None:
 def test_thirty_kills_lose_nothing_and_double_nothing(
     platform: LocalPlatform, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """200 files and 40 messages through 30 runs that end by kill -9, and one that does not.
+    """200 files and 40 messages, 30 runs that end with kill -9, and one that does not.
 
-    A message may be handled twice only if the kill came between its end and the note of it, which
-    is to say that the run that handled it first did nothing about messages after it.
+    A message may be handled twice only if the kill came between the handler's return and its
+    record: then the run that handled it first did not start a later message.
 
-    Planted: the cursor saved of what was read; a file journaled as stored before it has its name;
-    a stored name chosen anew for each fetch; files not journaled before the cursor moves;
+    Planted: the cursor saved when a row is read; a file journaled as stored before it is renamed;
+    a new stored name for each download; files not journaled before the cursor moves;
     acknowledged before it is stored.
     """
     chance = random.Random(SEED)
@@ -200,7 +200,7 @@ def test_thirty_kills_lose_nothing_and_double_nothing(
         sender.start()
         for kill in range(KILLS):
             with runs.start() as process:
-                # One kill in five may hit the start itself, the others hit the work.
+                # One kill in five may hit the start itself; the others hit the work.
                 deadline = time.monotonic() + 30
                 while kill % 5 and not runs.started_work():
                     assert process.poll() is None, runs.outputs[-1].with_suffix(".err").read_text()

@@ -1,4 +1,4 @@
-"""An older platform: no wait, no order, no sha256, no list, no ranges. Everything still works."""
+"""An older platform, without wait, order, sha256, list and ranges: everything still works."""
 
 import hashlib
 import uuid
@@ -30,13 +30,13 @@ def network(platform: LocalPlatform) -> Iterator[BadNetwork]:
         yield network
 
 
-async def test_a_history_of_more_than_a_page_is_read_from_its_beginning(
+async def test_a_history_of_more_than_a_page_is_read_from_the_oldest_row(
     platform: LocalPlatform, workspace: Workspace, poller: Poller
 ) -> None:
-    """Files, the messages that mention them, and what comes later, in order.
+    """Files, the messages that refer to them, and later rows, in order.
 
-    Planted: the newest page taken for the oldest; only one page read backwards; the pages not
-    turned around.
+    Planted: the newest page treated as the oldest; only one page read backwards; the pages not
+    reversed.
     """
     operator = platform.operator
     texts = [f"text {n}" for n in range(130)]
@@ -63,12 +63,12 @@ async def test_a_history_of_more_than_a_page_is_read_from_its_beginning(
     assert len(poller.texts) == len(texts) + 1
 
 
-async def test_a_download_that_is_cut_begins_anew(
+async def test_an_interrupted_download_starts_again(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """Nothing tells whether it is still the same file, so the part is no use.
+    """Nothing proves that it is still the same file, so the part is discarded.
 
-    Planted: an ETag guessed for a file without one; the part kept, and the whole appended to it.
+    Planted: an invented ETag; the part kept, and the whole file appended to it.
     """
     content = bytes(range(256)) * 12_000
     network.on_request = in_turn([Treatment(cut_after=2_500_000)])
@@ -82,12 +82,12 @@ async def test_a_download_that_is_cut_begins_anew(
     assert len(poller.of(FileDelayed)) == 1
 
 
-async def test_the_journal_alone_knows_what_is_missing(
+async def test_without_a_list_the_journal_knows_what_is_missing(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, poller: Poller
 ) -> None:
-    """Files whose rows the cursor has passed; then the cursor is lost as well.
+    """Files whose rows the cursor has passed; then the cursor is lost too.
 
-    Planted: a missing list as trouble; unfinished files not taken up at the start.
+    Planted: a missing list reported as trouble; unfinished files not resumed at the start.
     """
     network.on_request = in_turn([Treatment(stall_after=100)] * 2)
     samples = [Sample("a.bin", b"a" * 9999), Sample("b.bin", b"b" * 9999)]
@@ -110,10 +110,10 @@ async def test_the_journal_alone_knows_what_is_missing(
 
 
 class OldInbox(Impostor):
-    """An old platform with nothing but an inbox, which begins with the newest row."""
+    """An old platform with only an inbox, which returns the newest row first."""
 
     def __init__(self, times: list[datetime], *, ties_turned: bool = False) -> None:
-        """Hold a message for each time, oldest first; rows of one moment may come in any order."""
+        """Create a message per timestamp, oldest first; equal timestamps have no fixed order."""
         super().__init__()
         self.rows: list[dict[str, Any]] = [
             {
@@ -147,7 +147,7 @@ class OldInbox(Impostor):
 
 
 def moments(count: int, each: int, step: timedelta = timedelta(seconds=1)) -> list[datetime]:
-    """Return so many times, each as often as ``each``."""
+    """Return so many timestamps, each repeated ``each`` times."""
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     return [begin + step * (n // each) for n in range(count)]
 
@@ -168,13 +168,13 @@ def moments(count: int, each: int, step: timedelta = timedelta(seconds=1)) -> li
     ],
     ids=["1", "250", "250 close", "by 7", "by 64", "by 100", "all", "500 at once", "by 300"],
 )
-async def test_rows_of_one_moment_are_not_lost_at_the_edge_of_a_page(
+async def test_rows_of_one_timestamp_are_not_lost_between_pages(
     times: Callable[[], list[datetime]], ties_turned: bool
 ) -> None:
-    """Whatever shares its time with the last row of a page; and each once, in order.
+    """Rows with the timestamp of the last row of a page; each once, in order.
 
-    Planted: strictly before the oldest; one page of rows of one moment taken for the beginning;
-    pages of 100 for moments of more.
+    Planted: strictly before the oldest; one page of a single timestamp treated as the beginning;
+    pages of 100 for timestamps with more rows.
     """
     with OldInbox(times(), ties_turned=ties_turned) as old:
         client = PlatformClient(old.url, str(uuid.uuid4()), "token")
@@ -188,10 +188,10 @@ async def test_rows_of_one_moment_are_not_lost_at_the_edge_of_a_page(
     assert read == old.rows
 
 
-async def test_a_moment_longer_than_any_page_does_not_hide_what_is_older() -> None:
-    """No question brings all the rows of such a moment; those before it are still read.
+async def test_a_timestamp_with_more_rows_than_a_page_hides_no_older_rows() -> None:
+    """No request returns all rows of such a timestamp; earlier rows are still read.
 
-    Planted: the beginning taken to be where a page brings nothing new.
+    Planted: a page without new rows treated as the beginning.
     """
     times = moments(50, 1)
     times += [times[-1] + timedelta(days=1)] * 700
@@ -203,9 +203,9 @@ async def test_a_moment_longer_than_any_page_does_not_hide_what_is_older() -> No
 
 
 async def test_a_poller_of_an_inbox_in_bursts_handles_each_message_once(tmp_path: Path) -> None:
-    """The same, through the poller: then it goes on by the cursor.
+    """The same with the poller, which then continues with the cursor.
 
-    Planted: the last row of the first page taken for the cursor.
+    Planted: the last row of the first page used as the cursor.
     """
     with OldInbox(moments(130, 40)) as old:
         poller = Poller(old.url, Workspace(str(uuid.uuid4()), "token", ""), tmp_path)

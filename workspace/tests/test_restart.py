@@ -1,4 +1,4 @@
-"""The platform, or its database, restarted while a large file is on its way."""
+"""The platform, or its database, restarted during the download of a large file."""
 
 import asyncio
 import hashlib
@@ -23,15 +23,15 @@ pytestmark = pytest.mark.anyio
 
 BIG: Final = 60 << 20
 SOME: Final = 10 << 20
-"""So much has come when the restart begins."""
+"""Bytes that have arrived when the restart begins."""
 
 TRICKLE: Final = 20 << 20
-"""Bytes per second: the whole takes 3 s, so that SOME is certain to be in the middle."""
+"""Bytes per second: the whole file takes 3 s, so that SOME is certainly in the middle."""
 
 
 @pytest.fixture
 def restartable(tmp_path: Path) -> Iterator[LocalPlatform]:
-    """A platform that the test may stop."""
+    """A platform that the test can stop."""
     platform = LocalPlatform(tmp_path / "platform")
     platform.addr = own_address()
     with platform:
@@ -39,10 +39,10 @@ def restartable(tmp_path: Path) -> Iterator[LocalPlatform]:
 
 
 class Restart:
-    """A workspace with a large file on its way, and what is measured meanwhile."""
+    """A workspace with a large file being downloaded, and the measurements."""
 
     def __init__(self, operator: Operator, network: BadNetwork, folder: Path) -> None:
-        """Make the workspace, and send the file and a message that mentions it."""
+        """Create the workspace, and send the file and a message that refers to it."""
         self.operator, self.network = operator, network
         self.workspace: Workspace = operator.create("restart test")
         sample = Sample("big.bin", random.Random(1).randbytes(BIG))
@@ -52,13 +52,13 @@ class Restart:
         self.poller = Poller(network.url, self.workspace, folder)
 
     async def middle(self) -> None:
-        """Wait until the file is on its way."""
+        """Wait until the download has begun."""
         await self.poller.until(lambda: self.network.sent("/content") >= SOME)
         assert not self.poller.of(FileArrived)
         self.begun = time.monotonic()
 
     async def complete(self) -> None:
-        """Wait until the file and its message are there; then that the inbox goes on."""
+        """Wait until the file and its message have arrived, and then a later message."""
         poller = self.poller
         await poller.until(lambda: poller.texts == ["big"] and bool(poller.of(FileAcked)), 60)
         self.seconds = time.monotonic() - self.begun
@@ -83,9 +83,9 @@ class Restart:
 async def test_the_platform_is_stopped_in_mid_fetch(
     restartable: LocalPlatform, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """SIGTERM: what is on its way may finish; the acknowledgement comes after the restart.
+    """SIGTERM: a download may finish; the acknowledgement follows after the restart.
 
-    Planted: an ack that fails as the end of the file; no retry of it.
+    Planted: a failed ack loses the file; no retry of it.
     """
     with BadNetwork(restartable.base_url) as network:
         restart = Restart(restartable.operator, network, tmp_path / "files")
@@ -103,9 +103,9 @@ async def test_the_platform_is_stopped_in_mid_fetch(
 async def test_the_platform_is_killed_in_mid_fetch(
     restartable: LocalPlatform, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """SIGKILL: the fetch goes on where it was cut.
+    """SIGKILL: the download resumes.
 
-    Planted: no Range; a part thrown away at a cut.
+    Planted: no Range; a part discarded at an interruption.
     """
     with BadNetwork(restartable.base_url) as network:
         restart = Restart(restartable.operator, network, tmp_path / "files")
@@ -123,9 +123,9 @@ async def test_the_platform_is_killed_in_mid_fetch(
 async def test_postgresql_is_restarted_in_mid_fetch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In immediate mode, under a platform that goes on.
+    """In immediate mode, while the platform keeps running.
 
-    Planted: a 5xx for the file's content as a reason to give it up; no Range.
+    Planted: a 5xx for the file's content loses the file; no Range.
     """
     token = "operator-token-of-this-test-0123456789"
     with OwnPostgres() as postgres:

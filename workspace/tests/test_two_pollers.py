@@ -38,7 +38,7 @@ def workspace(platform: LocalPlatform) -> Workspace:
 
 
 def copies(folder: Path) -> Counter[str]:
-    """Count the files in a folder by their digest."""
+    """Count the files in a folder by digest."""
     return Counter(digests(folder).values())
 
 
@@ -46,17 +46,17 @@ EXACTLY_ONE = Counter(hashlib.sha256(sample.content).hexdigest() for sample in S
 
 
 def wrong(poller: Poller) -> list[object]:
-    """Return the events that tell of something that went wrong."""
+    """Return the events that report a failure."""
     return [event for event in poller.events if isinstance(event, WRONG)]
 
 
 async def test_two_inboxes_share_a_folder(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """Each file is fetched once, by one of them, and nothing goes wrong.
+    """Each file is fetched once, by one of them, and nothing fails.
 
-    Planted: no lock on the part; a part that another has just renamed is begun anew; names chosen
-    by each poller for itself.
+    Planted: no lock on the part; a part that another has just renamed is started again; names
+    chosen by each poller.
     """
     slow = [Treatment(bytes_per_second=4 * MIB, delay=0.01)] * 30
     network.on_request = in_turn(slow)
@@ -72,9 +72,9 @@ async def test_two_inboxes_share_a_folder(
 async def test_one_takes_over_what_the_other_left(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """The first one is stopped in mid-fetch; the second has waited for the part and goes on.
+    """The first one is stopped during a download; the second has waited for the part and resumes.
 
-    Planted: a part that another has is given up for good.
+    Planted: a part that another has locked is never retried.
     """
     big = platform.operator.pending(workspace.id)[0]["file_id"]
     network.on_request = in_turn([Treatment(stall_after=MIB + 100 * KIB)], f"{big}/content")
@@ -92,9 +92,9 @@ async def test_one_takes_over_what_the_other_left(
 async def test_two_inboxes_with_folders_of_their_own_both_have_everything(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """An acknowledgement by one takes nothing from the other, until it is swept.
+    """An acknowledged file stays available to the other one until it is swept.
 
-    Planted: files that the platform calls acked are left out.
+    Planted: files that the platform lists as acked are ignored.
     """
     pair = [Poller(network.url, workspace, tmp_path / str(i)) for i in range(2)]
     outcomes = await asyncio.gather(*(poller.once() for poller in pair))
@@ -108,7 +108,7 @@ async def test_two_inboxes_with_folders_of_their_own_both_have_everything(
 async def test_two_processes_share_a_folder(
     platform: LocalPlatform, network: BadNetwork, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """The same with processes, which share nothing but the disk; they start at the same time.
+    """The same with processes, which share only the disk and start at the same time.
 
     Planted: as for two inboxes.
     """

@@ -1,4 +1,4 @@
-"""The command line: what it says of itself, and of arguments that are wrong."""
+"""The command line: its help, and its errors for invalid arguments."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ def token(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def main(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Main:
-    """The command in this process, which is quicker where nothing is started."""
+    """The command in this process, which is faster than starting one."""
     for name in [name for name in os.environ if name.startswith("MOLECULE_")]:
         monkeypatch.delenv(name)
 
@@ -79,28 +79,28 @@ def test_help_shows_options_and_examples(arguments: list[str], shown: list[str])
         ({"--platform": "https://me:secret@x.example"}, "without user name"),
         ({"--platform": "https://x.example/?a=b"}, "without user name, query or fragment"),
         ({"--workspace": None}, "MOLECULE_WORKSPACE"),
-        ({"--workspace": "laptop"}, "give the workspace's id"),
-        ({"--workspace": ID[:-1]}, "give the workspace's id"),
+        ({"--workspace": "laptop"}, "expected the workspace's id"),
+        ({"--workspace": ID[:-1]}, "expected the workspace's id"),
         ({"--token-file": None}, "MOLECULE_TOKEN"),
         ({"--token-file": "/nonexistent/token"}, "cannot read /nonexistent/token"),
         ({"--token-file": "/"}, "cannot read / (Is a directory)"),
         ({"--token-file": "/dev/null"}, "/dev/null is empty"),
-        ({"--token-file": "/dev/zero"}, "holds something else than a token"),
-        ({"--token-file": str(HERE / "pyproject.toml")}, "holds something else than a token"),
-        ({"--dir": "/dev/null/files"}, "give a folder that you may write to with --dir"),
-        ({"--max-file": "many"}, "--max-file is 'many'"),
+        ({"--token-file": "/dev/zero"}, "does not contain a token"),
+        ({"--token-file": str(HERE / "pyproject.toml")}, "does not contain a token"),
+        ({"--dir": "/dev/null/files"}, "choose a writable folder with --dir"),
+        ({"--max-file": "many"}, "invalid --max-file 'many'"),
         ({"--max-file": "0"}, "such as 100MiB"),
         ({"--max-file": "2TiB"}, "such as 100MiB"),
         ({"--agent-card": "/nonexistent/card"}, "cannot read /nonexistent/card"),
-        ({"--agent-card": str(HERE / "pyproject.toml")}, "does not hold a JSON object"),
+        ({"--agent-card": str(HERE / "pyproject.toml")}, "does not contain a JSON object"),
         ({"--nonsense": "1"}, "unrecognized arguments: --nonsense"),
         ({"--token": "a-token"}, "unrecognized arguments: --token"),
     ],
 )
-def test_a_wrong_argument_is_one_sentence(
+def test_an_invalid_argument_is_one_sentence(
     changes: dict[str, str | None], said: str, token: Path, tmp_path: Path, main: Main
 ) -> None:
-    """Planted: abbreviated options allowed (--token for --token-file); any URL taken."""
+    """Planted: abbreviated options allowed (--token for --token-file); any URL accepted."""
     options: dict[str, str | None] = {
         "--platform": URL,
         "--workspace": ID,
@@ -117,23 +117,23 @@ def test_a_wrong_argument_is_one_sentence(
 
 @pytest.mark.parametrize("arguments", [[], ["fetch"]])
 def test_without_a_command_the_help_is_named(arguments: list[str]) -> None:
-    """One sentence and exit code 2, as for every other argument that is wrong."""
+    """One sentence and exit code 2, as for every invalid argument."""
     done = run(*arguments)
     assert (done.process.returncode, len(done.err)) == (2, 1)
     assert "--help" in done.err[0]
 
 
-def test_the_default_folder_that_cannot_be_made_leads_to_dir() -> None:
-    """Most laptops have no /workspace that a person may write to; root, in CI, has."""
+def test_an_unusable_default_folder_suggests_dir() -> None:
+    """On most laptops /workspace is not writable; for root, in CI, it is."""
     said = unusable(DEFAULT_FOLDER, PermissionError(13, "Permission denied"))
     assert said == (
-        "files cannot be kept in /workspace/.molecule/chat-uploads (Permission denied); "
-        "give --dir DIR, a folder of yours"
+        "cannot store files in the default folder /workspace/.molecule/chat-uploads "
+        "(Permission denied); choose a writable folder with --dir DIR"
     )
 
 
 def test_options_come_from_the_environment(tmp_path: Path, main: Main) -> None:
-    """The token too, and then there is no file to warn of."""
+    """Including the token; then there is no file to warn about."""
     env = {"MOLECULE_PLATFORM": URL, "MOLECULE_WORKSPACE": ID.upper(), "MOLECULE_TOKEN": "a-token"}
     _, _, err = main("connect", "--dir", tmp_path, "--workspace", "laptop", env=env)
     assert "'laptop'" in err[0], "an option beats the environment"
@@ -142,12 +142,12 @@ def test_options_come_from_the_environment(tmp_path: Path, main: Main) -> None:
     assert "/dev/null/files" in err[0], "nothing else is missing"
 
 
-def test_a_token_that_others_can_read_is_warned_of(token: Path, main: Main) -> None:
-    """Planted: the check of the mode left out."""
+def test_a_token_that_others_can_read_is_warned_about(token: Path, main: Main) -> None:
+    """Planted: the mode not checked."""
     arguments = ["connect", "--platform", URL, "--workspace", ID, "--dir", "/dev/null/files"]
     token.chmod(0o640)
     _, _, err = main(*arguments, "--token-file", token)
-    assert err[0].endswith(f"others on this machine can read {token}; run: chmod 600 {token}")
+    assert err[0].endswith(f"other users of this machine can read {token}; run: chmod 600 {token}")
     token.chmod(0o600)
     _, _, err = main(*arguments, "--token-file", token)
     assert "warning" not in err[0]
@@ -164,10 +164,10 @@ def test_a_token_that_others_can_read_is_warned_of(token: Path, main: Main) -> N
         ("http://[::1]:8080", False),
     ],
 )
-def test_a_token_that_travels_unencrypted_is_warned_of(
+def test_an_unencrypted_platform_is_warned_about(
     url: str, warned: bool, token: Path, main: Main
 ) -> None:
-    """Planted: the check of the scheme left out."""
+    """Planted: the scheme not checked."""
     options = ["--workspace", ID, "--token-file", token, "--dir", "/dev/null/files"]
     _, _, err = main("connect", "--platform", url, *options)
     assert ("warning" in err[0] and "https://" in err[0]) is warned
@@ -193,13 +193,13 @@ def test_sizes_are_those_of_the_platforms_settings(text: str, size: int) -> None
         (["--secret-file", "{token}", "--max-request", "x"], "--max-request"),
         (["--secret-file", "{token}", "--dir", "/dev/null/x"], "with --dir"),
         (["--url", "https://x.example"], "--platform"),
-        (["--url", "here", "--platform", URL], "--url is 'here'"),
+        (["--url", "here", "--platform", URL], "invalid --url 'here'"),
     ],
 )
-def test_a_wrong_argument_of_ingest_is_one_sentence(
+def test_an_invalid_argument_of_ingest_is_one_sentence(
     arguments: list[str], said: str, token: Path, main: Main
 ) -> None:
-    """Before anything listens."""
+    """Before the socket is opened."""
     given = [argument.replace("{token}", str(token)) for argument in arguments]
     code, out, err = main("ingest", *given)
     assert (code, out, len(err)) == (2, [], 1)

@@ -1,4 +1,4 @@
-"""``molecule-workspace connect`` as a person runs it, against the real platform."""
+"""``molecule-workspace connect`` as a user runs it, with the real platform."""
 
 import asyncio
 import hashlib
@@ -19,10 +19,10 @@ from molecule_workspace.inbox.poller import Options
 MIB = 1 << 20
 
 
-def test_a_file_arrives_and_the_lines_say_so(
+def test_a_file_arrives_and_the_lines_report_it(
     platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """Planted: the line of an arrival without its path; colours without a terminal."""
+    """Planted: the "arrived" line without the path; colours without a terminal."""
     content = os.urandom(5 * MIB)
     with running("connect", *identity(platform.base_url, workspace, tmp_path)) as command:
         command.until("connected")
@@ -39,9 +39,9 @@ def test_a_file_arrives_and_the_lines_say_so(
     assert Path(arrived.rpartition(": ")[2]).read_bytes() == b"hello"
     assert film.read_bytes() == content
     assert command.out[0] == (
-        f"workspace {workspace.id} at {platform.base_url}, files go to {tmp_path / 'files'}"
+        f"workspace {workspace.id} at {platform.base_url}; files go to {tmp_path / 'files'}"
     )
-    assert command.out[1] == "connected; Ctrl-C stops"
+    assert command.out[1] == "connected; press Ctrl-C to stop"
     assert "fetching film.mp4 (5.0 MiB)" in command.out
     assert "  Two files." in command.out
     assert "  See them." in command.out
@@ -50,10 +50,10 @@ def test_a_file_arrives_and_the_lines_say_so(
     assert "\x1b" not in "".join(command.out)
 
 
-def test_json_lines_tell_the_events_in_order(
+def test_json_lines_are_the_events_in_order(
     platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """Planted: a time without a zone."""
+    """Planted: a time without a time zone."""
     staged = platform.operator.upload(workspace.id, [Sample("x.bin", b"x" * 3 * MIB)])
     platform.operator.send(workspace.id, [{"kind": "file", "file": staged[0]}])
     command = run("connect", *identity(platform.base_url, workspace, tmp_path), "--once", "--json")
@@ -79,7 +79,7 @@ def test_json_lines_tell_the_events_in_order(
     assert all(rfc3339.fullmatch(event["time"]) for event in told)
 
 
-def test_ctrl_c_in_mid_download_leaves_what_the_next_start_goes_on_with(
+def test_ctrl_c_during_a_download_lets_the_next_start_resume(
     platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:
     """Planted: a signal that kills instead of cancelling (no line, no exit code 0)."""
@@ -96,12 +96,12 @@ def test_ctrl_c_in_mid_download_leaves_what_the_next_start_goes_on_with(
             parts = tmp_path / "files" / ".molecule" / workspace.id / "parts"
             network.wait_until(lambda: sum(p.stat().st_size for p in parts.iterdir()) > 4 * MIB)
             assert command.stop() == 0
-        assert command.out[-1] == "stopped; 1 file is not complete and goes on with the next start"
+        assert command.out[-1] == "stopped; 1 file is incomplete and resumes at the next start"
         assert command.err == []
         network.on_request = lambda seen: None
         with running("connect", *options) as command:
-            going_on = command.until("going on with film.mp4 at ")
-            assert re.search(r"at [456]\.\d MiB of 12\.0 MiB$", going_on)
+            resuming = command.until("resuming film.mp4 at ")
+            assert re.search(r"at [456]\.\d MiB of 12\.0 MiB$", resuming)
             path = command.until("arrived: film.mp4").rpartition(": ")[2]
             until_acked(platform.operator, workspace)
             assert command.stop() == 0
@@ -109,10 +109,10 @@ def test_ctrl_c_in_mid_download_leaves_what_the_next_start_goes_on_with(
     assert Path(path).read_bytes() == content
 
 
-def test_sigterm_stops_as_ctrl_c_does(
+def test_sigterm_stops_like_ctrl_c(
     platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """A service manager sends it. Planted: SIGTERM not handled (exit code -15)."""
+    """Service managers send it. Planted: SIGTERM not handled (exit code -15)."""
     with running("connect", *identity(platform.base_url, workspace, tmp_path)) as command:
         command.until("connected")
         command.signal(signal.SIGTERM)
@@ -120,7 +120,7 @@ def test_sigterm_stops_as_ctrl_c_does(
     assert command.out[-1] == "stopped"
 
 
-def test_once_that_is_interrupted_says_so_by_its_exit_code(
+def test_once_that_is_interrupted_has_its_own_exit_code(
     platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:
     """Planted: exit code 0."""
@@ -132,26 +132,26 @@ def test_once_that_is_interrupted_says_so_by_its_exit_code(
     ):
         network.wait_until(lambda: network.sent("/content") == 1000)
         assert command.stop() == 130
-    assert "is not complete" in command.out[-1]
+    assert "is incomplete" in command.out[-1]
 
 
 def test_once_ends_with_1_if_a_file_is_lost(
     platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """Planted: the outcome not looked at."""
+    """Planted: the outcome ignored."""
     platform.operator.upload(workspace.id, [Sample("big.bin", b"x" * 2000), Sample("ok", b"1")])
     options = identity(platform.base_url, workspace, tmp_path)
     command = run("connect", *options, "--once", "--max-file", "1k")
     assert command.process.returncode == 1
-    assert any(line.startswith("lost: big.bin: it has 2000 bytes") for line in command.out)
+    assert any(line.startswith("lost: big.bin: the file has 2000 bytes") for line in command.out)
     assert any(line.startswith("arrived: ok, 1 B") for line in command.out)
 
 
 @pytest.mark.anyio
-async def test_once_fails_if_a_message_is_given_up_or_the_platform_is_gone(
+async def test_once_fails_if_a_message_is_skipped_or_the_platform_is_down(
     platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """In this process, with shorter pauses. Planted: messages that were given up not counted."""
+    """In this process, with shorter pauses. Planted: skipped messages not counted."""
     platform.operator.send(workspace.id, [{"kind": "text", "text": "hello"}])
     options = Options(once=True, first_pause=0.01, handler_pauses=(0.01,))
 
@@ -175,34 +175,35 @@ def test_a_wrong_token_is_one_sentence(
     command = run("connect", *identity(platform.base_url, wrong, tmp_path))
     assert command.process.returncode == 1
     assert command.err == [
-        "molecule-workspace connect: the platform does not accept this token for workspace "
-        f"{workspace.id}; check both, or ask its operator for a new token"
+        "molecule-workspace connect: the platform rejected the token for workspace "
+        f"{workspace.id}; check the token and the workspace id, or ask the platform's operator for "
+        "a new token"
     ]
 
 
-def test_a_platform_that_is_down_is_waited_for(
+def test_a_platform_that_is_down_is_retried(
     platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """Said once, however often it is tried. Planted: every try told; the recovery not told."""
+    """Reported once for any number of retries. Planted: every retry reported; no recovery."""
     with BadNetwork(platform.base_url) as network:
         network.down()
         with running("connect", *identity(network.url, workspace, tmp_path)) as command:
             trouble = command.until("cannot reach")
             assert network.url in trouble
-            assert re.search(r"; trying again in \d\.\d s$", trouble)
+            assert re.search(r"; retrying in \d\.\d s$", trouble)
             network.on_request = always(Treatment(refuse=True))
             network.up()
             network.wait_until(lambda: network.count("/register") >= 3)
             network.on_request = lambda seen: None
-            command.until("the platform answers again")
+            command.until("the platform is reachable again")
             command.until("connected")
             assert command.stop() == 0
-    # A connection breaks in more than one way, each of which is said.
-    told = [line.partition(";")[0] for line in command.out if "trying again" in line]
+    # A connection fails in more than one way; each is reported once.
+    told = [line.partition(";")[0] for line in command.out if "retrying" in line]
     assert len(told) == len(set(told)), told
 
 
-def test_it_stops_when_nobody_reads_its_output_any_more(
+def test_it_stops_when_its_output_is_closed(
     platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:
     """As in ``connect --json | head``. Planted: BrokenPipeError not caught."""
@@ -216,13 +217,13 @@ def test_it_stops_when_nobody_reads_its_output_any_more(
         platform.operator.upload(workspace.id, [Sample("x", b"x")])
         assert process.end() == 1
         assert process.err == [
-            "molecule-workspace connect: stopped, since nobody reads the output any more"
+            "molecule-workspace connect: stopped: the reader of standard output is gone"
         ]
     finally:
         process.close()
 
 
-def test_a_full_disk_under_its_log_costs_nothing_else(
+def test_a_full_disk_under_its_log_does_not_stop_files(
     platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:
     """Files still arrive, and the exit code is right. Planted: OSError not caught."""
@@ -238,8 +239,8 @@ def test_a_full_disk_under_its_log_costs_nothing_else(
 
 
 @pytest.mark.anyio
-async def test_two_signals_are_two_things() -> None:
-    """The first asks, each further one insists. Planted: the first called twice."""
+async def test_a_second_signal_calls_the_second_callback() -> None:
+    """The first stops gracefully, every later one at once. Planted: the first called twice."""
     came: list[int] = []
     done = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""What is shown: to a person at a terminal, in a log, and to a program."""
+"""The displays: for a terminal, for a log, and for a program."""
 
 import io
 import itertools
@@ -32,12 +32,12 @@ Make = Callable[[io.StringIO], Display]
 
 
 def plain_lines(shown: str) -> list[str]:
-    """Return what a terminal showed, line by line, without colours and movements."""
+    """Return the lines that a terminal showed, without escape sequences."""
     return re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown))
 
 
 class Screen:
-    """A terminal with a command in it, and all that reached it."""
+    """A terminal that runs a command, and its output."""
 
     def __init__(self, *arguments: str | Path) -> None:
         """Start the command in a terminal of 100 columns."""
@@ -62,7 +62,7 @@ class Screen:
         while True:
             try:
                 data = os.read(self._controller, 1 << 16)
-            except OSError:  # the last one to have the terminal open is gone
+            except OSError:  # no process has the terminal open any more
                 return
             with self._news:
                 self._shown += data
@@ -70,19 +70,19 @@ class Screen:
 
     @property
     def shown(self) -> str:
-        """All that came so far."""
+        """The output so far."""
         with self._news:
             return self._shown.decode()
 
     def until(self, text: str) -> str:
-        """Wait until a text shows up; return all that came so far."""
+        """Wait until a text appears; return the output so far."""
         with self._news:
             found = self._news.wait_for(lambda: text.encode() in self._shown, DEADLINE)
         assert found, f"no {text} in {self.shown[-500:]!r}"
         return self.shown
 
     def until_line(self, pattern: str) -> None:
-        """Wait until a line shows a pattern."""
+        """Wait until a line matches a pattern."""
         wanted = re.compile(pattern)
         with self._news:
             found = self._news.wait_for(
@@ -95,12 +95,12 @@ class Screen:
         assert found, f"no {pattern} in {self.shown[-500:]!r}"
 
     def stop(self) -> int:
-        """End the command by Ctrl-C; return its exit code."""
+        """Stop the command with Ctrl-C; return its exit code."""
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(DEADLINE)
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Kill the process and close the terminal."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -109,9 +109,9 @@ class Screen:
 
 
 def test_a_terminal_shows_bars_for_long_files(platform: LocalPlatform, tmp_path: Path) -> None:
-    """Name, size, rate and time left; gone when all is there; other lines come above.
+    """Name, size, rate and time left; removed at the end; other lines appear above.
 
-    Planted: bars for small files too; a bar that is left behind.
+    Planted: bars for small files too; a bar that is not removed.
     """
     workspace = platform.operator.create("screen")
     names = ["first film.mp4", "second film.mp4"]
@@ -146,10 +146,10 @@ def test_a_terminal_shows_bars_for_long_files(platform: LocalPlatform, tmp_path:
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor is back"
 
 
-def test_no_command_of_a_stranger_reaches_the_terminal(
+def test_no_escape_sequence_from_the_network_reaches_the_terminal(
     platform: LocalPlatform, tmp_path: Path
 ) -> None:
-    """Planted: texts written as they came; rich markup on, without ``Text``."""
+    """Planted: texts written unescaped; rich markup on, without ``Text``."""
     workspace = platform.operator.create("screen")
     evil = EVIL.replace("\ud800", "").replace("\0", "")
     platform.operator.send(workspace.id, [{"kind": "text", "text": f"before {evil} after"}])
@@ -165,7 +165,7 @@ def test_no_command_of_a_stranger_reaches_the_terminal(
 
 
 def every_event(evil: str) -> list[Shown]:
-    """Return events of all kinds, with the same text wherever a stranger can put one."""
+    """Return events of all kinds, with the same text in every field from the network."""
     body = {"params": {"message": {"parts": [{"text": evil, "file": {"uri": evil}}]}}}
     path = Path("/files/x")
     return [
@@ -198,7 +198,7 @@ def every_event(evil: str) -> list[Shown]:
 
 @pytest.mark.parametrize("make", [Display, TerminalDisplay])
 def test_every_event_is_safe_to_show(make: Make) -> None:
-    """One line each (a message has more), and nothing raw in it. Planted: a name not cleaned."""
+    """One line each (a message has more), without raw text. Planted: a name not escaped."""
     out = io.StringIO()
     display = make(out)
     for event in every_event(EVIL):
@@ -209,11 +209,11 @@ def test_every_event_is_safe_to_show(make: Make) -> None:
     assert shown.count("owned") == shown.count(r"\x1b]0;owned\x07")
     assert shown.count("[bold]b[/bold]:smiley:") == shown.count("owned")
     assert shown.splitlines()[0].endswith("files go to /files/x")
-    assert "stopped; 2 files are not complete and go on with the next start" in shown
+    assert "stopped; 2 files are incomplete and resume at the next start" in shown
 
 
 def test_every_event_is_one_json_object() -> None:
-    """Every field of it, and the time."""
+    """With every field, and the time."""
     out = io.StringIO()
     for event in every_event(EVIL):
         JsonDisplay(out).tell(event)
@@ -230,10 +230,10 @@ def test_every_event_is_one_json_object() -> None:
     assert told[11]["path"] == "/files/x"
 
 
-def test_progress_for_programs_comes_five_times_a_second_at_most(
+def test_progress_events_are_printed_at_most_five_times_a_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of each file. Planted: one limit for all files; none."""
+    """Per file. Planted: one limit for all files; none."""
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     out = io.StringIO()
@@ -247,10 +247,10 @@ def test_progress_for_programs_comes_five_times_a_second_at_most(
     assert told.count("1") == told.count("2")
 
 
-def test_the_same_trouble_is_told_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How far a file came makes no new trouble; an end of the trouble does.
+def test_the_same_failure_is_reported_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A different byte count is not a new failure; a failure after a recovery is.
 
-    Planted: every retry told; never told again.
+    Planted: every retry reported; never reported again.
     """
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
@@ -270,13 +270,13 @@ def test_the_same_trouble_is_told_once_a_minute(monkeypatch: pytest.MonkeyPatch)
     display.tell(events.Recovered())
     display.tell(events.Trouble("cannot reach x", 1.0))
     assert out.getvalue().splitlines()[4:] == [
-        "the platform answers again",
-        "cannot reach x; trying again in 1.0 s",
+        "the platform is reachable again",
+        "cannot reach x; retrying in 1.0 s",
     ]
 
 
 def test_a_display_that_cannot_write_does_not_stop_the_poller() -> None:
-    """A log on a full disk is no reason; a reader that is gone is told of, once.
+    """A full disk is ignored; a closed pipe calls on_closed, once.
 
     Planted: OSError not caught; on_closed called for every event.
     """
@@ -302,7 +302,7 @@ def test_a_display_that_cannot_write_does_not_stop_the_poller() -> None:
         broken.close()
 
 
-def test_a_message_nested_deeper_than_json_goes_is_told_without_its_body() -> None:
+def test_a_message_nested_too_deeply_for_json_is_printed_without_its_body() -> None:
     """Planted: RecursionError not caught."""
     body: Any = None
     for _ in range(100_000):
@@ -313,8 +313,8 @@ def test_a_message_nested_deeper_than_json_goes_is_told_without_its_body() -> No
         assert "row" in out.getvalue()
 
 
-def test_a_command_that_writes_to_the_terminal_tears_no_bars() -> None:
-    """Bars are away while it runs. Planted: bars go on."""
+def test_bars_are_hidden_while_a_command_writes_to_the_terminal() -> None:
+    """Bars are hidden while it runs. Planted: bars stay."""
     out = io.StringIO()
     display = TerminalDisplay(out, handled_by="the command")
     display.tell(events.FileStarted("1", "x", 20 * MIB, 0))
@@ -326,7 +326,7 @@ def test_a_command_that_writes_to_the_terminal_tears_no_bars() -> None:
     display.tell(events.MessageHandled("r"))
     assert display._bars_shown
     display.close()
-    assert "message r (m) goes to the command" in out.getvalue()
+    assert "message r (m): passed to the command" in out.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_a_command_that_writes_to_the_terminal_tears_no_bars() -> None:
     ],
 )
 def test_sizes_are_shown_in_the_unit_that_fits(n: int, shown: str) -> None:
-    """Binary units, one digit after the point."""
+    """Binary units, one decimal."""
     assert workspace_lines.size(n) == shown
 
 
@@ -354,7 +354,7 @@ def test_durations_are_short(seconds: float, shown: str) -> None:
 
 
 def test_names_stay_readable() -> None:
-    """Umlauts and joined emoji are no danger; a name of any length ends somewhere."""
+    """Umlauts and joined emoji are kept; a long name is shortened."""
     assert workspace_lines.clean_name("Übersicht 👩‍💻.txt") == "Übersicht 👩‍💻.txt"
     assert len(workspace_lines.clean_name("x" * 10_000)) == 121
     assert workspace_lines.clean_name("") == "(no name)"

@@ -25,7 +25,7 @@ def message(body: object = None, method: str = "message/send") -> Message:
 def test_the_command_gets_the_message_with_the_local_file_and_no_token(
     platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """Planted: the environment passed on as it is; the message not rewritten before."""
+    """Planted: the environment passed unfiltered; the message not rewritten before."""
     staged = platform.operator.upload(workspace.id, [Sample("x.txt", b"hello")])
     text = {"kind": "text", "text": "zwei\nZeilen \u202e\x1b[31m"}
     platform.operator.send(workspace.id, [text, {"kind": "file", "file": staged[0]}])
@@ -66,28 +66,28 @@ def test_a_command_that_fails_is_run_again(
     script = f"test -e {tmp_path}/tried || {{ touch {tmp_path}/tried; exit 3; }}"
     options = identity(platform.base_url, workspace, tmp_path)
     with running("connect", *options, "--exec", script) as command:
-        failed = command.until("the command ended with exit code 3; trying again in 1.0 s")
+        failed = command.until("the command exited with code 3; retrying in 1.0 s")
         assert failed.startswith("message ")
-        command.until("was handled")
+        command.until(": handled")
         assert command.stop() == 0
 
 
 def test_a_command_need_not_read_its_input(
     platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """Nor must a long message block. Planted: the message in the environment (too long for it)."""
+    """And a long message does not block. Planted: the message in the environment (too long)."""
     platform.operator.send(workspace.id, [{"kind": "text", "text": "x" * 900_000}])
     options = identity(platform.base_url, workspace, tmp_path)
     with running("connect", *options, "--exec", "exit 0") as command:
-        command.until("was handled")
+        command.until(": handled")
         assert command.stop() == 0
-    assert not [line for line in command.out if "trying again" in line]
+    assert not [line for line in command.out if "retrying" in line]
 
 
-def test_ctrl_c_lets_the_command_finish_and_its_message_is_not_handed_over_again(
+def test_ctrl_c_lets_the_command_finish_and_its_message_is_not_repeated(
     platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """Planted: cancelled at once (handed over a second time); the child in our process group."""
+    """Planted: cancelled at once (delivered a second time); the child in our process group."""
     for text in ("first", "second"):
         platform.operator.send(workspace.id, [{"kind": "text", "text": text}])
     go_on = tmp_path / "go-on"
@@ -97,17 +97,17 @@ def test_ctrl_c_lets_the_command_finish_and_its_message_is_not_handed_over_again
     )
     options = [*identity(platform.base_url, workspace, tmp_path), "--exec", script]
     with running("connect", *options) as command:
-        # Not only "goes to the command": until it is in a session of its own, Ctrl-C is for it too.
+        # "passed to the command" is too early: the child may not be in its own session yet.
         until_written(tmp_path / "begun", command)
-        # As a terminal does it: to the whole process group.
+        # To the whole process group, as a terminal does.
         os.killpg(command.process.pid, signal.SIGINT)
-        command.until("stopping when the command has ended (10 s at most)")
+        command.until("waiting for the command to end (at most 10 s)")
         go_on.touch()
         assert command.end() == 0
     assert (tmp_path / "ended").read_text() == "done\n"
     assert len((tmp_path / "begun").read_text().split()) == 1, "nothing new was begun"
     with running("connect", *options) as command:
-        command.until("was handled")
+        command.until(": handled")
         assert command.stop() == 0
     begun = (tmp_path / "begun").read_text().split()
     assert len(begun) == len(set(begun)) == 2, "each message once"
@@ -124,7 +124,7 @@ def test_a_second_ctrl_c_ends_everything_at_once(
         pid = tmp_path / "pid"
         until_written(pid, command)
         command.signal()
-        command.until("stopping when")
+        command.until("waiting for")
         command.signal()
         assert command.process.wait(5) == 130
     child = int(pid.read_text())
@@ -135,7 +135,7 @@ def test_a_second_ctrl_c_ends_everything_at_once(
 
 
 def until_written(path: Path, command: Command) -> None:
-    """Wait until what the command was told to run has written a line."""
+    """Wait until the command has written a line."""
     deadline = time.monotonic() + DEADLINE
     while not (path.exists() and path.read_text().endswith("\n")):
         assert command.process.poll() is None, f"ended: {command.out} {command.err}"
@@ -144,7 +144,7 @@ def until_written(path: Path, command: Command) -> None:
 
 
 def is_over(pid: int) -> bool:
-    """Tell whether a process has ended; nobody may be there to take note of it."""
+    """Return whether a process has ended; it may be a zombie."""
     if not Path("/proc/self/stat").exists():
         listed = subprocess.run(
             ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
@@ -162,7 +162,7 @@ def is_over(pid: int) -> bool:
 async def test_a_command_that_does_not_end_is_killed(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Asked first (SIGTERM), then killed (SIGKILL). Planted: no SIGKILL (hangs)."""
+    """SIGTERM first, then SIGKILL. Planted: no SIGKILL (hangs)."""
     monkeypatch.setattr(workspace_exec, "FINISH_SECONDS", 0.2)
     monkeypatch.setattr(workspace_exec, "TERMINATE_SECONDS", 3)
     asked, ready = tmp_path / "asked", tmp_path / "ready"
@@ -185,15 +185,15 @@ async def test_a_command_that_does_not_end_is_killed(
 
 @pytest.mark.anyio
 async def test_a_signal_that_ended_the_command_is_named() -> None:
-    """And how it failed otherwise."""
+    """And an exit code otherwise."""
     command = workspace_exec.Command("kill -9 $$", "w", os.environ, None)
-    with pytest.raises(CommandFailedError, match=r"^the command was ended by SIGKILL$"):
+    with pytest.raises(CommandFailedError, match=r"^the command was killed by SIGKILL$"):
         await command(message())
 
 
 @pytest.mark.anyio
 async def test_no_method_is_too_odd_for_the_environment(tmp_path: Path) -> None:
-    """Planted: the method passed on as it came."""
+    """Planted: the method passed unchecked."""
     command = workspace_exec.Command(
         f'printf %s "$MOLECULE_METHOD" > {tmp_path}/method', "w", os.environ, None
     )

@@ -1,4 +1,4 @@
-"""``molecule-workspace ingest`` as a person runs it."""
+"""``molecule-workspace ingest`` as a user runs it."""
 
 import asyncio
 import io
@@ -40,8 +40,8 @@ def served(tmp_path: Path) -> Iterator[Command]:
 
 
 def address(command: Command) -> str:
-    """Return where an ingest serves."""
-    return command.until("listening on ").split()[2].rstrip(",")
+    """Return the URL of an ingest."""
+    return command.until("listening on ").split()[2].rstrip(";")
 
 
 def post(url: str, bearer: str, content: bytes = b"hello") -> httpx.Response:
@@ -52,9 +52,11 @@ def post(url: str, bearer: str, content: bytes = b"hello") -> httpx.Response:
 
 
 def test_it_serves_with_a_secret_from_a_file(served: Command, tmp_path: Path) -> None:
-    """And shows a line for each file. Planted: the bound port not asked for (":0" shown)."""
+    """And prints a line for each file. Planted: the bound port not shown (":0")."""
     url = address(served)
-    assert served.out[0] == f"listening on {url}, files go to {tmp_path / 'files'}; Ctrl-C stops"
+    assert served.out[0] == (
+        f"listening on {url}; files go to {tmp_path / 'files'}; press Ctrl-C to stop"
+    )
     refused = post(url, "wrong")
     assert refused.status_code == 401
     answer = post(url, SECRET)
@@ -69,7 +71,7 @@ def test_it_serves_with_a_secret_from_a_file(served: Command, tmp_path: Path) ->
 
 
 def test_limits_and_json(tmp_path: Path) -> None:
-    """Planted: --max-file not passed on."""
+    """Planted: --max-file ignored."""
     arguments: list[str | Path] = ["--listen", "127.0.0.1:0", "--dir", tmp_path / "files", "--json"]
     env = {"MOLECULE_INBOUND_SECRET": SECRET}
     limits = ["--max-file", "1k", "--max-request", "1500"]
@@ -94,7 +96,7 @@ def test_limits_and_json(tmp_path: Path) -> None:
     ]
 
 
-def test_a_disk_that_fails_is_said_and_is_no_traceback(served: Command, tmp_path: Path) -> None:
+def test_a_failing_disk_is_reported_without_a_traceback(served: Command, tmp_path: Path) -> None:
     """Planted: the server's log left to Python's default (a traceback)."""
     url = address(served)
     for path in (tmp_path / "files").iterdir():
@@ -120,29 +122,29 @@ def test_ctrl_c_lets_uploads_in_flight_finish(served: Command) -> None:
     )
     with socket.create_connection((host, int(port)), timeout=DEADLINE) as connection:
         connection.sendall(head.encode() + body[:80])
-        # The part is there once the server has read it.
+        # The partial file exists once the server has read its header.
         files = Path(served.out[0].partition("files go to ")[2].rpartition(";")[0])
         while not list(files.glob(".*.part")):
             assert served.process.poll() is None
         served.signal()
-        served.until("stopping when uploads in flight have ended (10 s at most)")
+        served.until("waiting for uploads in flight (at most 10 s)")
         connection.sendall(body[80:])
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
     assert served.end() == 0
     assert served.out[-1] == "stopped"
 
 
-def test_it_registers_and_the_platform_hands_it_uploads(
+def test_it_registers_and_the_platform_pushes_uploads(
     platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """Served first, then registered. Planted: registered as poll; the secret of the answer lost."""
+    """It serves before it registers. Planted: registered as poll; the answer's secret ignored."""
     with BadNetwork("http://127.0.0.1:1") as front:
         options = [*identity(platform.base_url, workspace, tmp_path), "--url", front.url]
         with running("ingest", *options, "--listen", "127.0.0.1:0") as command:
             front.target = address(command)
             command.until(
-                f"registered workspace {workspace.id} at {platform.base_url}, "
-                f"which calls {front.url}"
+                f"registered workspace {workspace.id} at {platform.base_url}; "
+                f"uploads are sent to {front.url}"
             )
             answer = platform.operator.upload(workspace.id, [Sample("x.txt", b"hello")])
             path = answer[0]["uri"].removeprefix("workspace:")
@@ -153,10 +155,10 @@ def test_it_registers_and_the_platform_hands_it_uploads(
     assert command.err == []
 
 
-def test_a_platform_that_is_down_is_waited_for(
+def test_a_platform_that_is_down_is_retried(
     platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """Until then nobody gets in. Planted: a secret that is unknown compared as text."""
+    """Until then every upload is refused. Planted: an unknown secret compared as text."""
     with BadNetwork(platform.base_url) as network:
         network.down()
         options = identity(network.url, workspace, tmp_path)
@@ -165,7 +167,7 @@ def test_a_platform_that_is_down_is_waited_for(
             command.until("cannot reach")
             assert post(address(command), "None").status_code == 401
             network.up()
-            command.until("the platform answers again")
+            command.until("the platform is reachable again")
             command.until("registered workspace")
             assert command.stop() == 0
 
@@ -201,7 +203,7 @@ async def test_a_secret_that_changes_is_taken_from_the_heartbeat(
             while "registered" not in out.getvalue():
                 assert not serving.done()
                 await asyncio.sleep(0.01)
-            url = out.getvalue().split()[2].rstrip(",")
+            url = out.getvalue().split()[2].rstrip(";")
             before = await asyncio.to_thread(post, url, workspace.inbound_secret)
             assert before.status_code == (200 if not beats else before.status_code)
             while len(beats) < 3:
@@ -217,13 +219,13 @@ async def test_a_secret_that_changes_is_taken_from_the_heartbeat(
     ("change", "said"),
     [
         ({"url": "http://10.0.0.1:8090"}, "private or reserved address"),
-        ({"token": "wrong"}, "does not accept this token"),
+        ({"token": "wrong"}, "rejected the token"),
     ],
 )
 def test_a_registration_that_is_refused_is_one_sentence(
     change: dict[str, str], said: str, platform: LocalPlatform, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """And nothing is tried again. Planted: 400 taken for a passing trouble (never ends)."""
+    """And nothing is retried. Planted: 400 treated as temporary (never ends)."""
     changed = Workspace(workspace.id, change.get("token", workspace.token), "")
     options = identity(platform.base_url, changed, tmp_path)
     url = change.get("url", "http://127.0.0.1:9")
@@ -241,5 +243,5 @@ def test_an_address_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
     assert command.process.returncode == 1
     assert command.err == [
         f"molecule-workspace ingest: cannot listen on {listen} (Address already in use); "
-        "give another --listen"
+        "choose another address with --listen"
     ]

@@ -1,7 +1,7 @@
-"""The rule for the names of chat uploads.
+"""Sanitizing of file names.
 
-The platform applies the very same rule before it stages a file (``SanitizeFilename``, in Go), so a
-file has one name however it travels.
+The platform applies the same rule (``SanitizeFilename``, in Go) before it stages a file, so that a
+file has the same name whether it was polled or pushed.
 """
 
 import posixpath
@@ -9,30 +9,29 @@ import re
 from typing import Final
 
 MAX_FILENAME_LENGTH: Final = 100
-"""Characters in the longest name that is accepted."""
+"""Maximum length of a sanitized name, in characters."""
 
 MAX_EXTENSION_LENGTH: Final = 16
-"""Characters in the longest extension that survives a cut, dot included."""
+"""Maximum length of an extension that is kept when a name is shortened, including the dot."""
 
 FALLBACK_FILENAME: Final = "file"
-"""Stands in for names that name nothing: the empty one, ``.`` and ``..``."""
+"""Replaces the empty name, ``.`` and ``..``."""
 
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def sanitize_filename(name: str) -> str:
-    """Return the name under which a file called ``name`` by its sender is kept.
+    """Return the sanitized form of a file name as its sender wrote it.
 
-    The result has 1 to 100 characters of ``[A-Za-z0-9._-]`` and is never ``.`` or ``..``.
-    Sanitizing it again changes nothing.
+    The result has 1 to 100 characters of ``[A-Za-z0-9._-]`` and is never ``.`` or ``..``. The
+    function is idempotent.
 
-    Only the text after the last ``/`` counts, on every operating system. In it each code
-    point that is not allowed, a space among them, becomes one ``_``. A name of more than 100
-    characters is cut to 100; the text from its last dot stays at the end if that is at most
-    16 characters, dot included.
+    Only the text after the last ``/`` is used, on every operating system. Each code point in it
+    that is not allowed, including a space, becomes one ``_``. A name of more than 100 characters
+    is shortened to 100; its extension is kept if it has at most 16 characters, dot included.
 
-    Bytes that are not UTF-8 should be decoded with ``surrogateescape``: that is one code
-    point a byte, which is how the platform counts them.
+    Decode bytes that are not UTF-8 with ``surrogateescape``: it maps each byte to one code point,
+    which is how the platform counts them.
     """
     base = _UNSAFE.sub("_", posixpath.basename(name))
     if len(base) > MAX_FILENAME_LENGTH:

@@ -1,7 +1,7 @@
-"""Hands messages to a command (``--exec``), one at a time, and lets it end in peace.
+"""Runs a command for each message (``--exec``), one at a time, and stops it gracefully.
 
-The command is in a session of its own, so that a Ctrl-C in the terminal is ours alone. When the
-poller stops, a running command may finish; only then is it asked to end, and then killed.
+The command runs in its own session, so that Ctrl-C in the terminal reaches only this program. When
+the poller stops, a running command gets FINISH_SECONDS to finish, then SIGTERM, then SIGKILL.
 """
 
 import asyncio
@@ -15,29 +15,29 @@ from typing import Any, Final
 from molecule_workspace.inbox.messages import Message
 
 FINISH_SECONDS: Final = 10.0
-"""How long a running command may go on when the poller stops."""
+"""Time for a running command to finish when the poller stops; then it gets SIGTERM."""
 
 TERMINATE_SECONDS: Final = 5.0
-"""How long it may take to end once it was asked to (SIGTERM); then it is killed."""
+"""Time between SIGTERM and SIGKILL."""
 
 SECRETS: Final = ("MOLECULE_TOKEN", "MOLECULE_INBOUND_SECRET")
-"""Variables that no command inherits."""
+"""Environment variables that the command does not inherit."""
 
 MAX_VARIABLE: Final = 1000
-"""Characters of a method that are passed on in the environment, which has room for 128 KiB."""
+"""Maximum length of MOLECULE_METHOD; Linux limits one variable to 128 KiB."""
 
 
 class CommandFailedError(Exception):
-    """The command ended with another exit code than 0."""
+    """The command exited with a code other than 0, or was killed by a signal."""
 
 
 class Command:
-    """A handler of messages that runs ``/bin/sh -c command`` for each."""
+    """A message handler that runs ``/bin/sh -c command`` for each message."""
 
     def __init__(
         self, command: str, workspace: str, env: Mapping[str, str], output: int | None
     ) -> None:
-        """Pass the command's output to the file descriptor ``output``; None: to our own."""
+        """Write the command's output to the file descriptor ``output``; None: standard output."""
         self._command, self._workspace, self._output = command, workspace, output
         self._env = {name: value for name, value in env.items() if name not in SECRETS}
         self._process: asyncio.subprocess.Process | None = None
@@ -45,10 +45,10 @@ class Command:
         self._idle.set()
         self._stopping = False
         self.ended_early = False
-        """Whether a command had to be ended; its message is handed over again."""
+        """Whether a command was terminated; its message is delivered again at the next start."""
 
     async def __call__(self, message: Message) -> None:
-        """Run the command; CommandFailedError if it does not end well, OSError if not at all."""
+        """Run the command. CommandFailedError: it failed. OSError: it could not be started."""
         if self._stopping:
             await asyncio.Event().wait()
         self._idle.clear()
@@ -58,7 +58,7 @@ class Command:
             self._idle.set()
 
     async def _run(self, message: Message) -> None:
-        # In ASCII, so that it is one line whatever a stranger wrote.
+        # ASCII only: U+2028 and the like would split the line for some readers.
         line = json.dumps(message.body).encode("ascii") + b"\n"
         process = await asyncio.create_subprocess_exec(
             "/bin/sh",
@@ -76,7 +76,7 @@ class Command:
         )
         self._process = process
         try:
-            # A command that does not read its input is fine: communicate knows broken pipes.
+            # communicate ignores a broken pipe: the command need not read its input.
             await process.communicate(line)
         except asyncio.CancelledError:
             await self._end(process, FINISH_SECONDS)
@@ -90,17 +90,17 @@ class Command:
 
     @property
     def running(self) -> bool:
-        """Whether the command is at work."""
+        """Whether a command is running."""
         return not self._idle.is_set()
 
     async def stop(self) -> None:
-        """Begin nothing new; wait until the command has ended, or make it end."""
+        """Start no further command; wait for the running one, and terminate it if it is slow."""
         self._stopping = True
         if not await _within(FINISH_SECONDS, self._idle.wait()) and self._process is not None:
             await self._end(self._process, 0)
 
     def kill(self) -> None:
-        """End the command at once."""
+        """Kill the running command."""
         if self._process is not None:
             _signal(self._process, signal.SIGKILL)
 
@@ -122,7 +122,7 @@ async def _within(seconds: float, wait: Coroutine[Any, Any, object]) -> bool:
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    # Its group has its id; all of what a shell command started is in there.
+    # The command is the leader of its process group, which contains what the shell started.
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -134,7 +134,7 @@ def _variable(text: str) -> str:
 
 def _how(code: int) -> str:
     if code > 0:
-        return f"the command ended with exit code {code}"
+        return f"the command exited with code {code}"
     with contextlib.suppress(ValueError):
-        return f"the command was ended by {signal.Signals(-code).name}"
-    return f"the command was ended by signal {-code}"
+        return f"the command was killed by {signal.Signals(-code).name}"
+    return f"the command was killed by signal {-code}"

@@ -1,7 +1,7 @@
-"""The arguments of ``molecule-workspace``: what each may be, and where secrets come from.
+"""Parsing and validation of the arguments of ``molecule-workspace``, and reading of secrets.
 
-What is wrong with one is an ``ArgumentError`` whose text is a sentence for a person; the command
-then ends with exit code 2, before anything was done.
+An invalid argument raises ``ArgumentError``, whose text is one sentence for a person. The command
+then ends with exit code 2, before it has changed anything.
 """
 
 import ipaddress
@@ -17,12 +17,12 @@ from typing import Any, Final
 from molecule_workspace.inbox.uploads import parse_uuid
 
 MAX_SECRET_BYTES: Final = 4096
-"""Longest file that is read as a token. A longer one is something else."""
+"""Maximum size of a token file. A larger file is not a token."""
 
 MAX_CARD_BYTES: Final = 1 << 20
 
 MAX_SIZE: Final = 1 << 40
-"""The largest size that an option takes: 1 TiB, as the platform's own settings."""
+"""Maximum value of a size option: 1 TiB, as in the platform's settings."""
 
 PLATFORM_URL: Final = "the platform's address, such as https://platform.example"
 PUBLIC_URL: Final = (
@@ -39,12 +39,12 @@ _SECRET: Final = re.compile(r"[\x21-\x7e]+")
 
 
 class ArgumentError(Exception):
-    """An argument is wrong. The text says which, and what to give instead."""
+    """An argument is invalid. The text says which one, and what to pass instead."""
 
 
 def parse_url(name: str, what: str, text: str) -> str:
-    """Return a URL without a slash at its end; ``what`` says what it is for, with an example."""
-    wrong = f"{name} is {text!r}; give {what}"
+    """Return a URL without trailing slash; ``what`` describes the URL, with an example."""
+    wrong = f"invalid {name} {text!r}: expected {what}"
     try:
         url = urllib.parse.urlsplit(text)
         port_is_right = url.port is None or url.port > 0
@@ -59,7 +59,7 @@ def parse_url(name: str, what: str, text: str) -> str:
 
 
 def is_unencrypted(url: str) -> bool:
-    """Tell whether what is sent to ``url`` can be read on its way."""
+    """Return whether ``url`` is plain http to another machine."""
     parts = urllib.parse.urlsplit(url)
     host = parts.hostname or ""
     try:
@@ -74,19 +74,21 @@ def parse_workspace(text: str) -> str:
     workspace = parse_uuid(text)
     if workspace is None:
         raise ArgumentError(
-            f"--workspace is {text!r}; give the workspace's id, "
+            f"invalid --workspace {text!r}: expected the workspace's id, "
             "such as 123e4567-e89b-42d3-a456-426614174000"
         )
     return workspace
 
 
 def parse_size(option: str, text: str) -> int:
-    """Return a size in bytes; units are those of the platform's settings."""
+    """Return a size in bytes; the units are those of the platform's settings."""
     found = _SIZE.fullmatch(text.strip().lower())
     unit = _UNITS.get(found[2] if found[2] != "b" else "") if found else None
     size = int(float(found[1]) * unit) if found and unit else 0
     if not 1 <= size <= MAX_SIZE:
-        raise ArgumentError(f"{option} is {text!r}; give a size from 1 to 1TiB, such as 100MiB")
+        raise ArgumentError(
+            f"invalid {option} {text!r}: expected a size from 1 to 1TiB, such as 100MiB"
+        )
     return size
 
 
@@ -96,7 +98,8 @@ def parse_listen(name: str, text: str) -> tuple[str, int]:
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not (colon and host and port.isascii() and port.isdecimal() and int(port) < 1 << 16):
         raise ArgumentError(
-            f"{name} is {text!r}; give host:port, such as 127.0.0.1:8090 (port 0: any free one)"
+            f"invalid {name} {text!r}: expected host:port, such as 127.0.0.1:8090 "
+            "(port 0: any free port)"
         )
     return host, int(port)
 
@@ -104,7 +107,7 @@ def parse_listen(name: str, text: str) -> tuple[str, int]:
 def read_secret(
     what: str, option: str, file: Path | None, variable: str, env: Mapping[str, str]
 ) -> tuple[str, str | None]:
-    """Return a token or secret, and a warning if others can read the file it is in."""
+    """Return a token or secret, and a warning if other users can read its file."""
     warning = None
     if file is not None:
         try:
@@ -114,20 +117,19 @@ def read_secret(
         except OSError as error:
             raise ArgumentError(f"{option}: cannot read {file} ({error.strerror})") from None
         if stat.S_ISREG(mode) and mode & 0o077:
-            warning = f"others on this machine can read {file}; run: chmod 600 {file}"
+            warning = f"other users of this machine can read {file}; run: chmod 600 {file}"
         found, where = kept.decode("ascii", "replace").strip(), str(file)
     else:
         found, where = env.get(variable, "").strip(), variable
         if not found:
             raise ArgumentError(
-                f"there is no {what}; put it into a file and give {option} FILE, or set {variable}"
+                f"no {what}: write it to a file and pass {option} FILE, or set {variable}"
             )
     if not found:
-        raise ArgumentError(f"{where} is empty; it must hold the {what}")
+        raise ArgumentError(f"{where} is empty; it must contain the {what}")
     if len(found) > MAX_SECRET_BYTES or not _SECRET.fullmatch(found):
         raise ArgumentError(
-            f"{where} holds something else than a {what}: "
-            "one line of letters, digits and signs is expected"
+            f"{where} does not contain a {what}: expected one line of printable ASCII characters"
         )
     return found, warning
 
@@ -142,5 +144,5 @@ def read_agent_card(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         card = None
     if not isinstance(card, dict):
-        raise ArgumentError(f"--agent-card: {file} does not hold a JSON object")
+        raise ArgumentError(f"--agent-card: {file} does not contain a JSON object")
     return card

@@ -1,4 +1,4 @@
-"""``molecule-workspace connect``: runs an inbox until it is done or a signal comes."""
+"""``molecule-workspace connect``: runs an inbox until it is done or a signal arrives."""
 
 import asyncio
 import contextlib
@@ -26,14 +26,14 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 OK: Final = 0
 FAILED: Final = 1
 INTERRUPTED: Final = 130
-"""128 + SIGINT, as shells have it."""
+"""128 + SIGINT, the shells' convention."""
 
-ENDED_EARLY: Final = "the command was ended; its message comes again with the next start"
+ENDED_EARLY: Final = "the command was terminated; its message is delivered again at the next start"
 
 
 @dataclass(frozen=True)
 class Connection:
-    """What ``connect`` was asked for."""
+    """The arguments of ``connect``."""
 
     platform: str
     workspace: str
@@ -45,12 +45,12 @@ class Connection:
 
 
 class FailedError(Exception):
-    """The command cannot go on; the text says why."""
+    """The command cannot continue. The text is one sentence for a person."""
 
 
 @contextlib.contextmanager
 def at_signal(first: Callable[[], None], second: Callable[[], None]) -> Iterator[None]:
-    """Call ``first`` at the first SIGINT or SIGTERM, and ``second`` at each after it."""
+    """Call ``first`` at the first SIGINT or SIGTERM, and ``second`` at every later one."""
     loop = asyncio.get_running_loop()
     came = False
 
@@ -69,7 +69,10 @@ def at_signal(first: Callable[[], None], second: Callable[[], None]) -> Iterator
 
 
 async def connect(asked: Connection, display: Display) -> int:
-    """Run the inbox; return the exit code. FailedError and ArgumentError say what is wrong."""
+    """Run the inbox; return the exit code.
+
+    ArgumentError: the folder cannot be used. FailedError: any other error that ends the run.
+    """
     client = PlatformClient(asked.platform, asked.workspace, asked.token)
     command = (
         Command(asked.command, asked.workspace, os.environ, asked.command_output)
@@ -101,14 +104,14 @@ async def connect(asked: Connection, display: Display) -> int:
 
 
 async def _run(inbox: Inbox, command: Command | None, display: Display) -> Outcome | None:
-    """Run until the inbox ends, or a signal ends it: then the outcome is None."""
+    """Run until the inbox ends; return None if a signal stopped it."""
     run = asyncio.create_task(inbox.run())
     stop = asyncio.Event()
 
     def interrupted() -> None:
         busy = command is not None and command.running
         display.tell(
-            Stopping(f"the command has ended ({FINISH_SECONDS:.0f} s at most)" if busy else "")
+            Stopping(f"the command to end (at most {FINISH_SECONDS:.0f} s)" if busy else "")
         )
         stop.set()
 
@@ -137,13 +140,14 @@ async def _run(inbox: Inbox, command: Command | None, display: Display) -> Outco
 
 
 async def _shown(_: Message) -> None:
-    """Handle a message by nothing: the display has shown it."""
+    """Do nothing: the display has shown the message."""
 
 
 def unusable(folder: Path, error: Exception) -> str:
-    """Say that files cannot be kept in a folder, and what to do."""
+    """Return the error for a folder that cannot hold files, and what to do."""
     reason = error.strerror if isinstance(error, OSError) else str(error)
-    said = f"files cannot be kept in {clean(str(folder))} ({clean(reason or str(error))})"
-    if folder == DEFAULT_FOLDER:
-        return f"{said}; give --dir DIR, a folder of yours"
-    return f"{said}; give a folder that you may write to with --dir DIR"
+    which = "the default folder " if folder == DEFAULT_FOLDER else ""
+    return (
+        f"cannot store files in {which}{clean(str(folder))} ({clean(reason or str(error))}); "
+        "choose a writable folder with --dir DIR"
+    )

@@ -1,7 +1,8 @@
-"""Shows what an inbox or an ingest does: to a person at a terminal, in a log, or to a program.
+"""Output of the commands: for a person at a terminal, for a log, or as JSON for a program.
 
-``open_display`` chooses. All of them take the events of ``inbox.events`` and those below, and none
-raises: what they are told of must go on. When nobody reads any more, ``on_closed`` is called.
+``open_display`` chooses one. Each takes the events of ``inbox.events`` and those below. Showing an
+event never raises: a full disk or a closed pipe must not stop the delivery of files. When the
+reader of the output is gone, ``on_closed`` is called.
 """
 
 import contextlib
@@ -32,15 +33,15 @@ from molecule_workspace.cli import lines
 from molecule_workspace.inbox import events
 
 REPEAT_SECONDS: Final = 60.0
-"""How long the same trouble is not told again."""
+"""A failure with the same reason is reported at most once in this time."""
 
 PROGRESS_SECONDS: Final = 0.2
-"""Least time between two progress lines of a file, for programs."""
+"""Minimum time between two ``file_progress`` events of one file, with ``--json``."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """The command begins: what it connects to, and where files go."""
+    """The command has started: the platform it connects to, and the folder for files."""
 
     platform: str
     workspace: str
@@ -57,7 +58,7 @@ class Serving:
 
 @dataclass(frozen=True)
 class Registered:
-    """The platform calls this ingest at ``url``."""
+    """The workspace is registered in push mode; the platform sends uploads to ``url``."""
 
     platform: str
     workspace: str
@@ -66,7 +67,7 @@ class Registered:
 
 @dataclass(frozen=True)
 class FileStored:
-    """A file that the platform handed over is complete at ``path``."""
+    """A pushed file is complete at ``path``."""
 
     name: str
     mime_type: str
@@ -76,7 +77,7 @@ class FileStored:
 
 @dataclass(frozen=True)
 class Stopping:
-    """A signal came; ``waiting_for`` says what still has to end, "" if nothing has."""
+    """A signal arrived; ``waiting_for`` says what still has to end, "" for nothing."""
 
     waiting_for: str
 
@@ -90,10 +91,10 @@ Shown = events.Event | Started | Serving | Registered | FileStored | Stopping | 
 
 
 class Display:
-    """Writes one line of text per event that matters; what is not a terminal gets this."""
+    """Writes one line of text per event, for output that is not a terminal."""
 
     def __init__(self, out: TextIO, *, handled_by: str = "", once: bool = False) -> None:
-        """``handled_by`` is what handles messages; "": nothing does, so they are shown here."""
+        """``handled_by`` names what handles messages; "" means that they are shown here."""
         self.on_closed: Callable[[], None] = lambda: None
         self.closed = False
         self._out = out
@@ -110,10 +111,10 @@ class Display:
                 self.closed = True
                 self.on_closed()
         except OSError:
-            pass  # a log on a full disk must not cost a file
+            pass  # a log on a full disk must not stop the delivery of files
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
 
     def _show(self, event: Shown) -> None:
         for line in self._lines(event):
@@ -126,19 +127,19 @@ class Display:
         match event:
             case Started():
                 yield (
-                    f"workspace {event.workspace} at {lines.clean(event.platform)}, "
+                    f"workspace {event.workspace} at {lines.clean(event.platform)}; "
                     f"files go to {lines.path(event.folder)}"
                 )
             case events.Connected():
-                yield "connected" if self._once else "connected; Ctrl-C stops"
+                yield "connected" if self._once else "connected; press Ctrl-C to stop"
             case events.Trouble(reason, retry_in):
                 self._in_trouble = True
                 yield from self._unless_told(
-                    reason, f"{lines.clean(reason)}; trying again in {lines.duration(retry_in)}"
+                    reason, f"{lines.clean(reason)}; retrying in {lines.duration(retry_in)}"
                 )
             case events.Recovered():
                 if self._in_trouble:
-                    yield "the platform answers again"
+                    yield "the platform is reachable again"
                 self._in_trouble = False
                 self._told.clear()
             case events.Notice(text):
@@ -158,25 +159,25 @@ class Display:
                 yield from self._message(event)
             case events.MessageHandled(row_id):
                 if self._handled_by:
-                    yield f"message {row_id} was handled"
+                    yield f"message {row_id}: handled"
             case events.MessageFailed(row_id, reason, retry_in):
                 then = (
-                    "passed over"
+                    "giving up; the message is skipped"
                     if retry_in is None
-                    else f"trying again in {lines.duration(retry_in)}"
+                    else f"retrying in {lines.duration(retry_in)}"
                 )
                 yield f"message {row_id}: {lines.clean(reason)}; {then}"
             case events.Stopped(incomplete):
                 yield lines.stopped(incomplete)
             case Serving():
                 yield (
-                    f"listening on {event.address}, files go to {lines.path(event.folder)}; "
-                    "Ctrl-C stops"
+                    f"listening on {event.address}; files go to {lines.path(event.folder)}; "
+                    "press Ctrl-C to stop"
                 )
             case Registered():
                 yield (
-                    f"registered workspace {event.workspace} at {lines.clean(event.platform)}, "
-                    f"which calls {lines.clean(event.url)}"
+                    f"registered workspace {event.workspace} at {lines.clean(event.platform)}; "
+                    f"uploads are sent to {lines.clean(event.url)}"
                 )
             case FileStored():
                 yield (
@@ -185,7 +186,7 @@ class Display:
                 )
             case Stopping(waiting_for):
                 if waiting_for:
-                    yield f"stopping when {waiting_for}; Ctrl-C again stops at once"
+                    yield f"waiting for {waiting_for}; press Ctrl-C again to stop immediately"
             case Ended():
                 yield "stopped"
 
@@ -193,30 +194,28 @@ class Display:
         name = lines.clean_name(event.name)
         if event.received:
             of = "" if event.size is None else f" of {lines.size(event.size)}"
-            yield f"going on with {name} at {lines.size(event.received)}{of}"
+            yield f"resuming {name} at {lines.size(event.received)}{of}"
         elif event.size is not None and event.size > lines.LARGE_FILE_BYTES:
             yield f"fetching {name} ({lines.size(event.size)})"
 
     def _delayed(self, name: str, reason: str, retry_in: float | None) -> Iterator[str]:
         told = f"{lines.clean_name(name)}: {lines.clean(reason)}; "
         if retry_in is None:
-            yield told + "goes on with the next start"
+            yield told + "resumes at the next start"
         else:
-            # When nothing works, one file is enough to say so.
-            yield from self._unless_told(
-                reason, told + f"trying again in {lines.duration(retry_in)}"
-            )
+            # When the platform is down every file fails for the same reason: one line is enough.
+            yield from self._unless_told(reason, told + f"retrying in {lines.duration(retry_in)}")
 
     def _message(self, event: events.MessageReceived) -> Iterator[str]:
         what = f"message {event.row_id} ({lines.clean_name(event.method)})"
         if self._handled_by:
-            yield f"{what} goes to {self._handled_by}"
+            yield f"{what}: passed to {self._handled_by}"
         else:
             yield f"{what}:"
             yield from (f"  {line}" for line in lines.message(event.body))
 
     def _unless_told(self, reason: str, line: str) -> Iterator[str]:
-        # How far a file came is in some reasons, and new each time.
+        # Some reasons contain a byte count, which differs each time.
         key = "".join(c for c in reason if not c.isdigit())
         now = time.monotonic()
         if now - self._told.get(key, -REPEAT_SECONDS) >= REPEAT_SECONDS:
@@ -225,7 +224,7 @@ class Display:
 
 
 class _Rate(ProgressColumn):
-    """Bytes a second, in the units of everything else here."""
+    """Bytes per second, in the same units as all other sizes."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -233,7 +232,7 @@ class _Rate(ProgressColumn):
 
 
 class TerminalDisplay(Display):
-    """Lines, and below them a bar for each larger file that is on its way."""
+    """Lines of text, and below them a progress bar for each large file being fetched."""
 
     def __init__(self, out: TextIO, *, handled_by: str = "", once: bool = False) -> None:
         """As ``Display``; ``out`` is a terminal."""
@@ -257,7 +256,7 @@ class TerminalDisplay(Display):
         self._bars_shown = False
 
     def close(self) -> None:
-        """Take the bars off the screen."""
+        """Remove the progress bars from the screen."""
         with contextlib.suppress(OSError):
             self._show_bars(False)
 
@@ -274,7 +273,7 @@ class TerminalDisplay(Display):
                 if bar is not None:
                     self._progress.remove_task(bar)
             case events.MessageReceived():
-                # What the command writes would tear the bars.
+                # The command's output would be mixed with the bars.
                 self._command_runs = bool(self._handled_by)
             case events.MessageHandled() | events.MessageFailed():
                 self._command_runs = False
@@ -303,7 +302,7 @@ class TerminalDisplay(Display):
             )
 
     def _started(self, event: events.FileStarted) -> Iterator[str]:
-        # A bar says it, unless the file is small.
+        # A large file has a bar instead.
         if event.received or self._command_runs:
             yield from super()._started(event)
 
@@ -313,7 +312,7 @@ class TerminalDisplay(Display):
 
 
 class JsonDisplay(Display):
-    """Writes each event as a JSON object in a line of its own."""
+    """Writes each event as one JSON object per line."""
 
     def __init__(self, out: TextIO) -> None:
         """Write to ``out``."""
@@ -334,15 +333,15 @@ class JsonDisplay(Display):
         try:
             line = json.dumps(told)
         except (ValueError, RecursionError):
-            line = json.dumps(told | {"body": None})  # nested too deep for anybody
+            line = json.dumps(told | {"body": None})  # nested too deeply for the encoder
         self._write(line)
 
 
 def open_display(*, as_json: bool, handled_by: str = "", once: bool = False) -> Display:
-    """Return what fits standard output."""
+    """Return the display for standard output: JSON, a terminal's, or plain lines."""
     out = sys.stdout
     if hasattr(out, "reconfigure"):
-        # A name that the terminal's encoding does not have is spelled out.
+        # Characters that the terminal's encoding lacks are escaped instead of raising.
         out.reconfigure(errors="backslashreplace")
     if as_json:
         return JsonDisplay(out)
@@ -351,7 +350,7 @@ def open_display(*, as_json: bool, handled_by: str = "", once: bool = False) -> 
 
 
 def discard_output() -> None:
-    """Keep Python from complaining at its end that nobody reads standard output."""
+    """Redirect standard output to /dev/null, so that Python's exit does not report EPIPE."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
     os.close(devnull)

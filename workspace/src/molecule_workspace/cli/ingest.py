@@ -1,7 +1,7 @@
-"""``molecule-workspace ingest``: serves the uploads that the platform hands to a push workspace.
+"""``molecule-workspace ingest``: receives the uploads that the platform pushes to a workspace.
 
-The server is ``internal_chat_uploads``; here is what surrounds it: the socket, the registration
-with the platform whose answers bring the inbound secret, and a stop that lets uploads finish.
+``ingest.app`` is the HTTP application. This module adds the listening socket, the
+registration and heartbeats, whose answers contain the inbound secret, and a graceful stop.
 """
 
 import asyncio
@@ -33,12 +33,12 @@ from molecule_workspace.inbox.client import (
 from molecule_workspace.ingest.app import IngestLimits, StoredFile, ingest_app
 
 STOP_SECONDS: Final = 10
-"""How long uploads in flight may take to finish when the server stops."""
+"""Time for uploads in flight to finish when the server stops."""
 
 
 @dataclass(frozen=True)
 class Registration:
-    """How the platform learns where this ingest is, and this ingest its secret."""
+    """What is needed to register the workspace in push mode; the answer has the secret."""
 
     platform: str
     workspace: str
@@ -50,7 +50,7 @@ class Registration:
 
 @dataclass(frozen=True)
 class Ingest:
-    """What ``ingest`` was asked for: either the inbound secret, or where to learn it."""
+    """The arguments of ``ingest``. Either ``secret`` or ``registration`` is None."""
 
     listen: tuple[str, int]
     folder: Path
@@ -60,7 +60,7 @@ class Ingest:
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it serves, and leaves signals alone."""
+    """A uvicorn server that reports when it serves, and installs no signal handlers."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -75,7 +75,7 @@ class _Server(uvicorn.Server):
 
 
 class _Secret:
-    """The inbound secret as it is now; None until it is known, and then nobody gets in."""
+    """The current inbound secret. While it is None, every upload is refused."""
 
     def __init__(self, value: str | None) -> None:
         self.value = value
@@ -85,13 +85,16 @@ class _Secret:
 
 
 async def ingest(asked: Ingest, display: Display) -> int:
-    """Serve until a signal comes; return the exit code. FailedError says why it cannot."""
+    """Serve until a signal arrives; return the exit code.
+
+    ArgumentError: the folder cannot be used. FailedError: any other error that ends the run.
+    """
     secret = _Secret(asked.secret)
     folder = asked.folder.absolute()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(0, "it is not writable")
+            raise PermissionError(0, "not writable")
         app = ingest_app(
             folder,
             secret,
@@ -119,9 +122,7 @@ async def ingest(asked: Ingest, display: Display) -> int:
 
     def interrupted() -> None:
         busy = bool(server.server_state.connections)
-        display.tell(
-            Stopping(f"uploads in flight have ended ({STOP_SECONDS} s at most)" if busy else "")
-        )
+        display.tell(Stopping(f"uploads in flight (at most {STOP_SECONDS} s)" if busy else ""))
         stop.set()
 
     def at_once() -> None:
@@ -147,7 +148,7 @@ async def ingest(asked: Ingest, display: Display) -> int:
 
 
 async def _first(*tasks: asyncio.Task[Any]) -> None:
-    """Wait until one of the tasks is done; raise what it raised. The last is cancelled then."""
+    """Wait until one of the tasks is done, cancel the last one, and raise what they raised."""
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     await _cancel(tasks[-1])
     for task in done:
@@ -163,7 +164,10 @@ async def _cancel(task: asyncio.Task[Any]) -> None:
 async def _keep_registered(
     registration: Registration | None, secret: _Secret, display: Display
 ) -> None:
-    """Register, and take the secret of every heartbeat. FailedError: it is of no use."""
+    """Register, then send heartbeats, and take the secret from each answer.
+
+    FailedError: the platform refuses the workspace.
+    """
     if registration is None:
         await asyncio.Event().wait()
         return
@@ -206,7 +210,7 @@ async def _beat(client: PlatformClient, interval: float, secret: _Secret, displa
         await asyncio.sleep(interval)
         uptime = int(time.monotonic() - started)
         try:
-            # An answer without a secret is no reason to shut the platform out.
+            # An answer without a secret must not lock the platform out.
             new = await client.heartbeat(
                 {"active_tasks": 0, "error_rate": 0, "uptime_seconds": uptime}
             )
@@ -234,7 +238,8 @@ def _bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise FailedError(
-            f"cannot listen on {host}:{port} ({error.strerror}); give another --listen"
+            f"cannot listen on {host}:{port} ({error.strerror}); "
+            "choose another address with --listen"
         ) from error
     return listener
 
@@ -249,7 +254,7 @@ def _stored(file: StoredFile) -> FileStored:
 
 
 class _ToDisplay(logging.Handler):
-    """Shows what the server logs: a sentence, and the cause in a few words."""
+    """Shows the server's log on the display: the message, and the exception's text."""
 
     def __init__(self, display: Display) -> None:
         super().__init__(logging.WARNING)
@@ -262,7 +267,7 @@ class _ToDisplay(logging.Handler):
             text = f"{text}: {error or type(error).__name__}"
         self._display.tell(events.Notice(text))
         if error is not None and not isinstance(error, OSError):
-            traceback.print_exception(error)  # a fault of ours: whoever mends it needs all
+            traceback.print_exception(error)  # a bug in this program
 
 
 def _log_to(display: Display) -> None:

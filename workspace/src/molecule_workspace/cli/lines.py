@@ -1,7 +1,7 @@
-"""What a person reads: sentences for events, safe for a terminal.
+"""Text for people: escaping for terminals, sizes, durations, message bodies.
 
-Names, texts and reasons come from strangers. Nothing of them reaches a terminal that it would
-take for a command, or that would show them as something else than they are.
+File names, message texts and error reasons come from the network. Control and invisible
+characters in them are escaped: they could control the terminal or disguise a name.
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 LARGE_FILE_BYTES: Final = 4 << 20
-"""Files up to this size are there so soon that only their arrival is worth a line."""
+"""Files up to this size get neither a "fetching" line nor a progress bar."""
 
 MAX_TEXT: Final = 10_000
 """Characters of a message's text that are shown."""
@@ -19,14 +19,14 @@ MAX_TEXT: Final = 10_000
 MAX_NAME: Final = 120
 """Characters of a file's name that are shown."""
 
-# What joins emoji is no danger; other invisible characters can turn text around.
+# Joiners only combine emoji; other invisible characters can reverse the direction of text.
 _JOINERS: Final = frozenset("\u200c\u200d")
 _UNSHOWN: Final = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def clean(text: str) -> str:
-    """Return one line in which control and invisible characters are spelled out."""
+    """Return the text as one line, with control and invisible characters escaped."""
     return "".join(
         c
         if c in _JOINERS or unicodedata.category(c) not in _UNSHOWN
@@ -36,13 +36,13 @@ def clean(text: str) -> str:
 
 
 def clean_name(name: str) -> str:
-    """Return a file's name as it can be shown."""
+    """Return a file's name, escaped and shortened to MAX_NAME characters."""
     shown = clean(name) or "(no name)"
     return shown if len(shown) <= MAX_NAME else f"{shown[:MAX_NAME]}…"
 
 
 def size(n: int) -> str:
-    """Return a number of bytes in the unit that fits."""
+    """Format a number of bytes, such as "1.5 MiB"."""
     value, power = float(n), 0
     while value >= 1023.95 and power < len(_UNITS) - 1:
         value, power = value / 1024, power + 1
@@ -50,7 +50,7 @@ def size(n: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in seconds, or minutes where that says more."""
+    """Format a duration in seconds, or in minutes from two minutes on."""
     if seconds < 9.95:
         return f"{max(seconds, 0.1):.1f} s"
     if seconds < 119.5:
@@ -64,11 +64,11 @@ def files(n: int) -> str:
 
 
 def stopped(incomplete: int) -> str:
-    """Say how a run ended."""
+    """Return the last line of a run."""
     if not incomplete:
         return "stopped"
-    verbs = "is not complete and goes" if incomplete == 1 else "are not complete and go"
-    return f"stopped; {files(incomplete)} {verbs} on with the next start"
+    verbs = "is incomplete and resumes" if incomplete == 1 else "are incomplete and resume"
+    return f"stopped; {files(incomplete)} {verbs} at the next start"
 
 
 def message(body: Any) -> Iterator[str]:
@@ -98,5 +98,5 @@ def _parts(body: Any) -> Iterator[dict[str, Any]]:
 
 
 def path(where: Path) -> str:
-    """Return a path as it can be shown."""
+    """Return a path, escaped."""
     return clean(str(where))

@@ -1,7 +1,7 @@
-"""The command ``molecule-workspace``: its arguments, its exit codes, and nothing else.
+"""The command ``molecule-workspace``: its options and exit codes.
 
-Exit codes: 0 done or stopped, 1 the platform refused or something could not be finished, 2 the
-arguments are wrong, 130 interrupted before it was done. What a person can mend is one sentence on
+Exit codes: 0 done or stopped; 1 the platform refused, or something could not be finished; 2 invalid
+arguments; 130 interrupted before it was done. An error that the user can fix is one sentence on
 standard error, never a traceback.
 """
 
@@ -26,11 +26,11 @@ PROGRAM: Final = "molecule-workspace"
 _INGEST_EXTRA: Final = ("starlette", "uvicorn", "anyio", "h11")
 """Top-level modules that the extra ``ingest`` installs."""
 
-_DESCRIPTION: Final = "The workspace's side of the platform: files from the chat to a folder."
+_DESCRIPTION: Final = "Receive the files and messages of a Molecule chat on this machine."
 
 _CONNECT: Final = """\
-Read the workspace's inbox until Ctrl-C: files that people attach to the chat appear in a folder,
-and messages that mention them are shown, or handed to a command, with the local files' names.
+Poll the workspace's inbox until Ctrl-C. Files attached to the chat are downloaded to a folder.
+Messages are shown or passed to a command; where they refer to a file, they name the local copy.
 """
 
 _CONNECT_EXAMPLES: Final = f"""\
@@ -38,41 +38,41 @@ examples:
   {PROGRAM} connect --platform https://platform.example \\
       --workspace 123e4567-e89b-42d3-a456-426614174000 --token-file token --dir ~/chat-files
 
-  # each message, as a line of JSON, to a program
+  # pass each message, as one line of JSON, to a command
   {PROGRAM} connect ... --exec 'jq -r .params.message.parts[].text >> messages.txt'
 
-  # from cron: take what there is, then end (exit code 1 if something is still missing)
+  # from cron: handle what is in the inbox, then exit (exit code 1 if something is still missing)
   {PROGRAM} connect ... --once
 
-  # the token from the environment, events for a program
+  # the token from the environment, the events to a program
   MOLECULE_TOKEN=... {PROGRAM} connect ... --json | my-program
 
-The command of --exec gets the message on its standard input, and MOLECULE_WORKSPACE,
-MOLECULE_ROW_ID and MOLECULE_METHOD in its environment. If it fails, it is run again after 1, 5
-and 25 seconds. Files that are not complete when it stops go on with the next start.
+The --exec command gets the message on standard input, and MOLECULE_WORKSPACE, MOLECULE_ROW_ID and
+MOLECULE_METHOD in its environment. If it fails, it is run again after 1, 5 and 25 seconds; after
+that the message is skipped. Downloads that are incomplete at the end resume at the next start.
 """
 
 
 _INGEST: Final = """\
-Serve the uploads that the platform hands to a push workspace, and store their files in a folder,
-until Ctrl-C. Registers the workspace under --url, which brings the secret that only the platform
-has; or takes the secret from a file, where something else registers the workspace.
+Receive the uploads that the platform pushes to this workspace, until Ctrl-C, and store the files
+in a folder. With --url the workspace is registered in push mode, and the platform's answer contains
+the inbound secret. If another program registers the workspace, pass the secret with --secret-file.
 """
 
 _INGEST_EXAMPLES: Final = f"""\
 examples:
-  # the platform calls https://agent.example:8090, where a TLS proxy passes it on to this
+  # the platform calls https://agent.example:8090; a TLS proxy there forwards to port 8091
   {PROGRAM} ingest --listen 127.0.0.1:8091 --url https://agent.example:8090 \\
       --platform https://platform.example \\
       --workspace 123e4567-e89b-42d3-a456-426614174000 --token-file token --dir ~/chat-files
 
-  # the agent registers the workspace by itself and keeps the secret in a file
+  # another program registers the workspace and keeps the inbound secret in a file
   {PROGRAM} ingest --listen 127.0.0.1:8091 --secret-file secret --dir ~/chat-files
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence."""
+    """A parser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -86,14 +86,14 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=f"examples: {PROGRAM} connect --help, {PROGRAM} ingest --help",
         allow_abbrev=False,
     )
-    # No option is taken for another (allow_abbrev): --token would be --token-file.
+    # allow_abbrev=False: --token would be read as --token-file, and a token is not a file name.
     parser.add_argument(
         "--version", action="version", version=f"%(prog)s {importlib.metadata.version(PROGRAM)}"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     connecting = commands.add_parser(
         "connect",
-        help="files and messages for a workspace that nobody can call",
+        help="receive files and messages by polling (works behind NAT)",
         description=_CONNECT,
         epilog=_CONNECT_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -103,20 +103,20 @@ def make_parser() -> argparse.ArgumentParser:
     _add_folder(connecting)
     connecting.add_argument("--exec", metavar="CMD", help="run this shell command for each message")
     connecting.add_argument(
-        "--once", action="store_true", help="handle what there is, wait for its files, and end"
+        "--once", action="store_true", help="handle what is in the inbox, then exit"
     )
     connecting.add_argument(
         "--max-file",
         metavar="SIZE",
         default=f"{DEFAULT_MAX_FILE_BYTES >> 30}GiB",
-        help="longest file to take (default: %(default)s)",
+        help="maximum size of one file (default: %(default)s)",
     )
     _add_agent_card(connecting)
     connecting.set_defaults(run=_connect)
 
     serving = commands.add_parser(
         "ingest",
-        help="uploads for a workspace that the platform calls",
+        help="receive uploads over HTTP (the platform must reach this machine)",
         description=_INGEST,
         epilog=_INGEST_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -126,32 +126,32 @@ def make_parser() -> argparse.ArgumentParser:
         "--listen",
         metavar="HOST:PORT",
         default="127.0.0.1:8090",
-        help="address to serve on; port 0: any free one (default: %(default)s)",
+        help="address to listen on; port 0: any free port (default: %(default)s)",
     )
     _add_platform(serving)
     serving.add_argument(
-        "--url", metavar="URL", help="where the platform reaches this machine; registers it there"
+        "--url", metavar="URL", help="register this URL, at which the platform reaches this machine"
     )
     _add_agent_card(serving)
     serving.add_argument(
         "--secret-file",
         metavar="FILE",
         type=Path,
-        help="file that holds the inbound secret (or MOLECULE_INBOUND_SECRET), "
-        "if something else registers the workspace",
+        help="file with the inbound secret (or MOLECULE_INBOUND_SECRET), "
+        "if another program registers the workspace",
     )
     _add_folder(serving)
     serving.add_argument(
         "--max-file",
         metavar="SIZE",
         default="100MiB",
-        help="longest file to take (default: %(default)s)",
+        help="maximum size of one file (default: %(default)s)",
     )
     serving.add_argument(
         "--max-request",
         metavar="SIZE",
         default="100MiB",
-        help="all files of one upload together (default: %(default)s)",
+        help="maximum size of all files of one upload (default: %(default)s)",
     )
     serving.set_defaults(run=_ingest)
     return parser
@@ -159,16 +159,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_platform(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--platform", metavar="URL", help="the platform's address (or MOLECULE_PLATFORM)"
+        "--platform", metavar="URL", help="URL of the platform (or MOLECULE_PLATFORM)"
     )
     parser.add_argument(
-        "--workspace", metavar="ID", help="the workspace's id, a UUID (or MOLECULE_WORKSPACE)"
+        "--workspace", metavar="ID", help="id of the workspace, a UUID (or MOLECULE_WORKSPACE)"
     )
     parser.add_argument(
         "--token-file",
         metavar="FILE",
         type=Path,
-        help="file that holds the workspace's token (or MOLECULE_TOKEN, the token itself)",
+        help="file with the workspace's token (or the token itself in MOLECULE_TOKEN)",
     )
 
 
@@ -177,7 +177,7 @@ def _add_agent_card(parser: argparse.ArgumentParser) -> None:
         "--agent-card",
         metavar="FILE",
         type=Path,
-        help="JSON object that describes the agent to the platform",
+        help="file with a JSON object that describes the agent to the platform",
     )
 
 
@@ -187,10 +187,10 @@ def _add_folder(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         default=DEFAULT_FOLDER,
-        help="folder that files go to (default: %(default)s)",
+        help="folder for received files (default: %(default)s)",
     )
     parser.add_argument(
-        "--json", action="store_true", help="one JSON object per event and line, for programs"
+        "--json", action="store_true", help="print one JSON object per event, for programs"
     )
 
 
@@ -227,7 +227,7 @@ def _connect(parsed: argparse.Namespace, env: Mapping[str, str]) -> int:
         token,
         parsed.dir.expanduser(),
         parsed.exec,
-        # With --json, standard output is ours alone.
+        # With --json, standard output carries nothing but events.
         sys.stderr.fileno() if parsed.json else None,
         options,
     )
@@ -262,11 +262,11 @@ def _ingest(parsed: argparse.Namespace, env: Mapping[str, str]) -> int:
         url = arguments.parse_url("--url", arguments.PUBLIC_URL, parsed.url)
         registration = Registration(*_identity(parsed, env), url, _agent_card(parsed))
     elif parsed.url is not None:
-        raise ArgumentError("give either --secret-file or --url, which registers the workspace")
+        raise ArgumentError("pass either --secret-file or --url, not both")
     elif parsed.secret_file is None and not env.get("MOLECULE_INBOUND_SECRET"):
         raise ArgumentError(
-            "give --url URL with --platform, --workspace and --token-file, to register; "
-            "or --secret-file FILE if something else does that"
+            "pass --url URL with --platform, --workspace and --token-file to register the "
+            "workspace, or --secret-file FILE if another program registers it"
         )
     else:
         secret, warning = arguments.read_secret(
@@ -288,7 +288,7 @@ def _run(work: Coroutine[Any, Any, int], display: Display) -> int:
         except OSError:
             discard_output()
     if display.closed:
-        raise FailedError("stopped, since nobody reads the output any more")
+        raise FailedError("stopped: the reader of standard output is gone")
     return code
 
 
@@ -307,11 +307,11 @@ def _identity(parsed: argparse.Namespace, env: Mapping[str, str]) -> tuple[str, 
     """Return platform, workspace and token, from the options or the environment."""
     platform = parsed.platform or env.get("MOLECULE_PLATFORM")
     if not platform:
-        raise ArgumentError("give the platform's address with --platform URL, or MOLECULE_PLATFORM")
+        raise ArgumentError("no platform: pass --platform URL, or set MOLECULE_PLATFORM")
     platform = arguments.parse_url("--platform", arguments.PLATFORM_URL, platform)
     workspace = parsed.workspace or env.get("MOLECULE_WORKSPACE")
     if not workspace:
-        raise ArgumentError("give the workspace's id with --workspace ID, or MOLECULE_WORKSPACE")
+        raise ArgumentError("no workspace: pass --workspace ID, or set MOLECULE_WORKSPACE")
     workspace = arguments.parse_workspace(workspace)
     token, warning = arguments.read_secret(
         "token", "--token-file", parsed.token_file, "MOLECULE_TOKEN", env
@@ -320,6 +320,6 @@ def _identity(parsed: argparse.Namespace, env: Mapping[str, str]) -> tuple[str, 
     if arguments.is_unencrypted(platform):
         _warn(
             parsed,
-            f"{platform} is not encrypted, so that others can read the token; use https://",
+            f"{platform} is not encrypted: others on the network can read the token; use https://",
         )
     return platform, workspace, token

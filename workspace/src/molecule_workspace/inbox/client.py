@@ -1,9 +1,9 @@
-"""The poller's half of the wire: one HTTP connection pool, and what each answer means.
+"""The platform's HTTP API, as a workspace calls it: requests, and errors for the answers.
 
-Whatever goes wrong ends in one of five errors, so that the callers decide by kind and not by
-status: ``RefusedError`` stops the poller, ``UnavailableError`` is tried again, ``MissingError``
-and ``CursorGoneError`` are answers, ``CorruptError`` is an answer that contradicts itself.
-Redirects are never followed: the token is for one address only.
+Every failure is one of five errors, so that callers decide by type and not by status:
+``RefusedError`` is final; ``UnavailableError`` is worth a retry; ``MissingError`` (404) and
+``CursorGoneError`` (410) are answers; ``CorruptError`` means bytes that are not those announced.
+Redirects are never followed: the token must not be sent to another address.
 """
 
 import asyncio
@@ -18,69 +18,72 @@ from typing import Any, Final
 import httpx
 
 MAX_JSON_BYTES: Final = 64 << 20
-"""Longest answer that is read as JSON. A page of the inbox ends soon after 2 MiB of bodies."""
+"""Maximum size of a JSON answer. A page of the inbox ends soon after 2 MiB of bodies."""
 
 MAX_RETRY_AFTER: Final = 300.0
-"""Longest pause, in seconds, that the platform may ask for; it could ask for a year."""
+"""Upper bound, in seconds, for Retry-After; the header could name a year."""
 
 MAX_TOLD: Final = 200
-"""Longest text of the platform, in characters, that is shown to a person."""
+"""Maximum length, in characters, of a text from the platform in an error."""
 
 DRIP_TIMEOUT: Final = 120.0
-"""Longest time, in seconds, for the head of an answer once it may come, and for its JSON."""
+"""Maximum time, in seconds, to receive an answer's header, and again its JSON body.
+
+READ_TIMEOUT does not bound a server that sends a byte now and then."""
 
 KEEPALIVE: Final = 55.0
-"""How long an idle connection is kept, in seconds: past the next poll, within a proxy's 60 s."""
+"""How long an idle connection is kept, in seconds: past the next poll, below a proxy's 60 s."""
 
 CONNECT_TIMEOUT: Final = 10.0
 READ_TIMEOUT: Final = 30.0
-"""Longest silence in an answer, in seconds. A cut connection that nobody reports ends by it."""
+"""Maximum time, in seconds, without a byte. It ends a connection that was lost silently."""
 
 
 class InboxError(Exception):
-    """What can go wrong between a poller and its platform. The text is for a person."""
+    """Base class of the errors of ``PlatformClient``. The text is one sentence for a person."""
 
 
 class RefusedError(InboxError):
-    """The platform does not want this poller; trying again changes nothing."""
+    """The platform refuses the workspace or its token; a retry gives the same answer."""
 
 
 class UnavailableError(InboxError):
-    """The platform cannot be reached or cannot answer now. ``retry_after`` is in seconds.
+    """The platform cannot be reached, or cannot answer now; a retry may succeed.
 
-    ``status`` is the HTTP status of an answer, None if there was none.
+    ``retry_after`` is the pause in seconds that the platform asked for, or None. ``status`` is the
+    HTTP status of the answer, None if there was none.
     """
 
     def __init__(
         self, reason: str, retry_after: float | None = None, status: int | None = None
     ) -> None:
-        """Keep the reason, the pause that the platform asked for if it did, and the status."""
+        """Create the error."""
         super().__init__(reason)
         self.retry_after = retry_after
         self.status = status
 
 
 class MissingError(InboxError):
-    """404. ``code`` is the platform's, "" from something that is not this platform."""
+    """404. ``code`` is the platform's error code; "" if something else sent the answer."""
 
     def __init__(self, reason: str, code: str = "") -> None:
-        """Keep the reason and the platform's code."""
+        """Create the error."""
         super().__init__(reason)
         self.code = code
 
 
 class CursorGoneError(InboxError):
-    """410: the row behind the cursor is gone, or the workspace is."""
+    """410: the platform no longer has the row that the cursor names."""
 
 
 class CorruptError(InboxError):
-    """Bytes that are not those announced."""
+    """The received bytes are not those that were announced."""
 
 
 class Backoff:
-    """Pauses that double from ``first`` to ``most`` seconds, each cut by up to half at random.
+    """Exponential backoff from ``first`` to ``most`` seconds, with jitter of up to half.
 
-    The randomness keeps the pollers of a platform that comes back from coming all at once.
+    Without the jitter all pollers would call a restarted platform at the same moment.
     """
 
     def __init__(self, first: float = 1.0, most: float = 60.0) -> None:
@@ -89,28 +92,32 @@ class Backoff:
         self.failures = 0
 
     def next(self, at_least: float | None = None) -> float:
-        """Return the next pause, in seconds; never less than the platform asked for."""
+        """Return the next pause in seconds; never less than ``at_least``."""
         longest = min(self.most, self.first * 2.0 ** min(self.failures, 30))
         self.failures += 1
         return max(longest * random.uniform(0.5, 1.0), at_least or 0.0)
 
     def reset(self) -> None:
-        """Begin again: it worked."""
+        """Start again at the shortest pause, after a success."""
         self.failures = 0
 
 
 class PlatformClient:
-    """Speaks to one platform as one workspace."""
+    """An HTTP client for one workspace of one platform.
+
+    All methods raise ``RefusedError`` and ``UnavailableError``; ``MissingError`` and
+    ``CursorGoneError`` where they say so.
+    """
 
     def __init__(self, platform: str, workspace: str, token: str, *, connections: int = 8) -> None:
-        """Prepare a client; nothing is sent yet. ``platform`` is a URL such as https://x.example."""
+        """Create a client; nothing is sent. ``platform`` is a URL such as https://x.example."""
         self.platform = platform.rstrip("/")
         self.workspace = workspace
         self._http = httpx.AsyncClient(
             base_url=self.platform,
             headers={
                 "Authorization": f"Bearer {token}",
-                # Ranges, lengths and digests are those of the bytes themselves.
+                # Ranges, lengths and digests refer to the uncompressed bytes.
                 "Accept-Encoding": "identity",
                 "User-Agent": "molecule-workspace",
             },
@@ -128,7 +135,7 @@ class PlatformClient:
         await self._http.aclose()
 
     async def register(self, agent_card: Mapping[str, Any], mode: str, url: str | None) -> str:
-        """Say how this workspace is reached; return the inbound secret."""
+        """Register the workspace in ``mode`` "poll" or "push"; return the inbound secret."""
         body: dict[str, Any] = {
             "id": self.workspace,
             "agent_card": agent_card,
@@ -140,41 +147,47 @@ class PlatformClient:
         return _text(answer, "platform_inbound_secret")
 
     async def heartbeat(self, report: Mapping[str, Any]) -> str:
-        """Say that this workspace lives; return the inbound secret, which may be new."""
+        """Send a heartbeat; return the inbound secret, which may have changed."""
         body = {"workspace_id": self.workspace} | dict(report)
         return _text(
             await self._json("POST", "/registry/heartbeat", json=body), "platform_inbound_secret"
         )
 
     async def activity(self, params: Mapping[str, str], wait: int = 0) -> list[Any]:
-        """Read a page of the inbox.
+        """Read a page of the inbox. CursorGoneError: the row named by ``since_id`` was pruned.
 
-        A platform that can holds the request for up to ``wait`` seconds while there is nothing;
-        an older one does not know the parameter and answers at once.
+        The platform holds the request for up to ``wait`` seconds while there are no rows. An older
+        platform ignores the parameter and answers immediately.
         """
         query = dict(params) | ({"wait": str(wait)} if wait else {})
         path = f"/workspaces/{self.workspace}/activity"
         return _array(await self._json("GET", path, params=query, read_timeout=wait + READ_TIMEOUT))
 
     async def unacked(self, after: str | None, limit: int) -> list[Any]:
-        """Read a page of the files that wait to be acknowledged, oldest first."""
+        """Read a page of the unacknowledged files, oldest first, after the file ``after``.
+
+        MissingError: there is no such file, or an older platform has no such list.
+        """
         params = {"state": "unacked", "limit": str(limit)} | ({"after": after} if after else {})
         path = f"/workspaces/{self.workspace}/pending-uploads"
         return _array(await self._json("GET", path, params=params))
 
     async def ack(self, file_id: str) -> None:
-        """Acknowledge a file. MissingError: the platform has forgotten it."""
+        """Acknowledge a file. MissingError: the platform no longer has it."""
         answer = await self._json(
             "POST", f"/workspaces/{self.workspace}/pending-uploads/{file_id}/ack"
         )
         if not (isinstance(answer, dict) and answer.get("acked") is True):
-            raise _not_the_platform("something else than an acknowledgement")
+            raise _not_the_platform("no acknowledgement")
 
     @contextlib.asynccontextmanager
     async def content(
         self, file_id: str, headers: Mapping[str, str]
     ) -> AsyncIterator[httpx.Response]:
-        """Open the bytes of a file; the response's status is 200, 206 or 416."""
+        """Open the content of a file; the response's status is 200, 206 or 416.
+
+        MissingError: the platform no longer has the file.
+        """
         path = f"/workspaces/{self.workspace}/pending-uploads/{file_id}/content"
         async with self._send("GET", path, headers=headers) as response:
             if response.status_code not in (200, 206, 416):
@@ -202,11 +215,11 @@ class PlatformClient:
         except httpx.HTTPError as error:
             raise UnavailableError(_describe(error, self.platform)) from error
         except httpx.InvalidURL as error:
-            # httpx looks at the target of a redirect even if it is not to follow it.
-            raise UnavailableError(f"{self.platform} redirects to what is no address") from error
+            # httpx parses the target of a redirect even if it does not follow it.
+            raise UnavailableError(f"{self.platform} redirects to an invalid URL") from error
 
     async def _refuse(self, response: httpx.Response) -> None:
-        """Raise the error that an answer other than the expected one means."""
+        """Raise the error for an answer other than the expected one."""
         try:
             answer = await _read_json(response)
         except UnavailableError:
@@ -218,11 +231,11 @@ class PlatformClient:
         said = f"{_shown(sentence or response.reason_phrase) or 'no reason'} ({status})"
         if status == 401:
             raise RefusedError(
-                f"the platform does not accept this token for workspace {self.workspace}; "
-                "check both, or ask its operator for a new token"
+                f"the platform rejected the token for workspace {self.workspace}; check the token "
+                "and the workspace id, or ask the platform's operator for a new token"
             )
         if status == 403:
-            raise RefusedError(f"the platform refuses this workspace: {said}")
+            raise RefusedError(f"the platform refused this workspace: {said}")
         if status == 410 and code == "workspace_removed":
             raise RefusedError(f"workspace {self.workspace} was removed; register under a new id")
         if status == 410:
@@ -231,21 +244,21 @@ class PlatformClient:
             raise MissingError(said, code or "")
         if response.has_redirect_location:
             raise UnavailableError(
-                f"{self.platform} says that it is now at {_shown(response.headers['Location'])} "
-                f"({status}); the token is not sent there: if it is right, use that address",
+                f"{self.platform} redirects to {_shown(response.headers['Location'])} ({status}); "
+                "the token is not sent there: if that address is right, pass it as the platform",
                 status=status,
             )
-        raise UnavailableError(f"the platform answers: {said}", _retry_after(response), status)
+        raise UnavailableError(f"the platform answered: {said}", _retry_after(response), status)
 
 
 @contextlib.asynccontextmanager
 async def _not_dripping(seconds: float) -> AsyncIterator[None]:
-    """End what is never silent for long, but never done either."""
+    """Raise UnavailableError for an answer that arrives in a trickle and does not end."""
     try:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
-        raise UnavailableError("the platform answers too slowly") from error
+        raise UnavailableError("the platform's answer arrives too slowly") from error
 
 
 async def _read_json(response: httpx.Response) -> Any:
@@ -254,36 +267,37 @@ async def _read_json(response: httpx.Response) -> Any:
         async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > MAX_JSON_BYTES:
-                raise _not_the_platform(f"more than {MAX_JSON_BYTES} bytes")
+                raise _not_the_platform(f"more than {MAX_JSON_BYTES} bytes of JSON")
     try:
         return await asyncio.to_thread(json.loads, bytes(body))
     except (ValueError, RecursionError) as error:
-        kind = _shown(response.headers.get("Content-Type", "")) or "something"
-        raise _not_the_platform(f"{kind} that is no JSON") from error
+        kind = _shown(response.headers.get("Content-Type", "")) or "no Content-Type"
+        raise _not_the_platform(f"not JSON ({kind})") from error
 
 
 def _shown(text: str) -> str:
-    """Return what came over the network as one short line that is safe on a terminal."""
+    """Return text from the network as one short line that is safe on a terminal."""
     short = text if len(text) <= MAX_TOLD else text[: MAX_TOLD - 1] + "…"
     return "".join(c if c.isprintable() else " " for c in short).strip()
 
 
 def _not_the_platform(got: str) -> UnavailableError:
     return UnavailableError(
-        f"the answer is {got}; is the address right, or is a login page or a proxy in between?"
+        f"unexpected answer: {got}; check the platform's address, and whether a proxy or a login "
+        "page answered instead"
     )
 
 
 def _text(answer: Any, key: str) -> str:
     value = answer.get(key) if isinstance(answer, dict) else None
     if not isinstance(value, str):
-        raise _not_the_platform(f"without {key}")
+        raise _not_the_platform(f"{key} is missing")
     return value
 
 
 def _array(answer: Any) -> list[Any]:
     if not isinstance(answer, list):
-        raise _not_the_platform("no list")
+        raise _not_the_platform("not a JSON array")
     return answer
 
 
@@ -307,9 +321,9 @@ def _describe(error: httpx.HTTPError, platform: str) -> str:
         case httpx.ConnectTimeout() | httpx.ConnectError():
             return f"cannot reach {platform} ({str(error) or 'no connection'})"
         case httpx.LocalProtocolError():
-            # Its text quotes the header that is wrong, which may be the token's.
-            return f"no request can be made to {platform} with this token"
+            # Its text quotes the malformed header, which may contain the token.
+            return f"cannot send a request to {platform}: the token is malformed"
         case httpx.TimeoutException():
-            return f"{platform} is silent"
+            return f"timed out waiting for {platform}"
         case _:
-            return f"the connection to {platform} broke ({str(error) or type(error).__name__})"
+            return f"lost the connection to {platform} ({str(error) or type(error).__name__})"

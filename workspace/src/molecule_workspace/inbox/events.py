@@ -1,8 +1,8 @@
-"""What a running inbox tells whoever shows it to a person, or to a machine.
+"""Events of a running inbox, for a display, a log or a program.
 
-Every event is a small frozen record; sizes are bytes, durations seconds. A callback of type
-``Tell`` is called in the event loop's thread, between two reads of the network: it must be quick
-and must not raise.
+Every event is a frozen dataclass; sizes are in bytes, durations in seconds. With ``--json`` the
+commands print each one under its name in snake case. A callback of type ``Tell`` runs in the event
+loop's thread: it must be quick, and must not raise.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Connected:
-    """The platform knows this workspace and its inbox is being read."""
+    """The workspace is registered, and its inbox is being read."""
 
     platform: str
     workspace: str
@@ -22,7 +22,7 @@ class Connected:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Something does not work now and is tried again by itself after ``retry_in`` seconds."""
+    """A request or a write to disk failed; it is retried after ``retry_in`` seconds."""
 
     reason: str
     retry_in: float
@@ -30,19 +30,19 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Recovered:
-    """The platform answers again."""
+    """The retry after ``Trouble`` succeeded."""
 
 
 @dataclass(frozen=True)
 class Notice:
-    """A sentence that a person should read; nothing needs to be done at once."""
+    """A sentence for a person; nothing has to be done at once."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class FileStarted:
-    """A file is being fetched, from byte ``received`` on. ``size`` None: it was not told."""
+    """A download starts at byte ``received``. ``size`` is None if it was not announced."""
 
     file_id: str
     name: str
@@ -61,7 +61,7 @@ class FileProgress:
 
 @dataclass(frozen=True)
 class FileArrived:
-    """The file is complete at ``path``: its size and digest are right, and it is synced."""
+    """The file is complete at ``path``: size and SHA-256 are checked, and it is synced."""
 
     file_id: str
     name: str
@@ -73,16 +73,16 @@ class FileArrived:
 
 @dataclass(frozen=True)
 class FileAcked:
-    """The platform knows that the file arrived."""
+    """The file is acknowledged; the platform may delete it."""
 
     file_id: str
 
 
 @dataclass(frozen=True)
 class FileDelayed:
-    """The file could not be fetched or acknowledged now.
+    """The file could not be fetched or acknowledged.
 
-    It is tried again after ``retry_in`` seconds, or with the next start if that is None.
+    It is retried after ``retry_in`` seconds, or at the next start if that is None.
     """
 
     file_id: str
@@ -93,7 +93,7 @@ class FileDelayed:
 
 @dataclass(frozen=True)
 class FileLost:
-    """The file will not arrive; ``reason`` says why. Nothing of it is left on disk."""
+    """The file will not arrive, for ``reason``. Nothing of it is left on disk."""
 
     file_id: str
     name: str
@@ -102,7 +102,7 @@ class FileLost:
 
 @dataclass(frozen=True)
 class MessageReceived:
-    """A message is handed to the handler; ``body`` names local files where it named staged ones."""
+    """A message is passed to the handler; ``body`` names local files instead of staged ones."""
 
     row_id: str
     method: str
@@ -111,14 +111,14 @@ class MessageReceived:
 
 @dataclass(frozen=True)
 class MessageHandled:
-    """The handler is done with the message."""
+    """The handler returned; the message will not be delivered again."""
 
     row_id: str
 
 
 @dataclass(frozen=True)
 class MessageFailed:
-    """The handler failed; tried again after ``retry_in`` seconds, or given up if that is None."""
+    """The handler failed. Retried after ``retry_in`` seconds; None: the message is skipped."""
 
     row_id: str
     reason: str
@@ -127,7 +127,7 @@ class MessageFailed:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The inbox is no longer read; ``incomplete`` files go on with the next start."""
+    """The run has ended; ``incomplete`` downloads resume at the next start."""
 
     incomplete: int
 

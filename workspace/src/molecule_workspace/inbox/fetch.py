@@ -1,7 +1,7 @@
-"""Fetches one staged file to disk, going on where an earlier attempt was cut.
+"""Downloads one staged file to disk, and resumes an interrupted download.
 
-What the platform announced is not believed but checked: not a byte more than the announced size is
-written, and a file gets its name only if size and SHA-256 are right.
+The announced size and SHA-256 are enforced: no byte beyond the size is written, and a file gets
+its final name only if both match.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from molecule_workspace.inbox.journal import DiskFullError, Entry, sync_folder
 from molecule_workspace.inbox.part import PartFile, clear, is_kept, part_path
 
 FLUSH_BYTES: Final = 1 << 20
-"""How much of a file is gathered before it goes to the disk."""
+"""Bytes collected in memory before they are written to disk."""
 
 _ETAG: Final = re.compile(r'"[!#-~]{1,256}"')
-"""A strong entity tag (RFC 9110, 8.8.3) that may be sent back."""
+"""A strong entity tag (RFC 9110, 8.8.3) that can be sent in If-Range."""
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-\d{1,18}/(?:\d{1,18}|\*)")
 
@@ -33,11 +33,11 @@ Progress = Callable[[int], None]
 
 
 class TooLargeError(Exception):
-    """The file is longer than this workspace takes."""
+    """The file exceeds this workspace's maximum size."""
 
 
 class Fetcher:
-    """Brings files from the platform into ``folder``; ``parts`` holds what is not complete."""
+    """Downloads files into ``folder``; incomplete ones are in ``parts``."""
 
     def __init__(
         self, client: PlatformClient, folder: Path, parts: Path, max_file_bytes: int
@@ -49,21 +49,21 @@ class Fetcher:
         self._coming: dict[str, tuple[PartFile, int]] = {}
 
     async def fetch(self, entry: Entry, progress: Progress) -> str:
-        """Fetch a file and give it its name; return its SHA-256 in hex.
+        """Download a file and give it its final name; return its SHA-256 in hex.
 
-        ``progress`` is told how many bytes are there, first how many an earlier attempt left.
-        UnavailableError: it was cut, and goes on from there next time. CorruptError: the bytes
-        were wrong, and are gone. MissingError: the platform has no such file. DiskFullError and
-        OSError: they could not be written. BusyError: another poller is at it. TooLargeError.
+        ``progress`` is called with the number of bytes on disk, first with what an earlier attempt
+        left. UnavailableError: interrupted; the next call resumes. CorruptError: wrong bytes, which
+        were deleted. MissingError: the platform no longer has the file. DiskFullError, OSError: the
+        file could not be written. BusyError: another poller is downloading it. TooLargeError.
         """
         if entry.size is not None and entry.size > self.max_file_bytes:
             raise TooLargeError(
-                f"it has {entry.size} bytes, more than the {self.max_file_bytes} allowed here"
+                f"the file has {entry.size} bytes; the maximum is {self.max_file_bytes}"
             )
         with PartFile(self.parts, entry.stored, self.folder / entry.stored) as part:
             await _in_thread(part.load)
             if self._etag(entry) is None or (entry.size is not None and part.received > entry.size):
-                # Nothing tells whether it is the beginning of this very file.
+                # Without an ETag nothing proves that the part is the beginning of this file.
                 await _in_thread(part.restart)
             if part.received and part.received == entry.size:
                 progress(part.received)
@@ -74,22 +74,22 @@ class Fetcher:
         return sha256
 
     async def found(self, entry: Entry) -> tuple[int, str] | None:
-        """Return size and SHA-256 of a file that has its name already; it is durable then."""
+        """Return size and SHA-256 of a file that already has its final name, and sync the name."""
         return await _in_thread(_found, self.folder / entry.stored)
 
     def left(self) -> list[Path]:
-        """Return the parts that there are, of whatever files."""
+        """Return all parts on disk."""
         return list(self.parts.glob("*"))
 
     def tidy(self, left: Iterable[Path], unfinished: Iterable[Entry]) -> None:
-        """Remove those of ``left`` that belong to no unfinished file."""
+        """Delete those of ``left`` that belong to no unfinished file."""
         wanted = {part_path(self.parts, entry.stored) for entry in unfinished}
         for path in left:
             if path not in wanted:
                 clear(path)
 
     def forget(self, entry: Entry) -> None:
-        """Remove what there is of a file that will not arrive."""
+        """Delete the part of a file that will not arrive."""
         self._etags.pop(entry.file_id, None)
         clear(part_path(self.parts, entry.stored))
 
@@ -102,11 +102,11 @@ class Fetcher:
             progress(part.received)
             await self._copy(entry, part, response, progress)
         if entry.size is not None and part.received < entry.size:
-            raise UnavailableError(f"the answer ended at {part.received} of {entry.size} bytes")
+            raise UnavailableError(f"the answer ended after {part.received} of {entry.size} bytes")
 
     @contextlib.asynccontextmanager
     async def _room(self, entry: Entry, part: PartFile) -> AsyncIterator[None]:
-        """Claim room for the rest of a file."""
+        """Reserve disk space for the rest of a file."""
         promised = sum(max(0, size - other.received) for other, size in self._coming.values())
         self._coming[entry.file_id] = part, entry.size or 0
         try:
@@ -114,7 +114,8 @@ class Fetcher:
                 await _in_thread(part.make_room, entry.size, promised)
             yield
         except DiskFullError:
-            # One byte tells whether it still makes sense to wait for room: MissingError if not.
+            # Requesting one byte shows whether the platform still has the file: if not,
+            # MissingError, and there is nothing to wait for.
             with contextlib.suppress(UnavailableError):
                 async with self._client.content(entry.file_id, {"Range": "bytes=0-0"}):
                     pass
@@ -123,21 +124,18 @@ class Fetcher:
             del self._coming[entry.file_id]
 
     def _etag(self, entry: Entry) -> str | None:
-        """Return the ETag of a file.
-
-        The platform makes it of the SHA-256, so that it is known even after a restart.
-        """
+        """Return the file's ETag. It is the SHA-256, and therefore known after a restart too."""
         return self._etags.get(entry.file_id) or (f'"{entry.sha256}"' if entry.sha256 else None)
 
     def _resume(self, entry: Entry, part: PartFile) -> dict[str, str]:
-        """Return the headers that ask for what is missing, or none to ask for the whole."""
+        """Return the headers that request the missing range; none request the whole file."""
         etag = self._etag(entry)
         if part.received == 0 or etag is None:
             return {}
         return {"Range": f"bytes={part.received}-", "If-Range": etag}
 
     async def _position(self, entry: Entry, part: PartFile, response: httpx.Response) -> None:
-        """See that the next byte of the answer is the next byte of the part."""
+        """Check that the answer continues where the part ends, or start the part again."""
         etag = response.headers.get("ETag", "")
         if _ETAG.fullmatch(etag):
             self._etags[entry.file_id] = etag
@@ -146,14 +144,14 @@ class Fetcher:
             found = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
             if not found or int(found[1]) != part.received or not part.received:
                 await _in_thread(part.discard)
-                raise CorruptError("the platform sent another part of it than was asked for")
+                raise CorruptError("the platform sent a different range than was requested")
         elif response.status_code == 416:
             await _in_thread(part.discard)
-            raise CorruptError("the platform has less of it than was received before")
+            raise CorruptError("the platform has fewer bytes than were already received")
         else:
-            # Checked first: a login page costs nothing of what is there.
+            # Checked before restart: a login page must not discard what was received.
             if entry.size is not None and length.isdecimal() and int(length) != entry.size:
-                raise CorruptError(f"the answer has {length} bytes, {entry.size} were announced")
+                raise CorruptError(f"the answer has {length} bytes; {entry.size} were announced")
             await _in_thread(part.restart)
 
     async def _copy(
@@ -175,12 +173,12 @@ class Fetcher:
                     buffer.clear()
                     await _in_thread(part.discard)
                     if entry.size is None:
-                        raise TooLargeError(f"it has more than the {limit} bytes allowed here")
-                    raise CorruptError(f"the answer is longer than the {limit} bytes expected")
+                        raise TooLargeError(f"the file is larger than the maximum of {limit} bytes")
+                    raise CorruptError(f"the answer is longer than the {limit} bytes announced")
                 if len(buffer) >= FLUSH_BYTES:
                     await flush()
         finally:
-            # What came before a cut need not come again.
+            # What was received before an interruption need not be sent again.
             if buffer:
                 await flush()
 
@@ -194,9 +192,10 @@ def _found(path: Path) -> tuple[int, str] | None:
 
 
 async def _in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call in a thread; when cancelled, still wait for its end.
+    """Call in a thread; when cancelled, still wait until the thread is done.
 
-    Else the part's descriptor would be closed, and given to another file, under its hands.
+    Otherwise the part's descriptor would be closed, and reused for another file, while the thread
+    writes to it.
     """
     work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
     cancelled: asyncio.CancelledError | None = None
@@ -206,6 +205,6 @@ async def _in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
-        work.exception()  # it is nobody's any more
+        work.exception()  # retrieved, or asyncio logs that it never was
         raise cancelled
     return work.result()

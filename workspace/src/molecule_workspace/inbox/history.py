@@ -1,7 +1,7 @@
-"""The beginning of an inbox, oldest row first, whatever the age of the platform.
+"""Reads an inbox from its oldest row, on platforms with and without ``order=asc``.
 
-A platform that knows ``order=asc`` simply answers. An older one ignores it and shows the newest
-page first; then the pages before it are read too, back to the beginning, and turned around.
+An older platform ignores the parameter and returns the newest page first. Then the pages before it
+are read backwards to the oldest row, and reversed.
 """
 
 from collections.abc import Mapping
@@ -11,24 +11,24 @@ from typing import Any, Final
 from molecule_workspace.inbox.client import PlatformClient
 
 MAX_ROWS: Final = 100_000
-"""Rows of an inbox that are read backwards at most. Older ones have been pruned long ago."""
+"""Maximum number of rows that are read backwards. Older rows were pruned long ago."""
 
 LONG_PAGE: Final = 500
-"""Rows asked for at once when reading backwards: the most that any platform gives."""
+"""Rows per request when reading backwards: the maximum of every platform."""
 
 _TICK: Final = timedelta(microseconds=1)
 _LATEST: Final = datetime.max.replace(tzinfo=UTC) - _TICK
 
 
 async def oldest_first(client: PlatformClient, query: Mapping[str, str], wait: int) -> list[Any]:
-    """Return the first page of the inbox, or all of it if the platform begins at the end."""
+    """Return the oldest page of the inbox, or all rows if the platform ignores ``order``."""
     page = await client.activity(dict(query) | {"order": "asc"}, wait)
     if not _newest_first(page):
         return page
     history = list(page)
     known = {None, *map(_id, page)}
     oldest = min(_times(page))
-    # A moment later than the oldest: of the rows of one moment some may have been cut off.
+    # One tick after the oldest row: the page may have ended among rows of the same timestamp.
     before = oldest + _TICK
     while len(history) < MAX_ROWS:
         stamp = before.isoformat().replace("+00:00", "Z")
@@ -47,11 +47,11 @@ async def oldest_first(client: PlatformClient, query: Mapping[str, str], wait: i
 
 
 def _newest_first(page: list[Any]) -> bool:
-    """Tell whether the platform began at the end, though it was asked for the beginning.
+    """Return whether the page begins with the newest row, although ``order=asc`` was requested.
 
-    A platform that numbers its rows shows it by the numbers, an older one by the times. A single
-    row, or rows of one moment, show nothing: then it is taken for an older platform, and asked
-    what was before.
+    Sequence numbers decide if there are any, else timestamps. A single row, or rows of one
+    timestamp, decide nothing: then the platform is assumed to be an older one, and earlier rows
+    are requested.
     """
     numbers = [row.get("seq") for row in page if isinstance(row, dict)]
     seqs = [number for number in numbers if type(number) is int]
@@ -62,7 +62,7 @@ def _newest_first(page: list[Any]) -> bool:
 
 
 def _id(row: Any) -> str | None:
-    """Return the row's id; None, as if it were known, for what is no row."""
+    """Return the row's id; None, which counts as known, for an invalid row."""
     found = row.get("id") if isinstance(row, dict) else None
     return found if isinstance(found, str) else None
 

@@ -1,10 +1,10 @@
-"""What a poller remembers on disk, so that kill -9 costs nothing and repeats nothing.
+"""The poller's state on disk. It survives kill -9: nothing is lost, and nothing is repeated.
 
-Two things, in one folder of the state:
+The state folder contains:
 
-- ``cursor.json``: the last row of the inbox that was handled, replaced atomically.
-- ``journal.db``: SQLite. Which files were announced, under which name each is stored, and how
-  far it came; and which messages were handled. Every change is synced before it counts.
+- ``cursor.json``: the last inbox row that was handled, replaced atomically.
+- ``journal.db`` (SQLite): the announced files, their names on disk and their states; and the
+  messages that were handled. Every change is synced before the call returns.
 
 Several pollers of one workspace may share the folder.
 """
@@ -26,13 +26,14 @@ from typing import Final
 from molecule_workspace.names import sanitize_filename
 
 LOCK_TIMEOUT: Final = 30.0
-"""Longest wait, in seconds, for another poller that writes the journal."""
+"""Maximum wait, in seconds, for another process that writes to the journal."""
 
 KEEP_SECONDS: Final = 90 * 24 * 3600
-"""How long what is over is remembered: thrice the longest that the platform keeps a row."""
+"""How long finished files and handled messages are kept: three times as long as the platform
+keeps an inbox row."""
 
 _UNREADABLE: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR")
-"""Beginnings of what SQLite says of a file that is no journal, or one with other columns."""
+"""Prefixes of SQLite's error names for a damaged database, or one with another schema."""
 
 _COLUMNS: Final = "file_id, name, stored, size, sha256, state, changed"
 
@@ -54,7 +55,10 @@ CREATE TABLE IF NOT EXISTS handled (
 
 
 class State(StrEnum):
-    """How far a file came. It moves down this list, unless the platform says that it must not."""
+    """State of a file.
+
+    It moves down this list, and back only if the platform still lists the file as unacknowledged.
+    """
 
     WANTED = "wanted"
     STORED = "stored"
@@ -64,9 +68,9 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Announced:
-    """A file as the platform announced it, checked: ``file_id`` is a UUID in its usual form.
+    """A file as the platform announced it, validated. ``file_id`` is a UUID in canonical form.
 
-    ``size`` or ``sha256`` (lower-case hex) is None where the platform did not tell.
+    ``size`` and ``sha256`` (lower-case hex) are None if the platform did not announce them.
     """
 
     file_id: str
@@ -77,9 +81,9 @@ class Announced:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in the journal. ``stored`` is its name on disk, chosen here.
+    """A file in the journal. ``stored`` is its name on disk, which the journal chose.
 
-    ``changed`` is the time, in seconds since 1970, at which it came into its state.
+    ``changed`` is the Unix time of its last change of state.
     """
 
     file_id: str
@@ -92,23 +96,23 @@ class Entry:
 
 
 class DiskFullError(Exception):
-    """There is no room on disk, or it cannot be written. The text says where."""
+    """The disk is full or cannot be written. The text names the path."""
 
 
 class _UnreadableError(Exception):
-    """The file is no journal."""
+    """The database is damaged, or is not a journal."""
 
 
 class Journal:
-    """The state folder of one workspace."""
+    """The state of one workspace, in its state folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Open or make the journal in ``folder``, which must exist."""
+        """Open or create the journal in ``folder``, which must exist."""
         self.folder = folder
         self.set_aside: Path | None = None
-        """Where an unreadable journal was put, if there was one."""
+        """Where an unreadable journal was moved; None if there was none."""
         path = folder / "journal.db"
-        # Two that put it aside at once would put aside each other's new one.
+        # Without the lock, a second process would move the new journal of the first.
         with (folder / "journal.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
@@ -123,7 +127,7 @@ class Journal:
         db = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None)
         try:
             db.execute("PRAGMA synchronous = FULL")
-            # The file for going back stays, so that noting how far a file came needs no room.
+            # PERSIST keeps the rollback journal's file: an update then needs no free disk space.
             db.execute("PRAGMA journal_mode = PERSIST")
             with _disk(path):
                 if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
@@ -150,7 +154,7 @@ class Journal:
         self._db.close()
 
     def want(self, files: list[Announced]) -> None:
-        """Note files to be fetched, all in one transaction. One that is known stays as it is."""
+        """Add files to be downloaded, in one transaction. Known files are left unchanged."""
         rows = [
             (
                 f.file_id,
@@ -171,7 +175,7 @@ class Journal:
             )
 
     def get(self, file_id: str) -> Entry | None:
-        """Return what is known of a file."""
+        """Return a file's entry; None if it was never announced."""
         found = self._db.execute(
             f"SELECT {_COLUMNS} FROM files WHERE file_id = ?", (file_id,)
         ).fetchone()
@@ -185,7 +189,7 @@ class Journal:
         return [_entry(row) for row in found]
 
     def move(self, file_id: str, was: State, state: State) -> bool:
-        """Note how far a file came; False if another poller has noted something already."""
+        """Change a file's state from ``was``; False if another poller has changed it already."""
         with self._transaction():
             moved = self._db.execute(
                 "UPDATE files SET state = ?, changed = ? WHERE file_id = ? AND state = ?",
@@ -194,12 +198,12 @@ class Journal:
             return moved.rowcount == 1
 
     def handled(self, row_id: str) -> bool:
-        """Tell whether a message was handled."""
+        """Return whether a message was handled."""
         found = self._db.execute("SELECT 1 FROM handled WHERE row_id = ?", (row_id,))
         return found.fetchone() is not None
 
     def note_handled(self, row_id: str) -> None:
-        """Note that a message was handled."""
+        """Record that a message was handled."""
         with self._transaction():
             self._db.execute(
                 "INSERT INTO handled VALUES (?, ?) ON CONFLICT DO NOTHING", (row_id, time.time())
@@ -218,7 +222,7 @@ class Journal:
                 raise
 
     def cursor(self) -> str | None:
-        """Return the id of the last row that was handled; None to begin at the oldest."""
+        """Return the id of the last row that was handled; None starts at the oldest row."""
         try:
             kept = json.loads((self.folder / "cursor.json").read_bytes())
         except (FileNotFoundError, ValueError, RecursionError):
@@ -227,7 +231,7 @@ class Journal:
         return row if isinstance(row, str) and row else None
 
     def save_cursor(self, row_id: str | None) -> None:
-        """Remember the last row that was handled; it is this one or the one before, never half."""
+        """Save the id of the last row that was handled, atomically."""
         path = self.folder / "cursor.json"
         new = self.folder / f".cursor-{secrets.token_hex(4)}.json"
         try:
@@ -243,12 +247,12 @@ class Journal:
 
 
 def new_stored_name(name: str) -> str:
-    """Return a name that nothing on disk has: 32 hex digits, and the sanitized name."""
+    """Return a unique name: 32 random hex digits, and the sanitized name."""
     return f"{secrets.token_hex(16)}-{sanitize_filename(name)}"
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Sync a folder, so that created and renamed names in it are durable."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -257,7 +261,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def disk_error(error: OSError, path: Path) -> Exception:
-    """Return DiskFullError for an error that means it, else the error."""
+    """Return a DiskFullError for ENOSPC and EDQUOT, else the error itself."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"no space left for {path}")
     return error
@@ -270,8 +274,8 @@ def _disk(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorname == "SQLITE_FULL":
             raise DiskFullError(f"no space left for {path}") from error
-        if error.sqlite_errorname.startswith("SQLITE_IOERR"):  # such as a quota that is used up
-            raise DiskFullError(f"{path} cannot be written: {error}") from error
+        if error.sqlite_errorname.startswith("SQLITE_IOERR"):  # an exhausted quota, for example
+            raise DiskFullError(f"cannot write {path}: {error}") from error
         raise
 
 

@@ -1,4 +1,4 @@
-"""Messages: which rows of the inbox are some, and which files they mention."""
+"""Inbox rows, messages, and the file URIs in them."""
 
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
@@ -8,19 +8,21 @@ from typing import Any, Final
 from molecule_workspace.inbox.uploads import parse_uuid
 
 UPLOAD_METHOD: Final = "chat_upload_receive"
-"""Method of the rows that announce a file."""
+"""Method of rows that announce a file."""
 
 NOTICE_METHOD: Final = "notify"
-"""Method of the rows that show what the agent itself told the canvas."""
+"""Method of rows with what the agent itself sent to the canvas."""
 
 PENDING_SCHEME: Final = "platform-pending:"
 
 
 @dataclass(frozen=True)
 class Message:
-    """A message for the agent. ``body`` is what its sender sent: a JSON-RPC envelope, usually.
+    """A message for the agent. ``body`` is the JSON that was sent, usually a JSON-RPC envelope.
 
-    In its parts, files that arrived are named by their ``workspace:`` URI.
+    In its parts, the ``platform-pending:`` URI of a file that arrived is replaced with the
+    ``workspace:`` URI of the local file. ``source_id`` is the sending workspace, None for a user.
+    ``created_at`` is the platform's timestamp.
     """
 
     row_id: str
@@ -31,12 +33,12 @@ class Message:
 
 
 Handler = Callable[[Message], Awaitable[None]]
-"""Takes a message; done when it returns, and tried again if it raises an Exception."""
+"""Handles a message. Returning marks the message handled; an exception leads to a retry."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the inbox, as far as a poller needs it."""
+    """A row of the inbox, with the fields that the poller needs."""
 
     id: str
     method: str
@@ -46,7 +48,7 @@ class Row:
 
     @classmethod
     def parse(cls, row: Any) -> "Row | None":
-        """Return the row; None for something without the id that a cursor needs."""
+        """Return the row; None if it has no valid id, which the cursor needs."""
         row_id = parse_uuid(row.get("id")) if isinstance(row, dict) else None
         if row_id is None:
             return None
@@ -64,23 +66,23 @@ class Row:
         )
 
     def is_for(self, workspace: str) -> bool:
-        """Tell whether it is news: neither from the workspace itself nor its agent's own notice."""
+        """Return whether the message is for the agent: not sent by the workspace or its agent."""
         if self.source_id is None:
             return self.method != NOTICE_METHOD
         return self.source_id.lower() != workspace.lower()
 
 
 def mentions(body: Any, workspace: str) -> Iterator[str]:
-    """Yield the ids of the staged files of this workspace that a message's parts name."""
+    """Yield the ids of this workspace's staged files that the parts of a message refer to."""
     for holder, key in _uris(body):
         if file_id := _staged(holder[key], workspace):
             yield file_id
 
 
 def rewrite(body: Any, workspace: str, uri: Callable[[str], str | None]) -> None:
-    """Put the URI of the local file in the place of each that names a staged one.
+    """Replace the URI of each staged file with the URI of the local one.
 
-    ``uri`` returns None for a file that is not here; its URI stays as it is, as do all others.
+    ``uri`` returns None for a file that did not arrive; its URI is left unchanged.
     """
     for holder, key in _uris(body):
         file_id = _staged(holder[key], workspace)
@@ -97,11 +99,11 @@ def _staged(value: str, workspace: str) -> str | None:
 
 
 def _uris(body: Any) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield each URI in the parts of a message: the object that holds it, and its key.
+    """Yield each URI in the parts of a message: the object that contains it, and its key.
 
-    Parts are at the top, in ``params`` or in ``params.message``. A2A names a file by ``uri`` in the
-    part's ``file``; older and newer forms have it, or ``url``, in the part itself. The walk keeps
-    a list of its own instead of calling itself: nobody bounds how deep a stranger nests.
+    Parts are at the top level, in ``params`` or in ``params.message``. A2A has the ``uri`` in the
+    part's ``file``; older and newer forms have ``uri`` or ``url`` in the part itself. The walk is
+    iterative: a deeply nested message would exceed the recursion limit.
     """
     params = body.get("params") if isinstance(body, dict) else None
     message = params.get("message") if isinstance(params, dict) else None

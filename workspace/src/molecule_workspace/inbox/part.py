@@ -1,8 +1,8 @@
-"""The file that a download grows in: hidden, locked, and complete before it has its name.
+"""The partial file of a download: locked, and renamed only when it is complete.
 
-A ``PartFile`` lives in the state folder until every byte is there, checked and synced; only then
-is it renamed into the folder that people look at. It outlives a crash, so that a download goes
-on where it was; the lock keeps two pollers from growing the same one.
+A ``PartFile`` is in the state folder until every byte is received, checked and synced; then it is
+renamed into the folder for received files. It survives a crash, so that the download resumes. Its
+lock keeps two pollers from writing the same file.
 """
 
 import contextlib
@@ -18,27 +18,27 @@ from molecule_workspace.inbox.client import CorruptError
 from molecule_workspace.inbox.journal import DiskFullError, disk_error, sync_folder
 
 RESERVE: Final = 1 << 20
-"""Bytes that a download leaves free on the disk, so that the journal can still be written."""
+"""Bytes that downloads leave free on the disk, for the journal."""
 
 READ_BYTES: Final = 1 << 20
 
 
 class BusyError(Exception):
-    """Another poller is fetching this very file."""
+    """Another poller is downloading the same file."""
 
 
 def part_path(folder: Path, stored: str) -> Path:
-    """Return where the part of a file grows."""
+    """Return the path of a file's part."""
     return folder / f"{stored}.part"
 
 
 def is_kept(final: Path) -> bool:
-    """Tell whether a file has its name already."""
+    """Return whether a file already has its final name."""
     return final.is_file() and not final.is_symlink()
 
 
 def clear(path: Path) -> None:
-    """Remove a part that nobody wants any more, unless another poller is at it."""
+    """Delete a part that is no longer needed, unless another poller has locked it."""
     with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -49,16 +49,16 @@ def clear(path: Path) -> None:
 
 
 class PartFile:
-    """What there is of one file so far: ``received`` bytes and their running SHA-256.
+    """The first ``received`` bytes of a file, and their running SHA-256.
 
-    Its methods block on the disk: call them in a thread, and let go only when none is at work.
-    OSError other than a full disk is the caller's to report.
+    Its methods block on the disk: call them in a thread, and leave the context only when no call
+    is running. They raise DiskFullError for a full disk, and any other OSError as it is.
     """
 
     def __init__(self, folder: Path, stored: str, final: Path) -> None:
-        """Open or make the part; BusyError if another poller has it, or just had it.
+        """Open or create the part, and lock it. BusyError: another poller has it or finished it.
 
-        What is there already counts only after ``load``.
+        ``received`` is 0 until ``load`` reads what an earlier attempt left.
         """
         self.path = part_path(folder, stored)
         self.final = final
@@ -69,7 +69,7 @@ class PartFile:
             self._fd = os.open(self.path, flags, 0o600)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                # Nobody who may have this file makes a link of it: away with it, and once more.
+                # No poller creates a symbolic link here. Delete it; the caller tries again.
                 self.path.unlink(missing_ok=True)
                 raise BusyError(str(self.path)) from error
             raise disk_error(error, folder) from error
@@ -80,7 +80,7 @@ class PartFile:
             raise
 
     def load(self) -> None:
-        """Take over what an earlier attempt left."""
+        """Read what an earlier attempt left."""
         while chunk := os.read(self._fd, READ_BYTES):
             self._digest.update(chunk)
             self.received += len(chunk)
@@ -90,7 +90,7 @@ class PartFile:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BusyError(str(self.path)) from error
-        # Whoever had the lock may have finished, and renamed or removed what is open here.
+        # The previous owner of the lock may have renamed or deleted the file that is open here.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(self._fd), os.lstat(self.path)):
                 if not is_kept(self.final):
@@ -99,18 +99,18 @@ class PartFile:
         raise BusyError(str(self.path))
 
     def __enter__(self) -> Self:
-        """Hold the part."""
+        """Return the part."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of it; what is there stays for the next time."""
+        """Close and unlock the part; its bytes stay for the next attempt."""
         os.close(self._fd)
 
     def make_room(self, size: int, promised: int) -> None:
         """Raise DiskFullError if the disk has no room for the rest of a file of ``size`` bytes.
 
-        ``promised`` bytes of what is free belong to other downloads. A part that would not fit even
-        without them is given up, for it takes the room of smaller files.
+        ``promised`` bytes of the free space are reserved for other downloads. A part that would
+        not fit even without them is deleted, because it uses space that smaller files need.
         """
         free = shutil.disk_usage(self.path.parent).free
         missing = size - self.received
@@ -119,11 +119,11 @@ class PartFile:
         if free < missing + RESERVE:
             self.discard()
         raise DiskFullError(
-            f"no space left in {self.final.parent}: {missing} bytes to come, {free} free"
+            f"no space left in {self.final.parent}: {missing} more bytes needed, {free} free"
         )
 
     def write(self, data: bytes) -> None:
-        """Append ``data``. On a full disk the part is given up, for it fills the disk."""
+        """Append ``data``. If the disk is full, the part is deleted: it occupies the space."""
         view = memoryview(data)
         try:
             while view:
@@ -137,33 +137,33 @@ class PartFile:
             raise disk_error(error, self.final.parent) from error
 
     def restart(self) -> None:
-        """Begin again at the first byte."""
+        """Truncate the part, and start again at the first byte."""
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
         self.received = 0
         self._digest = hashlib.sha256()
 
     def discard(self) -> None:
-        """Begin again, and leave nothing on disk."""
+        """Truncate the part and delete it from disk."""
         self.restart()
         self.path.unlink(missing_ok=True)
 
     def keep(self, size: int | None, sha256: str | None) -> str:
         """Check, sync and rename the complete file; return its SHA-256 in hex.
 
-        CorruptError, and nothing is left, if size or digest are not the announced ones.
+        CorruptError: size or digest differ from the announced ones; the part is deleted.
         """
         digest = self._digest.hexdigest()
         if size is not None and self.received != size:
             self.discard()
-            raise CorruptError(f"it has {self.received} bytes, {size} were announced")
+            raise CorruptError(f"received {self.received} bytes; {size} were announced")
         if sha256 is not None and digest != sha256:
             self.discard()
-            raise CorruptError("its bytes are not those announced (SHA-256 differs)")
+            raise CorruptError("the SHA-256 of the content is not the announced one")
         try:
             os.fsync(self._fd)
         except OSError as error:
-            # What was not written now would look as if it were at the next attempt.
+            # After a failed fsync the kernel may drop the pages and report success next time.
             self.discard()
             raise disk_error(error, self.final.parent) from error
         try:

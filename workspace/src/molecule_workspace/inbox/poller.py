@@ -1,14 +1,14 @@
-"""The poller: reads the inbox of a workspace that nobody can call, and sees everything through.
+"""The poller: reads a workspace's inbox, downloads files and passes messages to a handler.
 
-    register ─► read the inbox by cursor ─► files to ``Uploads``, at once
+    register ─► read the inbox by cursor ─► files to ``Uploads``, concurrently
                                         └─► messages to the handler, in order, each when the
-                                            files it mentions are on disk
+                                            files it refers to are on disk
     and a heartbeat every 30 s
 
-What it promises: no row is passed over, whatever breaks and wherever it is killed. A file is
-stored once; a message is handled once, and a second time only if the poller is killed between
-the handler's end and the note of it. The cursor on disk moves past a row when a message is handled,
-or a file is in the journal, which is what guarantees that it arrives.
+Guarantees: no row is skipped, whatever fails and wherever the process is killed. A file is stored
+once. A message is handled once; only if the process is killed after the handler returned and
+before that is recorded, the message is handled a second time. The cursor on disk moves past a row
+once its message is handled or its file is in the journal, from where the download resumes.
 """
 
 import asyncio
@@ -58,40 +58,40 @@ from molecule_workspace.inbox.uploads import DEFAULT_MAX_FILE_BYTES, Uploads, pa
 T = TypeVar("T")
 
 PAGE: Final = 100
-"""Rows asked for at once."""
+"""Rows per request."""
 
 QUEUE_ROWS: Final = 1000
-"""Rows read ahead of the handler; reading goes on when there is room."""
+"""Maximum rows read ahead of the handler; reading pauses while the queue is full."""
 
 HANDLER_PAUSES: Final = (1.0, 5.0, 25.0)
-"""Seconds before a message is handed again to a handler that failed; then it is given up."""
+"""Pauses, in seconds, between attempts of a failing handler; then the message is skipped."""
 
 RECONCILE_SECONDS: Final = 300.0
-"""How often the platform's list of unacknowledged files is compared with the journal."""
+"""Interval at which the platform's list of unacknowledged files is compared with the journal."""
 
 ONCE_ATTEMPTS: Final = 6
-"""Failures in a row after which a single round gives up: some 20 seconds."""
+"""Consecutive failures after which a run with ``once`` gives up: about 20 seconds."""
 
 TURN_PAUSE: Final = 0.2
-"""Seconds between two tries for the lock that pollers of one folder handle messages under."""
+"""Seconds between two attempts to take the lock under which messages are handled."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How an inbox is read; durations in seconds, sizes in bytes."""
+    """Settings of an ``Inbox``; durations in seconds, sizes in bytes."""
 
     once: bool = False
-    """Handle what there is, wait for its files, and return."""
+    """Handle what is in the inbox, wait for its files, and return."""
     poll_interval: float = 5.0
-    """Between two looks into an empty inbox, where the platform does not hold the request."""
+    """Between two reads of an empty inbox, if the platform does not hold the request."""
     wait: int = 30
-    """How long the platform may hold the request; up to 55."""
+    """How long the platform may hold a request while the inbox is empty; at most 55."""
     heartbeat_interval: float = 30.0
     fetches: int = 4
-    """Files fetched at once."""
+    """Files downloaded concurrently."""
     max_file_bytes: int = DEFAULT_MAX_FILE_BYTES
     first_pause: float = 1.0
-    """After the first failure; each that follows doubles it."""
+    """Pause after the first failure; it doubles with every further one."""
     handler_pauses: tuple[float, ...] = HANDLER_PAUSES
     reconcile_interval: float = RECONCILE_SECONDS
     once_attempts: int = ONCE_ATTEMPTS
@@ -100,7 +100,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did: files that arrived, that are lost, and that the next run goes on with."""
+    """Files of a run: stored, lost, and unfinished, which the next run continues."""
 
     arrived: int
     lost: int
@@ -108,12 +108,12 @@ class Outcome:
 
 
 def state_folder(folder: Path, workspace: str) -> Path:
-    """Return where the state of a workspace is, whose files go to ``folder``."""
+    """Return the folder with the state of a workspace whose files go to ``folder``."""
     return folder / ".molecule" / workspace
 
 
 class Inbox:
-    """One workspace's inbox, read until the task is cancelled."""
+    """One workspace's inbox: ``run`` reads it until the task is cancelled."""
 
     def __init__(
         self,
@@ -123,9 +123,10 @@ class Inbox:
         tell: Tell,
         options: Options | None = None,
     ) -> None:
-        """Make the folders and open the journal.
+        """Create the folders and open the journal.
 
-        OSError, DiskFullError or sqlite3.Error if that cannot be done.
+        ``handler`` gets each message. ``tell`` gets every event; it must be quick, and must not
+        raise. OSError, DiskFullError, sqlite3.Error: the folder or the journal cannot be used.
         """
         self._client, self._handler, self._tell = client, handler, tell
         self._options = options or Options()
@@ -134,7 +135,7 @@ class Inbox:
         parts = self._state / "parts"
         for made in (self._folder, self._state.parent, self._state, parts):
             made.mkdir(mode=0o700, parents=made is self._folder, exist_ok=True)
-        # Made now: a disk that is full later has no room for a new file.
+        # Created now: later the disk may be full, and then no file can be created.
         self._lock = self._state / "messages.lock"
         self._lock.touch(0o600)
         self._journal = Journal(self._state)
@@ -157,9 +158,9 @@ class Inbox:
     async def run(self) -> Outcome:
         """Read the inbox until cancelled, or with ``once`` until it is empty.
 
-        RefusedError: the platform does not want this workspace. UnavailableError: with ``once``,
-        it could not be reached; DiskFullError: with ``once``, there was no room to take notes.
-        Cancelling leaves everything so that the next run goes on.
+        RefusedError: the platform refuses the workspace or its token. With ``once`` also
+        UnavailableError: the platform could not be reached; DiskFullError: the journal could not
+        be written. Cancelling is safe at any time: the next run continues.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -176,8 +177,8 @@ class Inbox:
         if self._journal.set_aside:
             self._tell(
                 Notice(
-                    "the journal could not be read and was put aside as "
-                    f"{self._journal.set_aside}; files may arrive a second time"
+                    "the journal was unreadable and was moved to "
+                    f"{self._journal.set_aside}; files may be delivered a second time"
                 )
             )
         await self._again(self._register)
@@ -196,7 +197,7 @@ class Inbox:
             task.cancel()
 
     def _hear(self, event: Event) -> None:
-        """Note which files are left to the next run, and pass the news of files on."""
+        """Record which files wait for the next run, and forward the event."""
         if isinstance(event, FileDelayed) and event.retry_in is None:
             self._left.add(event.file_id)
         self._tell(event)
@@ -209,14 +210,14 @@ class Inbox:
                 f"there is no platform at {self._client.platform}: {error}"
             ) from error
         except CursorGoneError as error:
-            raise RefusedError(f"the platform refuses this workspace: {error}") from error
+            raise RefusedError(f"the platform refused this workspace: {error}") from error
         except UnavailableError as error:
-            if error.status == 400:  # what is wrong with it will be wrong the next time too
-                raise RefusedError(f"the platform refuses this workspace: {error}") from error
+            if error.status == 400:  # a retry sends the same request
+                raise RefusedError(f"the platform refused this workspace: {error}") from error
             raise
 
     async def _again(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call until it works, with growing pauses; tell a person while it does not."""
+        """Call until it succeeds, with growing pauses; report each failure."""
         backoff = Backoff(self._options.first_pause)
         while True:
             try:
@@ -233,7 +234,7 @@ class Inbox:
             return result
 
     async def _poll(self) -> None:
-        """Read page after page, and pass the rows on."""
+        """Read page after page, and queue the rows."""
         position = parse_uuid(self._journal.cursor())
         gone = Backoff(self._options.first_pause)
         while True:
@@ -241,12 +242,17 @@ class Inbox:
             try:
                 rows = await self._again(lambda: self._page(position))  # noqa: B023
             except CursorGoneError as error:
-                # Rows that were handled are known by the journal; files that were announced in
-                # rows which are gone are in the list.
+                # The journal knows which rows were handled. Files whose rows were pruned are in
+                # the platform's list of unacknowledged files.
                 position, pause = None, gone.next()
                 if gone.failures == self._attempts:
-                    raise UnavailableError(f"the inbox cannot be read: {error}") from error
-                self._tell(Notice("the platform lost the place in the inbox; reading it anew"))
+                    raise UnavailableError(f"cannot read the inbox: {error}") from error
+                self._tell(
+                    Notice(
+                        "the platform no longer has the row where reading stopped; "
+                        "reading the inbox from its oldest row"
+                    )
+                )
                 await self._again(self._uploads.reconcile)
                 await asyncio.sleep(pause)
                 continue
@@ -260,7 +266,7 @@ class Inbox:
             elif self._options.once:
                 return
             else:
-                # A platform that holds the request has used up the time already.
+                # If the platform held the request, the interval has already passed.
                 await asyncio.sleep(self._options.poll_interval - (time.monotonic() - begun))
 
     async def _page(self, position: str | None) -> list[Row]:
@@ -274,51 +280,56 @@ class Inbox:
         except CursorGoneError as error:
             if position is not None:
                 raise
-            raise UnavailableError(f"the inbox cannot be read: {error}") from error
+            raise UnavailableError(f"cannot read the inbox: {error}") from error
         except MissingError as error:
             if error.code == "workspace_not_found":
                 raise RefusedError(
                     f"the platform has no workspace {self._client.workspace}"
                 ) from error
-            raise UnavailableError(f"the inbox is not there: {error}") from error
+            raise UnavailableError(f"the inbox was not found: {error}") from error
         rows = [row for row in map(Row.parse, page) if row is not None]
-        # Without an id there is no going on after it: at the end of the inbox such a row comes
-        # again with every page, until a readable one follows.
+        # The cursor is a row's id. A row without one, at the end of the inbox, is therefore in
+        # every page until a valid row follows; it is reported once.
         unreadable = len(page) - len(rows)
         if unreadable and unreadable != self._unreadable:
-            self._tell(Notice(f"{unreadable} rows of the inbox have no readable id; passed over"))
+            self._tell(Notice(f"skipped {unreadable} inbox rows without a valid id"))
         self._unreadable = 0 if rows else unreadable
         return rows
 
     async def _announce(self, rows: list[Row]) -> None:
-        """Put the files of a page into the journal, whatever the handler is busy with."""
+        """Put the files of a page into the journal, without waiting for the handler."""
         files: list[Announced] = []
         for row in rows:
             if row.method == UPLOAD_METHOD and row.source_id is None:
                 try:
                     files.append(parse_file(row.body))
                 except ValueError as error:
-                    self._tell(Notice(f"row {row.id} announces a file, but {error}; skipped"))
+                    self._tell(Notice(f"skipped the file announced by inbox row {row.id}: {error}"))
         await self._again(lambda: _done(self._uploads.want, files))
 
     async def _work(self) -> None:
-        """Take the rows in their order, and move the cursor."""
+        """Handle the rows in order, and move the cursor."""
         while True:
             row = await self._rows.get()
             is_message = row.method != UPLOAD_METHOD
             if is_message and row.is_for(self._client.workspace) and not await self._handle(row):
-                self._tell(Notice("messages wait for the next run: a file they mention is missing"))
+                self._tell(
+                    Notice(
+                        "a file that a message refers to is missing; "
+                        "that message and later ones wait for the next run"
+                    )
+                )
                 break
             if self._rows.empty() or is_message:
                 await self._again(lambda: _done(self._journal.save_cursor, row.id))  # noqa: B023
             self._rows.task_done()
-        # The cursor stays where it is, and the next run begins there.
+        # The cursor does not move any further; the next run continues there.
         while True:
             self._rows.task_done()
             await self._rows.get()
 
     async def _handle(self, row: Row) -> bool:
-        """Hand a message over, if nobody has; False if it must wait for the next run."""
+        """Pass a message to the handler unless it was handled; False: it waits for the next run."""
         files = list(mentions(row.body, self._client.workspace))
         await self._uploads.settled(files)
         async with self._turn():
@@ -342,7 +353,7 @@ class Inbox:
             except (Exception, asyncio.CancelledError) as error:
                 task = asyncio.current_task()
                 if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
-                    raise  # it is we who are stopped, not something that the handler waited for
+                    raise  # this task was cancelled, not something that the handler awaited
                 reason = str(error) or type(error).__name__
                 self._tell(MessageFailed(message.row_id, reason, pause))
                 if pause is not None:
@@ -353,7 +364,7 @@ class Inbox:
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """Hold the lock under which the pollers that share this folder handle messages."""
+        """Hold the lock that lets only one of the pollers of this folder handle a message."""
         fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while True:
@@ -373,7 +384,7 @@ class Inbox:
                 await self._uploads.reconcile()
 
     async def _beat(self) -> None:
-        """Say every now and then that the workspace lives. The inbox tells of what fails."""
+        """Send heartbeats. Failures are not reported here: reading the inbox fails as well."""
         while True:
             pause = self._options.heartbeat_interval
             try:
@@ -396,7 +407,7 @@ async def _done(call: Callable[[T], None], argument: T) -> None:
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the error that says most: a refusal, or whatever came first."""
+    """Return a RefusedError if there is one, else the first error."""
     refused, _ = errors.split(RefusedError)
     found: BaseException = refused or errors
     while isinstance(found, BaseExceptionGroup):

@@ -1,11 +1,11 @@
-"""Brings announced files to disk: each once, complete, and acknowledged.
+"""Downloads the announced files: each once, complete, and then acknowledged.
 
-``Uploads`` is told of files by the rows of the inbox and by the platform's list of unacknowledged
-ones. It writes each into its journal first, so that neither a crash nor a lost row loses it; then
-it fetches the file (a few at once), checks size and SHA-256, syncs, gives it its name and
-acknowledges it. What fails is tried again until it arrives or the platform has it no more.
+``Uploads`` learns of files from inbox rows and from the platform's list of unacknowledged files.
+It writes each to the journal first, so that neither a crash nor a pruned row loses it; then it
+downloads the file (a few concurrently), checks size and SHA-256, syncs, renames and acknowledges
+it. A failure is retried until the file arrives or the platform no longer has it.
 
-No name from the network chooses a path: files are called ``<32 random hex digits>-<sanitized>``.
+No name from the network chooses a path: files are named ``<32 random hex digits>-<sanitized>``.
 """
 
 import asyncio
@@ -43,30 +43,31 @@ from molecule_workspace.names import sanitize_filename
 DEFAULT_FOLDER: Final = Path("/workspace/.molecule/chat-uploads")
 
 DEFAULT_MAX_FILE_BYTES: Final = 1 << 30
-"""Longest file that is fetched: 1 GiB, ten times what a platform takes by default."""
+"""Maximum size of one file: 1 GiB, ten times the platform's default."""
 
 LIST_PAGE: Final = 500
 
 LIST_PAGES: Final = 200
-"""Pages that are read at most: more files than that are not staged for anybody."""
+"""Maximum pages of the list: 100,000 files, far above any quota."""
 
 LIST_ATTEMPTS: Final = 5
-"""How often the list is begun anew because the file to continue after is gone."""
+"""Maximum attempts to read the list; it starts again if the file to continue after is gone."""
 
 DISK_PAUSE: Final = 10.0
-"""Seconds between two looks at a disk that was full."""
+"""Seconds between two attempts while the disk is full."""
 
 BUSY_PAUSE: Final = 0.5
-"""Seconds between two looks at a file that another poller is fetching."""
+"""Seconds between two attempts while another poller is downloading the file."""
 
 ACKS_AT_ONCE: Final = 2
-"""Files acknowledged at once. Hundreds would leave the inbox and the heartbeat no connection."""
+"""Concurrent acknowledgements. Hundreds would leave the inbox and the heartbeat no connection."""
 
 MAX_CORRUPT: Final = 3
-"""After so many fetches that brought wrong bytes, messages no longer wait for the file."""
+"""Downloads with wrong bytes after which messages no longer wait for the file."""
 
 EXPIRED: Final = (
-    "the platform has it no more; it expired, or another poller took it, before it was fetched"
+    "the platform no longer has the file: it expired, or another poller acknowledged it, "
+    "before it was fetched"
 )
 
 GONE_CODE: Final = "pending_upload_not_found"
@@ -76,18 +77,18 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def parse_file(announced: Any) -> Announced:
-    """Check what a row or the list says of a file; ValueError says what is wrong with it."""
+    """Validate a file's description from a row or the list; ValueError names what is invalid."""
     if not isinstance(announced, Mapping):
-        raise ValueError("it describes no file")
+        raise ValueError("its body is not a JSON object")
     file_id = parse_uuid(announced.get("file_id"))
     if file_id is None:
-        raise ValueError("its file_id is no UUID")
+        raise ValueError("its file_id is not a UUID")
     name, size, sha256 = (announced.get(key) for key in ("name", "size", "sha256"))
     if size is not None and (type(size) is not int or not 0 <= size < 1 << 60):
-        raise ValueError("its size is no number of bytes")
+        raise ValueError("its size is not a number of bytes")
     if sha256 is not None and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256.lower())):
-        raise ValueError("its sha256 is none")
-    # The platform has sanitized the name; but it is shown, and a stranger may play the platform.
+        raise ValueError("its sha256 is not 64 hex digits")
+    # The platform sanitizes the name; sanitized again, because the answer may be forged.
     return Announced(
         file_id,
         sanitize_filename(name if isinstance(name, str) else ""),
@@ -97,7 +98,7 @@ def parse_file(announced: Any) -> Announced:
 
 
 def parse_uuid(value: Any) -> str | None:
-    """Return a UUID in its usual form; None for anything else."""
+    """Return a UUID in canonical form; None for anything else."""
     if not isinstance(value, str) or len(value) != 36:
         return None
     try:
@@ -108,7 +109,7 @@ def parse_uuid(value: Any) -> str | None:
 
 @dataclass
 class _Delivery:
-    """A file on its way. ``settled``: messages need not wait for it any longer."""
+    """A file being delivered. ``settled`` is set when messages need not wait for it any longer."""
 
     file_id: str
     received: int = 0
@@ -129,7 +130,10 @@ class Uploads:
         at_once: int = 4,
         max_attempts: int | None = None,
     ) -> None:
-        """After ``max_attempts`` failures in a row a file waits for the next run; None: never."""
+        """Create it; ``start`` begins the work.
+
+        After ``max_attempts`` consecutive failures a file waits for the next run; None: never.
+        """
         self.arrived = 0
         self.lost = 0
         self._client, self._journal, self._fetcher, self._tell = client, journal, fetcher, tell
@@ -141,7 +145,7 @@ class Uploads:
         self._group: asyncio.TaskGroup | None = None
 
     def start(self, group: asyncio.TaskGroup) -> None:
-        """Go on with what an earlier run left; what comes runs in ``group``."""
+        """Continue what an earlier run left unfinished. All downloads are tasks of ``group``."""
         self._group = group
         left = self._fetcher.left()
         unfinished = self._journal.unfinished()
@@ -150,7 +154,7 @@ class Uploads:
         self._fetcher.tidy(left, unfinished)
 
     def want(self, files: Iterable[Announced]) -> None:
-        """See that these files arrive. DiskFullError: nothing of it is noted; try again."""
+        """Deliver these files. DiskFullError: nothing was recorded; call again."""
         announced = list(files)
         self._journal.want(announced)
         for file in announced:
@@ -159,9 +163,9 @@ class Uploads:
                 self._deliver(file.file_id)
 
     async def reconcile(self) -> None:
-        """Take over what the platform's list of unacknowledged files has and the journal has not.
+        """Deliver files of the platform's list of unacknowledged files that the journal lacks.
 
-        An older platform has no list; the journal alone must do then.
+        An older platform has no such list; then this does nothing.
         """
         after: str | None = None
         begun = 1
@@ -172,10 +176,10 @@ class Uploads:
             except MissingError:
                 if after is None or begun == LIST_ATTEMPTS:
                     return
-                after, begun = None, begun + 1  # the file at the end of the page is gone
+                after, begun = None, begun + 1  # the file ``after`` is gone
                 continue
             except CursorGoneError as error:
-                raise UnavailableError(f"the list of files cannot be read: {error}") from error
+                raise UnavailableError(f"cannot read the list of files: {error}") from error
             files: list[Announced] = []
             for listed in page:
                 with contextlib.suppress(ValueError):
@@ -189,7 +193,7 @@ class Uploads:
             after = files[-1].file_id
 
     def _reopen(self, file: Announced, asked: float) -> None:
-        """Do again what was done before ``asked``, since the platform says that it was not."""
+        """Deliver again a file that was finished before ``asked`` but is still listed."""
         entry = self._journal.get(file.file_id)
         if entry is None or entry.changed >= asked or entry.file_id in self._deliveries:
             return
@@ -199,28 +203,28 @@ class Uploads:
             self._journal.move(file.file_id, State.LOST, State.WANTED)
 
     async def settled(self, file_ids: Iterable[str]) -> None:
-        """Wait until each of these files is on disk, lost, or known to be broken."""
+        """Wait until each of these files is on disk, lost, or repeatedly corrupt."""
         for file_id in file_ids:
             if delivery := self._deliveries.get(file_id):
                 await delivery.settled.wait()
 
     async def idle(self) -> None:
-        """Wait until no file is on its way."""
+        """Wait until no file is being delivered."""
         while self._deliveries:
             await next(iter(self._deliveries.values())).done.wait()
 
     @property
     def unfinished(self) -> int:
-        """How many files are not yet stored and acknowledged."""
+        """Number of files that are not stored and acknowledged."""
         return len(self._journal.unfinished())
 
     @property
     def incomplete(self) -> int:
-        """How many files are not yet on disk."""
+        """Number of files that are not completely on disk."""
         return sum(entry.state is State.WANTED for entry in self._journal.unfinished())
 
     def uri(self, file_id: str) -> str | None:
-        """Return the ``workspace:`` URI of a file that arrived."""
+        """Return the ``workspace:`` URI of a file that arrived, else None."""
         entry = self._journal.get(file_id)
         if entry is None or entry.state not in (State.STORED, State.ACKED):
             return None
@@ -241,7 +245,7 @@ class Uploads:
             delivery.done.set()
 
     async def _see_through(self, delivery: _Delivery) -> None:
-        """Try until the file is stored and acknowledged, or lost."""
+        """Retry until the file is stored and acknowledged, or lost."""
         backoff = Backoff(first=0.5)
         failures = corrupt = 0
         while True:
@@ -277,7 +281,7 @@ class Uploads:
             except DiskFullError as error:
                 reason, pause = str(error), DISK_PAUSE
             except OSError as error:
-                reason, pause = f"it cannot be written: {error}", DISK_PAUSE
+                reason, pause = f"cannot write the file: {error}", DISK_PAUSE
             except (UnavailableError, CursorGoneError) as error:
                 if delivery.received > received:
                     failures = 0
@@ -292,10 +296,10 @@ class Uploads:
             await asyncio.sleep(pause)
 
     async def _store(self, entry: Entry, delivery: _Delivery) -> None:
-        """Bring the file to disk, unless it is there already."""
+        """Download the file, unless it is on disk already."""
         current = self._journal.get(entry.file_id)
         if current is None or current.state is not State.WANTED:
-            return  # another poller was faster
+            return  # another poller has stored it
         start = time.monotonic()
         started = False
 
@@ -308,7 +312,7 @@ class Uploads:
                 self._tell(FileStarted(entry.file_id, entry.name, entry.size, received))
             started = True
 
-        # It may have got its name just before a crash.
+        # It may have been renamed just before a crash.
         found = await self._fetcher.found(entry)
         if found is None:
             sha256 = await self._fetcher.fetch(entry, progress)
@@ -330,14 +334,14 @@ class Uploads:
         try:
             await self._client.ack(entry.file_id)
         except MissingError as error:
-            # A platform that has forgotten the file needs no acknowledgement any more.
+            # A file that the platform no longer has needs no acknowledgement.
             if not _is_gone(error):
-                raise UnavailableError(f"it cannot be acknowledged: {error}") from error
+                raise UnavailableError(f"cannot acknowledge the file: {error}") from error
         if self._journal.move(entry.file_id, State.STORED, State.ACKED):
             self._tell(FileAcked(entry.file_id))
 
     def _lose(self, entry: Entry, reason: str) -> bool:
-        """Give a file up; False if the disk is too full even to note that."""
+        """Record that a file will not arrive; False if the disk is too full to record it."""
         self._fetcher.forget(entry)
         try:
             moved = self._journal.move(entry.file_id, State.WANTED, State.LOST)
@@ -350,8 +354,8 @@ class Uploads:
 
 
 def _is_gone(error: MissingError) -> bool:
-    """Tell whether it is the platform that says so, and not a proxy before one that restarts.
+    """Return whether the 404 is the platform's, and not that of a proxy while it restarts.
 
-    The sentence is the contract's; older platforms send it without a code.
+    Older platforms send the sentence without a code.
     """
     return error.code == GONE_CODE or GONE_SENTENCE in str(error)

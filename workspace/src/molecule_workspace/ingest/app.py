@@ -1,22 +1,18 @@
-"""The workspace's side of chat uploads that the platform pushes.
+"""The HTTP endpoint for uploads that the platform pushes to a workspace.
 
-A file that a person attaches in the canvas reaches the workspace under a name that
-``sanitize_filename`` lets through. The platform applies the very same rule before it stages
-a file (``SanitizeFilename``, in Go), so a file has one name however it travels.
+``ingest_app`` serves ``POST /internal/chat/uploads/ingest``. The bearer token is the workspace's
+inbound secret; while there is no secret, every request is refused. Guarantees:
 
-``ingest_app`` serves the uploads themselves, ``POST /internal/chat/uploads/ingest``, to whoever
-has the workspace's inbound secret; without a secret, to nobody. It promises:
+- When the answer is 200, all files of the upload are in the folder and synced. After any error
+  (malformed, truncated, slow or oversize body, full disk, lost client) none of them is. Only a
+  killed process leaves partial files; they are hidden, and the next start deletes them.
+- Each file is ``<folder>/<32 hex digits>-<sanitized name>``, mode 0600. Nothing that a client sends
+  chooses a path, and no symbolic link is followed.
+- Memory is bounded by one network chunk per upload, whatever is sent.
+- Limits, statuses, error codes and error texts are the platform's, so that a client sees the same
+  answer whether the file was pushed or staged.
 
-- An upload's files are all in the folder, synced, before the answer says so, or none of them is:
-  not after a broken, cut, slow or oversize body, not if the disk is full, not if the client or
-  the server goes. Only a kill leaves parts behind, hidden ones, which the next start removes.
-- Each is ``<folder>/<32 hex digits>-<sanitized name>``, mode 0600. Nothing that a client sends
-  chooses a path, and no link is followed.
-- Memory is bounded by one chunk of the network's, whatever is sent.
-- Limits, error bodies, codes and statuses are the platform's, so a sender cannot tell
-  by them whether a file was pushed or staged.
-
-It does not bound how many uploads are in flight; the server in front of it does.
+The number of concurrent uploads is not limited here; the server in front must do that.
 """
 
 import asyncio
@@ -59,13 +55,13 @@ __all__ = [
 ]
 
 INGEST_PATH: Final = "/internal/chat/uploads/ingest"
-"""Where the platform posts uploads, below the url that the workspace registered."""
+"""Path to which the platform posts uploads, below the URL that the workspace registered."""
 
 BODY_ALLOWANCE: Final = 1 << 20
-"""Bytes that a body may have beside its files: boundaries, part headers, other fields."""
+"""Bytes of a body that are not file content: boundaries, part headers, other fields."""
 
 MIN_BODY_RATE: Final = 1 << 10
-"""The least rate of a body, in bytes per second; who sends less keeps a connection for nothing."""
+"""Minimum rate of a body, in bytes per second; a slower client only occupies a connection."""
 
 
 def ingest_app(
@@ -77,8 +73,8 @@ def ingest_app(
 ) -> Starlette:
     """Return an application that stores uploads in ``folder`` and serves nothing else.
 
-    ``secret`` is asked at every request. ``on_stored`` hears of each file before the answer is
-    sent. The folder is made if it is missing; OSError if it cannot be used.
+    ``secret`` is called for every request. ``on_stored`` is called for each file before the answer
+    is sent. The folder is created if it is missing; OSError: it cannot be used.
     """
     route = ingest_route(folder, secret, limits=limits, on_stored=on_stored)
     return Starlette(routes=[route, Route("/{path:path}", _NotFound(limits))])
@@ -91,7 +87,7 @@ def ingest_route(
     limits: IngestLimits = DEFAULT_LIMITS,
     on_stored: Callable[[StoredFile], None] | None = None,
 ) -> Route:
-    """Return what ``ingest_app`` serves, for a Starlette application that serves more."""
+    """Return the route of ``ingest_app``, for a Starlette application with other routes."""
     return Route(INGEST_PATH, _Ingest(Path(os.path.abspath(folder)), secret, limits, on_stored))
 
 
@@ -101,16 +97,16 @@ _REQUEST_ID: Final = "molecule.request_id"
 
 
 class _DisconnectedError(Exception):
-    """The client is gone."""
+    """The client closed the connection."""
 
 
 def _header(scope: Scope, name: bytes) -> bytes:
-    """Return the first header line of that name, as the platform does."""
+    """Return the first header of that name, as the platform does."""
     return next((value for key, value in scope["headers"] if key == name), b"")
 
 
 def _request_id(scope: Scope) -> str:
-    """Return the caller's id of the request if it is sane, else a new one."""
+    """Return the client's request id if it is well-formed, else a new one."""
     if _REQUEST_ID not in scope:
         given = _header(scope, b"x-request-id").decode("latin-1")
         scope[_REQUEST_ID] = given if _SANE_REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
@@ -130,10 +126,10 @@ def _json(
 
 
 async def _answer(send: Send, body: "_Body", answer: Response) -> None:
-    """Answer at once, and let the client finish sending.
+    """Answer immediately, then read the rest of the request body for a while.
 
-    One that is cut off seldom reads an answer. Closing while something is unread resets the
-    connection, and the client's kernel may throw away what came before.
+    Closing a connection with unread data resets it, and the client's kernel may then discard the
+    answer before the client has read it.
     """
     await send(
         {
@@ -148,27 +144,27 @@ async def _answer(send: Send, body: "_Body", answer: Response) -> None:
 
 
 async def _refuse(scope: Scope, send: Send, body: "_Body", refused: UploadRefusedError) -> None:
-    """Say why, also to who is not let in, and close the connection."""
+    """Send an error answer, and close the connection."""
     own = {401: {"WWW-Authenticate": "Bearer"}, 405: {"Allow": "POST"}}.get(refused.status, {})
     headers = {"Connection": "close", **own}
     await _answer(send, body, _json(scope, refused.status, refused.body, headers))
 
 
 class _NotFound:
-    """Every path but one."""
+    """The answer for every other path."""
 
     def __init__(self, limits: IngestLimits) -> None:
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Say where uploads go."""
+        """Answer 404."""
         message = f"no such path; uploads go to {INGEST_PATH}"
         refused = UploadRefusedError(404, "not_found", message)
         await _refuse(scope, send, _Body(scope, receive, self._limits), refused)
 
 
 class _Ingest:
-    """The endpoint. One for all requests."""
+    """The endpoint; one instance serves all requests."""
 
     def __init__(
         self,
@@ -183,14 +179,14 @@ class _Ingest:
         weakref.finalize(self, os.close, self._lock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Serve a request."""
         request_id = _request_id(scope)
         body = _Body(scope, receive, self._limits)
         try:
             self._admit(scope, body)
             files = await self._store(scope, body)
         except _DisconnectedError:
-            _LOG.info("upload cut by the client, request %s", request_id)
+            _LOG.info("upload aborted by the client, request %s", request_id)
             return
         except UploadRefusedError as refused:
             _LOG.info("upload refused, request %s: %s", request_id, refused.body["code"])
@@ -223,11 +219,11 @@ class _Ingest:
             try:
                 self._on_stored(file)
             except Exception:
-                # The file is stored all the same, and that is what the answer is about.
+                # The file is stored; a failing callback must not change the answer.
                 _LOG.exception("on_stored failed for %s", file.path.name)
 
     def _admit(self, scope: Scope, body: "_Body") -> None:
-        """Refuse what can be refused before a byte of the body is read."""
+        """Check method, token and Content-Length, before the body is read."""
         if scope["method"] != "POST":
             raise UploadRefusedError(
                 405, "method_not_allowed", "this path has other methods; see the Allow header"
@@ -243,7 +239,7 @@ class _Ingest:
             raise request_too_large(self._limits)
 
     async def _store(self, scope: Scope, body: "_Body") -> list[StoredFile]:
-        """Read the whole body and keep its files."""
+        """Read the whole body and store its files."""
         reader = FormReader(form_boundary(_header(scope, b"content-type")))
         with Upload(self._folder, self._limits) as upload:
             async with contextlib.aclosing(body.chunks()) as chunks:
@@ -259,19 +255,19 @@ class _Ingest:
 
 
 class _Body:
-    """A request's body: at most so many bytes, and at least so many a second."""
+    """A request's body, with a maximum size and a minimum rate."""
 
     def __init__(self, scope: Scope, receive: Receive, limits: IngestLimits) -> None:
         self.limit = limits.max_request_bytes + BODY_ALLOWANCE
         self.over = False
-        """There was more than the limit."""
+        """Whether the body exceeded the limit."""
         self._receive = receive
         self._window, self._drain_timeout = limits.body_window, limits.drain_timeout
         self._more = True
         self._unasked = _header(scope, b"expect").lower() == b"100-continue"
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body up to its limit. A client that is slow or gone is an error."""
+        """Yield the body up to its limit. A slow client, or one that disconnects, is an error."""
         share = max(1, int(self._window * MIN_BODY_RATE))
         left, patience = share, self._window
         now = asyncio.get_running_loop().time
@@ -287,8 +283,8 @@ class _Body:
                     "body_too_slow",
                     "request body arrived too slowly; try again on a better connection",
                 ) from error
-            # A window lasts until its share has come, so single bytes buy no time; and only what
-            # is spent waiting for the client counts.
+            # A window ends when its share of bytes has arrived, so single bytes do not extend it.
+            # Only the time spent waiting for the client counts.
             left -= len(chunk)
             patience -= now() - start
             if left <= 0:
@@ -307,9 +303,9 @@ class _Body:
         return body
 
     async def drain(self) -> None:
-        """Let the client finish sending, for a while.
+        """Read and discard the rest of the body, for at most the drain timeout.
 
-        One that waits to be asked for its body is not asked for what nobody wants.
+        A client that sent ``Expect: 100-continue`` and got no 100 has not sent its body.
         """
         if self._unasked:
             return

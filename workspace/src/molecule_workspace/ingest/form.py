@@ -1,13 +1,12 @@
-"""Reads a multipart/form-data body as it arrives, a chunk at a time.
+"""An incremental parser for multipart/form-data.
 
-Which body is a form, where a part begins and ends, what it is called: all that is decided as the
-platform decides it when it stages an upload (Go's mime/multipart and mime.ParseMediaType, with the
-platform's own bound on part headers and its own reading of backslashes), so that a body has one
-meaning whether it was pushed or polled. No form parser for Python reads names and odd line ends
-that way, or bounds a whole header, which is why there is one here.
+It interprets a body exactly as the platform does when it stages an upload (Go's mime/multipart and
+mime.ParseMediaType, with the platform's limit on part headers and its rule for backslashes), so
+that a body means the same whether it was pushed or polled. No existing parser for Python reads
+names and unusual line ends that way, or limits the size of a whole part header.
 
-It holds no more than a chunk and the header of one part, knows neither files nor sockets, and
-does not care how the body is cut into chunks.
+It buffers at most one chunk and one part header, does no I/O, and gives the same result however
+the body is split into chunks.
 """
 
 import re
@@ -17,17 +16,17 @@ from enum import Enum, auto
 from typing import Final
 
 MAX_PART_HEADER: Final = 32 << 10
-"""Bytes in the longest header of a part."""
+"""Maximum size of a part's header, in bytes."""
 
 MAX_LINE: Final = 4096
-"""Bytes in the longest line between two parts, line end included."""
+"""Maximum length of a line between two parts, in bytes, including the line end."""
 
 
 class UploadRefusedError(Exception):
-    """An upload that is not taken: the status of the answer, and the fields of its JSON body."""
+    """An upload is refused. ``status`` and ``body`` are the answer's status and JSON fields."""
 
     def __init__(self, status: int, code: str, message: str, **fields: str | int) -> None:
-        """Refuse with ``message``, a sentence for a person, and ``code``, which stays stable."""
+        """Create the error with ``message`` for a person and the stable ``code`` for a program."""
         super().__init__(message)
         self.status = status
         self.code = code
@@ -35,7 +34,7 @@ class UploadRefusedError(Exception):
 
 
 def broken_body() -> UploadRefusedError:
-    """Return the refusal of a body that cannot be read to its end."""
+    """Return the error for a malformed or truncated body."""
     return UploadRefusedError(
         400, "broken_body", "request body is broken or was cut; send it again"
     )
@@ -43,32 +42,32 @@ def broken_body() -> UploadRefusedError:
 
 @dataclass(frozen=True)
 class PartHeader:
-    """A part begins. ``fields`` has the first of each header line, by its name in lower case."""
+    """The start of a part. ``fields`` maps lower-case names to the first header of that name."""
 
     fields: Mapping[bytes, bytes]
 
     def get(self, name: bytes) -> bytes:
-        """Return a header line's value as raw bytes, empty if there is none."""
+        """Return a header's value as raw bytes, empty if there is none."""
         return self.fields.get(name, b"")
 
 
 @dataclass(frozen=True)
 class PartEnd:
-    """The part is over."""
+    """The end of a part."""
 
 
 PartEvent = PartHeader | PartEnd | memoryview
-"""What a form is made of: parts, each a PartHeader, its content in pieces, and a PartEnd."""
+"""A form is a sequence of parts: a PartHeader, the content in pieces, and a PartEnd."""
 
 
-# Parameters of a header, as mime.ParseMediaType reads them. The white space is Unicode's, in UTF-8.
+# Header parameters, as mime.ParseMediaType reads them: white space is Unicode's, in UTF-8.
 _SPACE: Final = (
     rb"(?:[\t-\r ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f"
     rb"|\xe3\x80\x80)*+"
 )
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`{|}~0-9A-Za-z]++"
 _TYPE: Final = re.compile(_SPACE + rb"(" + _TOKEN + rb"(?:/" + _TOKEN + rb")?)" + _SPACE)
-# A backslash escapes what would otherwise need the quotes; before all else it is itself.
+# A backslash escapes only the characters that need quotes; before any other it is literal.
 _PARAMETER: Final = re.compile(
     rb'%b;%b(%b)%b=%b(?:(%b)|"((?:\\[()<>@,;:\\"/\[\]?=]|[^"\r\n])*+)")'
     % (_SPACE, _SPACE, _TOKEN, _SPACE, _SPACE, _TOKEN)
@@ -80,7 +79,7 @@ _BAD_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 def form_boundary(content_type: bytes) -> bytes:
-    """Return the boundary that a request's Content-Type names, or refuse the request."""
+    """Return the boundary of a request's Content-Type. UploadRefusedError: it has none."""
     media = _media_type(content_type)
     if media is None or media[0] != b"multipart/form-data" or not media[1].get(b"boundary"):
         raise UploadRefusedError(
@@ -90,11 +89,11 @@ def form_boundary(content_type: bytes) -> bytes:
 
 
 def part_names(header: PartHeader) -> tuple[bytes, bytes | None] | None:
-    """Return a part's form field and filename as raw bytes, or None if they cannot be read.
+    """Return a part's field name and filename as raw bytes; None if the header is malformed.
 
-    The field is empty if it has no name; the filename is None if there is none, and may be empty.
-    Percent signs stay as they are: browsers write a quote as ``%22`` and leave a literal ``%``
-    alone, and the two cannot be told apart. ``filename*`` (RFC 5987) wins if it can be decoded.
+    The field name is empty if it is missing; the filename is None if it is missing. Percent signs
+    are not decoded: browsers write a quote as ``%22`` but do not escape ``%`` itself, so decoding
+    would be ambiguous. ``filename*`` (RFC 5987) takes precedence if it can be decoded.
     """
     media = _media_type(_escape_backslashes(header.get(b"content-disposition")))
     if media is None or media[0] != b"form-data":
@@ -103,10 +102,10 @@ def part_names(header: PartHeader) -> tuple[bytes, bytes | None] | None:
 
 
 def _escape_backslashes(disposition: bytes) -> bytes:
-    r"""Double the backslashes in quoted strings that the client meant literally.
+    r"""Double the literal backslashes in quoted strings.
 
-    Browsers never escape, other clients write ``\"`` and ``\\`` and nothing else, so only
-    these two are escapes. At the very end of the header a quote can only be the closing one.
+    Browsers never escape; other clients write only ``\"`` and ``\\``. So only these two are
+    escapes. At the end of the header a quote is always the closing one.
     """
     result = bytearray()
     quoted = False
@@ -128,7 +127,7 @@ def _escape_backslashes(disposition: bytes) -> bytes:
 
 
 def _media_type(value: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
-    """Return the type in lower case and the parameters, or None if the value is malformed."""
+    """Return the lower-case type and the parameters; None if the value is malformed."""
     base = value.partition(b";")[0]
     found = _TYPE.fullmatch(base)
     if found is None:
@@ -148,7 +147,7 @@ def _media_type(value: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
 
 
 def _extended(given: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    """Put parameters together that are encoded or in pieces (RFC 2231, RFC 5987)."""
+    """Decode and join parameters that are encoded or continued (RFC 2231, RFC 5987)."""
     result = {name: text for name, text in given.items() if b"*" not in name}
     for name in {name.partition(b"*")[0] for name in given if b"*" in name}:
         whole = given.get(name + b"*")
@@ -192,7 +191,7 @@ class _State(Enum):
 
 
 class _Ahead(Enum):
-    """What follows a piece of content."""
+    """What follows a piece of content; UNKNOWN needs more bytes."""
 
     UNKNOWN = auto()
     CONTENT = auto()
@@ -204,13 +203,13 @@ _FIELD_VALUE: Final = re.compile(rb"[\t -~\x80-\xff]*")
 
 
 class FormReader:
-    """Reads one form. Feed it every chunk, then call ``end``; read what they yield to the end.
+    """Parses one form. Call ``feed`` for every chunk, then ``end``; exhaust both iterators.
 
-    A body that is no form raises UploadRefusedError, and the reader is of no further use.
+    A malformed body raises UploadRefusedError; after that the reader must not be used.
     """
 
     def __init__(self, boundary: bytes) -> None:
-        """Read a form whose parts the ``boundary`` divides."""
+        """Create a parser for a form with this ``boundary``."""
         self._dashed = b"--" + boundary
         self._newline = b"\r\n"
         self._state = _State.BETWEEN
@@ -224,17 +223,17 @@ class FormReader:
 
     @property
     def finished(self) -> bool:
-        """Whether the last boundary was read. What follows it counts for nothing."""
+        """Whether the closing boundary was read. Anything after it is ignored."""
         return self._state is _State.FINISHED
 
     def end(self) -> Iterator[PartEvent]:
-        """Say that the body is over. Only the line break after the last boundary may be missing."""
+        """Finish. The body may lack only the line break after the closing boundary."""
         yield from self.feed(b"\r\n")
         if not self.finished:
             raise broken_body()
 
     def feed(self, chunk: bytes) -> Iterator[PartEvent]:
-        """Read a chunk and yield what there is in it."""
+        """Parse a chunk and yield its events."""
         data = self._rest + chunk
         at = 0
         while not self.finished:
@@ -260,7 +259,7 @@ class FormReader:
         self._rest = b"" if self.finished else data[at:]
 
     def _next_line(self, data: bytes, at: int) -> bytes | None:
-        """Return the line there, or None if its end has not come yet."""
+        """Return the line at ``at``, or None if it is incomplete."""
         between = self._state is _State.BETWEEN
         window = min(self._left, MAX_LINE) if between else self._left
         end = data.find(b"\n", at, at + window)
@@ -282,7 +281,7 @@ class FormReader:
             rest = line[len(self._dashed) :]
             padding = rest.lstrip(b" \t")
             if not self._began and padding == b"\n":
-                # Whoever ends the first boundary in this way ends them all so.
+                # As in Go: the line end of the first boundary holds for the whole body.
                 self._newline = b"\n"
             if padding == self._newline:
                 self._began, self._state = True, _State.HEADER
@@ -296,7 +295,7 @@ class FormReader:
         self._blank = self._began
 
     def _read_header(self, line: bytes) -> PartHeader | None:
-        """Read a line of a part's header; return the header after its last one."""
+        """Read one line of a part's header; return the header at the empty line."""
         text = line[:-1].removesuffix(b"\r")
         if text.startswith((b" ", b"\t")):
             if self._line is None:
@@ -317,7 +316,7 @@ class FormReader:
         return None
 
     def _scan(self, data: bytes, at: int) -> tuple[int, _Ahead]:
-        """Return how far from ``at`` the content surely goes, and what is there."""
+        """Return up to where the bytes from ``at`` are certainly content, and what follows."""
         if self._empty:
             if data.startswith(self._dashed, at):
                 after = at + len(self._dashed)
@@ -329,18 +328,18 @@ class FormReader:
         delimiter = self._newline + self._dashed
         found = data.find(delimiter, at)
         if found >= 0:
-            # Content may have any number of lines that only begin like a boundary.
+            # Content may contain lines that begin like a boundary but are none.
             sure = re.compile(re.escape(delimiter) + rb"(?=[ \t\r\n]|--|-?\Z)")
             if match := sure.search(data, found):
                 return match.start(), self._after_boundary(data, match.end())
-        # The end may be the beginning of a boundary.
+        # The last bytes may be the beginning of a boundary.
         tail = data.rfind(self._newline[:1], max(at, len(data) - len(delimiter) + 1))
         if tail >= 0 and delimiter.startswith(data[tail:]):
             return tail, _Ahead.UNKNOWN
         return len(data), _Ahead.UNKNOWN
 
     def _after_boundary(self, data: bytes, at: int) -> _Ahead:
-        """Tell a boundary from content that begins with the same characters."""
+        """Distinguish a boundary from content that begins with the same bytes."""
         following = data[at : at + 2]
         if following in (b"", b"-"):
             return _Ahead.UNKNOWN

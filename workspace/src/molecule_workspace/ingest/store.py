@@ -1,9 +1,8 @@
-"""The files of uploads on their way from a form to the disk.
+"""Stores the files of a pushed upload on disk, all or none.
 
-An upload's files are all in the folder, synced, or none of them is. Each is
-``<folder>/<32 hex digits>-<sanitized name>``, mode 0600; nothing that a client sends chooses a
-path, and no link is followed. Only a kill leaves parts behind, hidden ones, which ``clear_parts``
-removes.
+Each file is ``<folder>/<32 hex digits>-<sanitized name>``, mode 0600. Nothing that a client sends
+chooses a path, and no symbolic link is followed. Only a killed process leaves partial files; they
+are hidden, and ``clear_parts`` deletes them.
 """
 
 import asyncio
@@ -31,10 +30,10 @@ from molecule_workspace.ingest.types import clean_mime_type
 from molecule_workspace.names import sanitize_filename
 
 FILES_FIELD: Final = b"files"
-"""The form field whose parts are the files."""
+"""The form field of the files."""
 
 MAX_OTHER_PARTS: Final = 64
-"""How many parts that are no files an upload may have."""
+"""Maximum number of parts of an upload that are not files."""
 
 _LOG: Final = logging.getLogger(__name__)
 _PART: Final = re.compile(r"\.[0-9a-f]{32}-[A-Za-z0-9._-]{1,100}\.part")
@@ -42,16 +41,16 @@ _PART: Final = re.compile(r"\.[0-9a-f]{32}-[A-Za-z0-9._-]{1,100}\.part")
 
 @dataclass(frozen=True)
 class IngestLimits:
-    """What one upload may have. The defaults are the platform's."""
+    """Limits of one upload. The defaults are the platform's."""
 
     max_file_bytes: int = 100 << 20
     max_request_bytes: int = 100 << 20
-    """All files together."""
+    """Maximum size of all files together, in bytes."""
     max_files: int = 64
     body_window: float = 30.0
-    """Seconds in which a body must bring its share of MIN_BODY_RATE."""
+    """Seconds over which MIN_BODY_RATE is measured."""
     drain_timeout: float = 10.0
-    """Seconds for which a client whose upload is refused may go on sending."""
+    """Seconds for which the rest of a refused upload is read, so that the client reads why."""
 
 
 DEFAULT_LIMITS: Final = IngestLimits()
@@ -59,7 +58,7 @@ DEFAULT_LIMITS: Final = IngestLimits()
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that arrived: where it is, and what the answer says of it."""
+    """A stored file: its path, and the fields of the answer."""
 
     path: Path
     name: str
@@ -68,31 +67,31 @@ class StoredFile:
 
 
 class StageError(Exception):
-    """The disk does not take the files; the cause is the OSError."""
+    """The files could not be written; ``__cause__`` is the OSError."""
 
 
 def request_too_large(limits: IngestLimits) -> UploadRefusedError:
-    """Return the refusal of a request whose files are too much together."""
+    """Return the error for a request whose files together exceed the limit."""
     return UploadRefusedError(
         413, "request_too_large", "request body exceeds limit", max=limits.max_request_bytes
     )
 
 
 class Upload:
-    """The files of one upload on their way to the disk: all of them stay, or none.
+    """The files of one upload being written: all are kept, or none.
 
-    Whatever happens between ``with`` and the end of ``keep`` removes them. What blocks is done by
-    threads, which a cancelled request does not wait for; so a lock decides who cleans up.
+    Any error between ``with`` and the end of ``keep`` deletes them. Blocking calls run in threads,
+    and a cancelled request does not wait for its thread; a lock decides which of them cleans up.
     """
 
     def __init__(self, folder: Path, limits: IngestLimits) -> None:
-        """Touch nothing yet."""
+        """Create the upload; nothing is written before ``with``."""
         self._folder, self._limits = folder, limits
         self._files: list[StoredFile] = []
         self._others = 0
         self._total = 0
         self._current: StoredFile | None = None
-        # What threads use too.
+        # Shared with threads.
         self._lock = threading.Lock()
         self._fd = -1
         self._names: list[str] = []
@@ -100,7 +99,7 @@ class Upload:
         self._gone = False
 
     def __enter__(self) -> Self:
-        """Open the folder, made if it is missing. StageError."""
+        """Open the folder, and create it if it is missing. StageError."""
         with _staging():
             self._dir = _open_folder(self._folder)
         return self
@@ -111,14 +110,14 @@ class Upload:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Remove the files if there was an error."""
+        """Delete the files if there was an error."""
         with self._lock:
             self._gone = True
             if not self._renaming:
                 self._close(remove=kind is not None)
 
     async def take(self, event: PartEvent) -> None:
-        """Take the next piece of the form."""
+        """Process the next event of the form. UploadRefusedError, StageError."""
         if isinstance(event, PartHeader):
             self._begin(event)
         elif self._current is None:
@@ -132,7 +131,10 @@ class Upload:
             self._write(self._current, event)
 
     async def keep(self) -> list[StoredFile]:
-        """Give the files their names: the form is complete. Return them in its order."""
+        """Rename the files to their final names and return them in the order of the form.
+
+        Call it when the form is complete. UploadRefusedError: it has no files. StageError.
+        """
         if not self._files:
             raise UploadRefusedError(
                 400, "no_files", "no part named files; send each file as a part of that name"
@@ -190,7 +192,7 @@ class Upload:
                 data = data[os.write(self._fd, data) :]
 
     def _seal(self) -> None:
-        """Sync the file that was written last. In a thread."""
+        """Sync and close the current file. Runs in a thread."""
         with self._lock:
             fd, self._fd = self._fd, -1
         if fd >= 0:
@@ -200,7 +202,7 @@ class Upload:
                 os.close(fd)
 
     def _rename(self) -> None:
-        """Rename all files, unless the request is gone meanwhile. In a thread."""
+        """Rename all files, unless the request was cancelled meanwhile. Runs in a thread."""
         with self._lock:
             if self._gone:
                 return
@@ -227,7 +229,7 @@ class Upload:
 
 @contextlib.contextmanager
 def _staging() -> Iterator[None]:
-    """Tell what the disk refuses from every other error."""
+    """Turn an OSError into a StageError."""
     try:
         yield
     except OSError as error:
@@ -243,19 +245,19 @@ def _remove(name: str, folder: int) -> None:
     try:
         os.unlink(name, dir_fd=folder)
     except OSError:
-        _LOG.warning("cannot remove %s", name, exc_info=True)
+        _LOG.warning("cannot delete %s", name, exc_info=True)
 
 
 def clear_parts(folder: Path) -> int:
-    """Remove what a killed process left, unless another one serves the folder right now.
+    """Delete partial files of a killed process, unless another process serves the folder.
 
-    Return a descriptor whose lock tells others that this one does.
+    Return a descriptor with a shared lock on the folder, which shows that this process serves it.
     """
     fd = _open_folder(folder)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        _LOG.debug("%s is served by another process too", folder)
+        _LOG.debug("another process serves %s; its partial files are kept", folder)
     else:
         for name in os.listdir(fd):
             if _PART.fullmatch(name):

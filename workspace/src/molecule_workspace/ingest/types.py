@@ -1,7 +1,7 @@
-"""The type of an uploaded file: what its sender says, or what its name suggests.
+"""The MIME type of an uploaded file: the sender's, or one derived from the name.
 
-The rule and the table are the platform's (``CleanMIMEType``, in Go), so that a file has one type
-whether it was pushed or polled. The cases that both are tested against are in ``testdata``.
+The rule and the table are the same as the platform's (``CleanMIMEType``, in Go), so that a file has
+the same type whether it was pushed or polled. ``testdata`` has the cases that both are tested with.
 """
 
 import mimetypes
@@ -11,10 +11,10 @@ from types import MappingProxyType
 from typing import Final
 
 UNKNOWN_MIME_TYPE: Final = "application/octet-stream"
-"""What HTTP calls bytes of which nothing is known."""
+"""The type of a file about which nothing is known."""
 
 MAX_MIME_NAME_LENGTH: Final = 127
-"""Characters in the longest type and the longest subtype (RFC 6838, 4.2)."""
+"""Maximum length of a type and of a subtype, in characters (RFC 6838, 4.2)."""
 
 _NAME: Final = rf"[!#$%&'*+\-.^_`|~0-9A-Za-z]{{1,{MAX_MIME_NAME_LENGTH}}}"
 _PLAIN: Final = re.compile(f"{_NAME}/{_NAME}")
@@ -88,17 +88,16 @@ COMMON_MIME_TYPES: Final[Mapping[str, str]] = MappingProxyType(
         ".zst": "application/zstd",
     }
 )
-"""The types of the usual attachments. They come before the tables of the machine, which differ
-between distributions and hold surprises (.ts is a video to most of them)."""
+"""Types of common attachments. They take precedence over the machine's tables, which differ between
+distributions; most of them map .ts to a video type."""
 
 
 def clean_mime_type(content_type: str, name: str) -> str:
-    """Return the type of a file that came with ``content_type`` and is kept as ``name``.
+    """Return the MIME type of a file with the header ``content_type`` and the sanitized ``name``.
 
-    It is the Content-Type without parameters; or, if that is no plain type/subtype, the type that
-    the extension of the sanitized ``name`` suggests; or ``application/octet-stream``. The result is
-    always two lower-case tokens (RFC 9110) of at most 127 characters with a slash between them,
-    and so safe to put in a header.
+    It is the Content-Type without parameters; if that is not type/subtype, the type of the name's
+    extension; else ``application/octet-stream``. The result is always two lower-case tokens
+    (RFC 9110) of at most 127 characters, separated by a slash, and therefore safe in a header.
     """
     extension = name[name.rfind(".") :].lower() if "." in name else ""
     return (
