@@ -40,8 +40,8 @@ func (r storageReconcileCmd) Run(env *environment, settings *config.Settings) er
 		tell("objects %d, files with objects %d", f.Objects, f.Files)
 		tell("nobody's: objects that no row knows of %d (%s), objects without a file %d, partial files %d, unfinished uploads %d: %s",
 			f.Orphans, humanize.IBytes(uint64(f.OrphanBytes)), f.Unowned, f.Partial, f.Unfinished, verb)
-		tell("left alone: objects of other names %d", f.Strangers)
-		tell("visible files without bytes %d, with bytes of another length %d", f.Missing, f.Wrong)
+		tell("left alone: objects of other names %d", f.Foreign)
+		tell("visible files without bytes %d, with bytes of another length %d", f.Missing, f.WrongSize)
 		return err
 	})
 }
