@@ -40,8 +40,8 @@ func (r storageReconcileCmd) Run(env *environment, settings *config.Settings) er
 		tell("objects: %d, files with objects: %d", f.Objects, f.Files)
 		tell("orphans: objects unknown to the database %d (%s), objects without a file %d, partial files %d, unfinished uploads %d: %s",
 			f.Orphans, humanize.IBytes(uint64(f.OrphanBytes)), f.Unowned, f.Partial, f.Unfinished, verb)
-		tell("ignored: objects that the platform did not name %d", f.Strangers)
-		tell("damaged files: bytes missing %d, wrong size %d", f.Missing, f.Wrong)
+		tell("ignored: objects that the platform did not name %d", f.Foreign)
+		tell("damaged files: bytes missing %d, wrong size %d", f.Missing, f.WrongSize)
 		return err
 	})
 }

@@ -162,7 +162,7 @@ func TestStorage_TellsWhatIsWrongWithTheStore(t *testing.T) {
 		`INSERT INTO upload_objects (object_key, store_id, size_bytes, file_id) SELECT gen_random_uuid(), id, 1, gen_random_uuid() FROM store`)
 	for _, args := range [][]string{{"serve"}, {"storage", "migrate"}} {
 		r := execute(t, newFolder(t), onStore(dsn, folder), args...)
-		if r.code != 1 || !strings.Contains(r.stderr, "the store of STORAGE_URL has nothing of what was put there; is it mounted") {
+		if r.code != 1 || !strings.Contains(r.stderr, "the store of STORAGE_URL contains none of the files that were written to it; check that it is mounted") {
 			t.Errorf("%q on a folder that is not mounted: exit code %d, %s", args, r.code, r.stderr)
 		}
 	}

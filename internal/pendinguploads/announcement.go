@@ -9,9 +9,9 @@ import (
 	"github.com/molecule-ai/platform/internal/activity"
 )
 
-// announcement is the inbox row of the file. Its form is fixed: pollers read it.
+// announcement returns the inbox row of the file. Pollers in the field parse it, so its format is fixed.
 func (f File) announcement() activity.Entry {
-	// A struct of strings and a number cannot fail to marshal.
+	// A struct of strings and a number always marshals.
 	body, _ := json.Marshal(struct {
 		FileID   uuid.UUID `json:"file_id"`
 		Name     string    `json:"name"`

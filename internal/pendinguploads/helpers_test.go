@@ -20,8 +20,8 @@ import (
 
 var testLimits = pendinguploads.Limits{MaxFileBytes: 8 << 20, MaxBatchBytes: 16 << 20, TTL: time.Hour}
 
-// connector makes connections as the platform does: binary for writing bytes, not for the
-// rest.
+// connector makes connections like the platform's: binary_parameters for writing content, none for
+// everything else.
 func connector(t *testing.T, dsn string, binary bool) *pq.Connector {
 	t.Helper()
 	config, err := pq.NewConfig(dsn)
@@ -45,7 +45,7 @@ func openPool(t *testing.T, c driver.Connector) *sql.DB {
 	return db
 }
 
-// newPostgres returns a storage on a database of its own, and the pool that it reads with.
+// newPostgres returns a storage on a database of its own, and the pool with which it reads.
 func newPostgres(t *testing.T) (*pendinguploads.Postgres, *sql.DB) {
 	t.Helper()
 	dsn := pgtest.New(t)
@@ -77,7 +77,7 @@ func execute(db *sql.DB, statement string) func(context.Context, uuid.UUID) erro
 	}
 }
 
-// failingInbox writes nothing, and fails if it is told to.
+// failingInbox writes nothing, and fails if fail is set.
 type failingInbox struct{ fail bool }
 
 func (f *failingInbox) Append(context.Context, *sql.Tx, uuid.UUID, ...activity.Entry) error {
@@ -87,7 +87,7 @@ func (f *failingInbox) Append(context.Context, *sql.Tx, uuid.UUID, ...activity.E
 	return nil
 }
 
-// sideEffect does something when it is first read.
+// sideEffect calls do when it is first read.
 type sideEffect struct {
 	io.Reader
 	do func()

@@ -13,101 +13,109 @@ import (
 )
 
 const (
-	// Where the bytes of a file are, and its first ones if they are in the row.
-	sqlOpenAny = `SELECT ` + fileColumns + `, substring(content FROM 1 FOR $3), object_key, ` +
-		`(SELECT store_id FROM upload_objects o WHERE o.object_key = pending_uploads.object_key) FROM pending_uploads ` +
-		`WHERE file_id = $1 AND workspace_id = $2 AND ` + readable
+	// maxReadAttempts is how often a read is attempted that fails without returning a byte. The second
+	// attempt follows at once, the third after retryPause, the next after twice as long.
+	maxReadAttempts = 4
+	retryPause      = 100 * time.Millisecond
 
-	// maxResumes is how often a read that breaks is taken up again without a byte in between, and
-	// resumePause how long it waits before the second time; then twice as long each time.
-	maxResumes  = 4
-	resumePause = 100 * time.Millisecond
-
-	// stallTimeout is how long a store may take for the next bytes; then it is asked again.
+	// stallTimeout is how long a store may take to return the next bytes before the read is repeated.
 	stallTimeout = 30 * time.Second
 
-	// linkTTL is how long a URL is good that bypasses the platform. It is used at once.
-	linkTTL = 2 * time.Minute
+	// signedURLTTL is how long a signed URL is valid. Clients use it at once.
+	signedURLTTL = 2 * time.Minute
 )
 
-// errContentMissing: the file is there, but its bytes are not where its row says: a folder that is not
-// mounted, a bucket that is gone. They may come back.
-var errContentMissing = errors.New("pendinguploads: bytes of a file are missing")
+// sqlOpenAny selects where the content of a file is, and its first bytes if they are in the row.
+const sqlOpenAny = `
+SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at,
+  substring(content FROM 1 FOR $3),
+  object_key,
+  (SELECT store_id FROM upload_objects o WHERE o.object_key = pending_uploads.object_key)
+FROM pending_uploads
+WHERE file_id = $1 AND workspace_id = $2
+  AND (acked_at IS NOT NULL OR expires_at > now())`
 
-// object is where an object is.
-type object struct {
+// errContentMissing reports a file whose content is not where its row says, because a folder is not
+// mounted or a bucket is gone. It is not ErrTruncated: the content may come back.
+var errContentMissing = errors.New("pendinguploads: content of a file is missing in its object store")
+
+// objectRef says where an object is.
+type objectRef struct {
 	key   uuid.UUID
-	store int
+	store int // id in upload_stores
 }
 
-// find asks for a file, where its bytes are, and its first ones if they are in the database.
-func (b *ObjectStorage) find(ctx context.Context, workspace, id uuid.UUID, bytes int) (File, *object, []byte, error) {
+// locate returns a file and where its content is: an object, or if that is nil the database, and then
+// the first bytes, at most so many.
+func (s *ObjectStorage) locate(ctx context.Context, workspace, id uuid.UUID, bytes int) (File, *objectRef, []byte, error) {
 	f := File{Workspace: workspace}
 	var first []byte
 	var key uuid.NullUUID
 	var store sql.NullInt64
-	row := b.db.QueryRowContext(ctx, sqlOpenAny, id, workspace, bytes)
+	row := s.postgres.db.QueryRowContext(ctx, sqlOpenAny, id, workspace, bytes)
 	if err := row.Scan(append(f.columns(), &first, &key, &store)...); err != nil {
 		return File{}, nil, nil, notFound(err)
 	}
 	if !key.Valid {
 		return f, nil, first, nil
 	}
-	return f, &object{key.UUID, int(store.Int64)}, nil, nil
+	return f, &objectRef{key.UUID, int(store.Int64)}, nil, nil
 }
 
-// Open implements Storage. One query tells where the bytes are; a store is asked when they are read.
-func (b *ObjectStorage) Open(ctx context.Context, workspace, id uuid.UUID) (File, io.ReadSeekCloser, error) {
-	f, at, first, err := b.find(ctx, workspace, id, openBytes)
+// Open implements Storage. One query finds the content; an object store is not contacted before the
+// first Read.
+func (s *ObjectStorage) Open(ctx context.Context, workspace, id uuid.UUID) (File, io.ReadSeekCloser, error) {
+	f, at, first, err := s.locate(ctx, workspace, id, openBytes)
 	if err != nil {
 		return File{}, nil, fmt.Errorf("pendinguploads: open %s: %w", id, err)
 	}
-	return f, &following{bucket: b, ctx: ctx, file: f, at: at, content: b.contentAt(ctx, f, at, first)}, nil
+	return f, &relocatingReader{storage: s, ctx: ctx, file: f, at: at, content: s.newReader(ctx, f, at, first)}, nil
 }
 
-func (b *ObjectStorage) contentAt(ctx context.Context, f File, at *object, first []byte) io.ReadSeekCloser {
+// newReader returns a reader of the content at one location.
+func (s *ObjectStorage) newReader(ctx context.Context, f File, at *objectRef, first []byte) io.ReadSeekCloser {
 	if at == nil {
-		return b.content(ctx, f, first)
+		return s.postgres.newRowReader(ctx, f, first)
 	}
-	return &objectContent{ctx: ctx, bucket: b, id: f.ID, size: f.Size, at: *at}
+	return &objectReader{ctx: ctx, storage: s, id: f.ID, size: f.Size, at: *at}
 }
 
-// SignedURL returns a URL from which anybody can read the file for a while, "" if its bytes are not
-// where there are such URLs. ErrNotFound.
-func (b *ObjectStorage) SignedURL(ctx context.Context, workspace, id uuid.UUID) (File, string, error) {
-	f, at, _, err := b.find(ctx, workspace, id, 0)
+// SignedURL returns a file and a URL from which anybody can download it for two minutes. The URL is ""
+// if the file's content is in the database or in a store without such URLs. ErrNotFound.
+func (s *ObjectStorage) SignedURL(ctx context.Context, workspace, id uuid.UUID) (File, string, error) {
+	f, at, _, err := s.locate(ctx, workspace, id, 0)
 	if err != nil {
-		return File{}, "", fmt.Errorf("pendinguploads: link to %s: %w", id, err)
+		return File{}, "", fmt.Errorf("pendinguploads: sign a URL for %s: %w", id, err)
 	}
 	if at == nil {
 		return f, "", nil
 	}
-	store, err := b.stores.get(ctx, at.store)
+	store, err := s.stores.get(ctx, at.store)
 	if err != nil {
 		return File{}, "", err
 	}
-	link, err := store.SignedURL(ctx, at.key, linkTTL)
+	url, err := store.SignedURL(ctx, at.key, signedURLTTL)
 	if err != nil {
-		return File{}, "", fmt.Errorf("pendinguploads: link to %s: %w", id, err)
+		return File{}, "", fmt.Errorf("pendinguploads: sign a URL for %s: %w", id, err)
 	}
-	return f, link, nil
+	return f, url, nil
 }
 
-// following reads a file, also if it is moved to another place meanwhile.
-type following struct {
-	bucket  *ObjectStorage
+// relocatingReader reads a file and continues at the new location if its content is moved meanwhile.
+type relocatingReader struct {
+	storage *ObjectStorage
 	ctx     context.Context //nolint:containedctx // io.Reader has no other way to take one
 	file    File
-	at      *object // nil: in the database
+	at      *objectRef // nil: in the database
 	content io.ReadSeekCloser
 	offset  int64
 }
 
 // Read implements io.Reader.
-func (r *following) Read(b []byte) (int, error) {
+func (r *relocatingReader) Read(b []byte) (int, error) {
 	n, err := r.content.Read(b)
 	if errors.Is(err, ErrTruncated) {
-		if err = r.follow(err); err == nil {
+		if err = r.relocate(err); err == nil {
 			n, err = r.content.Read(b)
 		}
 	}
@@ -115,26 +123,26 @@ func (r *following) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// follow goes to where the bytes are now, after an error that tells that they are not where they were.
-// It returns that error only if the file is gone: a poller gives such a file up for good.
-func (r *following) follow(truncated error) error {
-	f, at, first, err := r.bucket.find(r.ctx, r.file.Workspace, r.file.ID, openBytes)
+// relocate finds the content again after a read reported that it is not where it was. It returns that
+// error, which wraps ErrTruncated, only if the file is gone: a poller then gives the file up.
+func (r *relocatingReader) relocate(truncated error) error {
+	f, at, first, err := r.storage.locate(r.ctx, r.file.Workspace, r.file.ID, openBytes)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return truncated
 	case err != nil:
-		return fmt.Errorf("pendinguploads: look where %s is: %w", r.file.ID, err)
+		return fmt.Errorf("pendinguploads: locate %s again: %w", r.file.ID, err)
 	case at == nil && r.at == nil || at != nil && r.at != nil && *at == *r.at:
-		return fmt.Errorf("%w: %v", errContentMissing, truncated) //nolint:errorlint // not truncated: the file is there
+		return fmt.Errorf("%w: %v", errContentMissing, truncated) //nolint:errorlint // not ErrTruncated: the file exists
 	}
 	_ = r.content.Close()
-	r.at, r.content = at, r.bucket.contentAt(r.ctx, f, at, first)
+	r.at, r.content = at, r.storage.newReader(r.ctx, f, at, first)
 	_, err = r.content.Seek(r.offset, io.SeekStart)
 	return err
 }
 
 // Seek implements io.Seeker.
-func (r *following) Seek(offset int64, whence int) (int64, error) {
+func (r *relocatingReader) Seek(offset int64, whence int) (int64, error) {
 	at, err := r.content.Seek(offset, whence)
 	if err == nil {
 		r.offset = at
@@ -143,130 +151,130 @@ func (r *following) Seek(offset int64, whence int) (int64, error) {
 }
 
 // Close implements io.Closer.
-func (r *following) Close() error { return r.content.Close() }
+func (r *relocatingReader) Close() error { return r.content.Close() }
 
-// objectContent reads an object. It asks for it when the first byte is wanted, and again from where
-// it was when the answer breaks off.
-type objectContent struct {
-	ctx    context.Context //nolint:containedctx // io.Reader has no other way to take one
-	bucket *ObjectStorage
-	id     uuid.UUID
-	size   int64
-	at     object
-	offset int64         // where the next Read starts
-	body   io.ReadCloser // nil: not asked for
-	next   int64         // offset of body
-	cancel func()        // ends body
-	closed bool
+// objectReader reads an object. It requests the object at the first Read, and again from the present
+// offset if the response breaks off.
+type objectReader struct {
+	ctx     context.Context //nolint:containedctx // io.Reader has no other way to take one
+	storage *ObjectStorage
+	id      uuid.UUID
+	size    int64
+	at      objectRef
+	offset  int64         // where the next Read starts
+	body    io.ReadCloser // nil: not requested
+	next    int64         // offset of the next byte of body
+	cancel  func()        // cancels the request of body
+	closed  bool
 }
 
 // Read implements io.Reader.
-func (c *objectContent) Read(b []byte) (int, error) {
-	if c.closed {
-		return 0, fmt.Errorf("pendinguploads: read %s: %w", c.id, fs.ErrClosed)
+func (r *objectReader) Read(b []byte) (int, error) {
+	if r.closed {
+		return 0, fmt.Errorf("pendinguploads: read %s: %w", r.id, fs.ErrClosed)
 	}
-	if c.offset >= c.size {
+	if r.offset >= r.size {
 		return 0, io.EOF
 	}
 	if len(b) == 0 {
 		return 0, nil
 	}
 	for attempt := 1; ; attempt++ {
-		n, err := c.read(b[:min(int64(len(b)), c.size-c.offset)])
+		n, err := r.read(b[:min(int64(len(b)), r.size-r.offset)])
 		if n > 0 {
-			c.offset += int64(n)
-			return n, nil // an error after bytes comes again without
+			r.offset += int64(n)
+			return n, nil // an error that came with bytes is returned by the next Read
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			err = ErrTruncated
 		}
-		if err != nil && (attempt == maxResumes || errors.Is(err, ErrTruncated) || c.pause(attempt) != nil) {
-			return 0, fmt.Errorf("pendinguploads: read %s at %d: %w", c.id, c.offset, withContextError(c.ctx, err))
+		if err != nil && (attempt == maxReadAttempts || errors.Is(err, ErrTruncated) || r.pause(attempt) != nil) {
+			return 0, fmt.Errorf("pendinguploads: read %s at %d: %w", r.id, r.offset, withContextError(r.ctx, err))
 		}
 	}
 }
 
-// pause waits before an attempt that follows another one, unless ctx ends.
-func (c *objectContent) pause(attempt int) error {
+// pause waits before the next attempt, unless ctx ends.
+func (r *objectReader) pause(attempt int) error {
 	if attempt == 1 {
-		return c.ctx.Err()
+		return r.ctx.Err()
 	}
-	timer := time.NewTimer(resumePause << (attempt - 2))
+	timer := time.NewTimer(retryPause << (attempt - 2))
 	defer timer.Stop()
 	select {
-	case <-c.ctx.Done():
-		return c.ctx.Err()
+	case <-r.ctx.Done():
+		return r.ctx.Err()
 	case <-timer.C:
 		return nil
 	}
 }
 
-// read reads once, and forgets the answer if it is over.
-func (c *objectContent) read(b []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil { // a folder would go on
+// read reads once, and closes the response if that fails.
+func (r *objectReader) read(b []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil { // a folder does not notice it
 		return 0, err
 	}
-	if c.body == nil || c.next != c.offset {
-		if err := c.ask(); err != nil {
+	if r.body == nil || r.next != r.offset {
+		if err := r.request(); err != nil {
 			return 0, err
 		}
 	}
-	stalled := time.AfterFunc(c.bucket.stall, c.cancel)
-	n, err := c.body.Read(b)
+	stalled := time.AfterFunc(r.storage.stallTimeout, r.cancel)
+	n, err := r.body.Read(b)
 	stalled.Stop()
-	c.next += int64(n)
+	r.next += int64(n)
 	if err == io.EOF {
-		err = io.ErrUnexpectedEOF // the rest is there: ask has seen how long it is
+		err = io.ErrUnexpectedEOF // request has checked the object's size, so there are more bytes
 	}
 	if err != nil {
-		c.drop()
+		r.closeBody()
 	}
 	return n, err
 }
 
-// ask begins to read the object at the offset.
-func (c *objectContent) ask() error {
-	c.drop()
-	store, err := c.bucket.stores.get(c.ctx, c.at.store)
+// request requests the object from the present offset on.
+func (r *objectReader) request() error {
+	r.closeBody()
+	store, err := r.storage.stores.get(r.ctx, r.at.store)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(c.ctx)
-	stalled := time.AfterFunc(c.bucket.stall, cancel)
-	body, size, err := store.Read(ctx, c.at.key, c.offset)
+	ctx, cancel := context.WithCancel(r.ctx)
+	stalled := time.AfterFunc(r.storage.stallTimeout, cancel)
+	body, size, err := store.Read(ctx, r.at.key, r.offset)
 	stalled.Stop()
 	if err != nil {
 		cancel()
 		return err
 	}
-	c.body, c.next, c.cancel = body, c.offset, cancel
-	if size != c.size {
-		c.drop()
-		return fmt.Errorf("%w: the object has %d bytes of %d", ErrTruncated, size, c.size)
+	r.body, r.next, r.cancel = body, r.offset, cancel
+	if size != r.size {
+		r.closeBody()
+		return fmt.Errorf("%w: the object has %d bytes of %d", ErrTruncated, size, r.size)
 	}
 	return nil
 }
 
-func (c *objectContent) drop() {
-	if c.body != nil {
-		_ = c.body.Close()
-		c.cancel()
-		c.body = nil
+func (r *objectReader) closeBody() {
+	if r.body != nil {
+		_ = r.body.Close()
+		r.cancel()
+		r.body = nil
 	}
 }
 
 // Seek implements io.Seeker.
-func (c *objectContent) Seek(offset int64, whence int) (int64, error) {
-	at, err := seek(c.id, c.offset, c.size, offset, whence)
+func (r *objectReader) Seek(offset int64, whence int) (int64, error) {
+	at, err := seek(r.id, r.offset, r.size, offset, whence)
 	if err == nil {
-		c.offset = at
+		r.offset = at
 	}
 	return at, err
 }
 
 // Close implements io.Closer.
-func (c *objectContent) Close() error {
-	c.closed = true
-	c.drop()
+func (r *objectReader) Close() error {
+	r.closed = true
+	r.closeBody()
 	return nil
 }

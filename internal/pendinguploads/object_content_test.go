@@ -14,8 +14,8 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// A read that breaks goes on where it was, a few times; what has lost bytes never ends cleanly.
-// Planted: a broken body for the end; resumed from the start; the object's length not looked at.
+// A read that breaks off is resumed at its offset, a few times. A read that has lost bytes never ends with
+// io.EOF. Planted: a broken body taken for the end; resumed from the start; the object's size not checked.
 func TestObjectStorage_ABrokenReadIsResumed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
@@ -37,7 +37,7 @@ func TestObjectStorage_ABrokenReadIsResumed(t *testing.T) {
 		r.faults.read = cut(broken, mib/8)
 		mustRead(t, r, staged[0])
 		if asked != 8 {
-			t.Errorf("cut eight times with %v: asked %d times", broken, asked)
+			t.Errorf("cut eight times with %v: requested %d times", broken, asked)
 		}
 	}
 	open := func(ctx context.Context) io.ReadSeekCloser {
@@ -51,13 +51,13 @@ func TestObjectStorage_ABrokenReadIsResumed(t *testing.T) {
 	for want, read := range map[error]func(int64) (io.ReadCloser, int64, error){
 		errStore:            func(int64) (io.ReadCloser, int64, error) { asked++; return nil, 0, errStore },
 		io.ErrUnexpectedEOF: cut(io.EOF, 0),
-		// The file is there: whoever asks for it is to come back, not to give it up.
+		// The file exists, so a reader must retry, not give it up.
 		pendinguploads.ErrContentMissing: func(int64) (io.ReadCloser, int64, error) { asked++; return nil, 0, fs.ErrNotExist },
 	} {
 		asked, r.faults.read = 0, read
 		n, err := open(t.Context()).Read(make([]byte, 10))
 		if n != 0 || !errors.Is(err, want) || errors.Is(err, pendinguploads.ErrTruncated) || asked > 4 {
-			t.Errorf("%d bytes, %v after asking %d times; want %v", n, err, asked, want)
+			t.Errorf("%d bytes, %v after %d requests; want %v", n, err, asked, want)
 		}
 	}
 	r.faults.read = func(int64) (io.ReadCloser, int64, error) { return io.NopCloser(bytes.NewReader(data)), mib - 1, nil }
@@ -68,7 +68,7 @@ func TestObjectStorage_ABrokenReadIsResumed(t *testing.T) {
 	gone := open(ctx)
 	r.faults.read = func(int64) (io.ReadCloser, int64, error) { cancel(); return nil, 0, fs.ErrNotExist }
 	if n, err := gone.Read(make([]byte, 10)); n != 0 || !errors.Is(err, context.Canceled) || errors.Is(err, pendinguploads.ErrTruncated) {
-		t.Errorf("nobody can say whether the file is there: %d bytes, %v", n, err)
+		t.Errorf("whether the file exists is unknown: %d bytes, %v", n, err)
 	}
 	ctx, cancel = context.WithCancel(t.Context())
 	r.faults.read = func(int64) (io.ReadCloser, int64, error) {
@@ -79,12 +79,11 @@ func TestObjectStorage_ABrokenReadIsResumed(t *testing.T) {
 	}
 	asked = 0
 	if n, err := open(ctx).Read(make([]byte, 10)); n != 0 || !errors.Is(err, errStore) || asked > 3 {
-		t.Errorf("the context ends: %d bytes, %v, asked %d times", n, err, asked)
+		t.Errorf("the context ends: %d bytes, %v, requested %d times", n, err, asked)
 	}
 }
 
-// A reader in the middle of a file goes on when its bytes are moved. Planted: the place not looked up
-// again.
+// A reader continues when the content of its file is moved. Planted: the location not looked up again.
 func TestObjectStorage_AReaderFollowsAFileThatIsMoved(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
@@ -106,7 +105,7 @@ func TestObjectStorage_AReaderFollowsAFileThatIsMoved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The object of one becomes that of the other, and the reader's own is gone.
+	// The object of one file becomes that of the other, and the reader's own is deleted.
 	mustExec(t, r.db, `DELETE FROM pending_uploads WHERE file_id = '`+second[0].ID.String()+`'`)
 	mustExec(t, r.db, `UPDATE pending_uploads SET object_key = (SELECT object_key FROM upload_objects WHERE file_id = '`+second[0].ID.String()+`')`)
 	broke := false
@@ -123,7 +122,7 @@ func TestObjectStorage_AReaderFollowsAFileThatIsMoved(t *testing.T) {
 	if _, err := c.Seek(-1, io.SeekStart); err == nil {
 		t.Error("a negative position")
 	}
-	// What is being read at this moment is the old object; ask for it anew.
+	// The old object is being read at this moment; seeking requests it again.
 	if _, err := c.Seek(0, io.SeekStart); err != nil {
 		t.Fatal(err)
 	}
@@ -135,9 +134,9 @@ func TestObjectStorage_AReaderFollowsAFileThatIsMoved(t *testing.T) {
 	}
 }
 
-// Bytes that are not where they were: of a file that is gone, that is the end of it; of one that is
-// there, an error that a reader may ask again after. Planted: each of the three for another.
-func TestObjectStorage_AReaderThatMissesItsBytesTellsWhy(t *testing.T) {
+// Content that is not where it was ends the read with ErrTruncated only if the file is gone. If the file
+// exists, or nobody can say, the error allows a retry. Planted: each of the three taken for another.
+func TestObjectStorage_AReaderWhoseContentIsGoneReportsWhy(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		meanwhile func(*rig)

@@ -9,12 +9,12 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// The connection that makes an upload visible is cut at each of its messages, as in
-// TestStage_ConnectionCutLeavesAllOrNothing: there are all files with their objects, or none; and the
-// sweep finds every object that has no file, and no other.
+// The connection that commits an upload is cut at each of its messages, as in
+// TestStage_ConnectionCutLeavesAllOrNothing: afterwards there are all files with their objects, or none,
+// and the sweep deletes every object without a file and no other.
 //
-// Planted once each and caught here: objects deleted although the commit's answer was lost (visible
-// files without bytes); objects that stay garbage although they have files.
+// Planted once each and caught here: objects deleted although the answer to the commit was lost (visible
+// files without content); objects that stay garbage although files claim them.
 func TestObjectStorage_ConnectionCutLosesNoBytes(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -2,14 +2,14 @@ package pendinguploads
 
 import "time"
 
-// ErrDigestMismatch is what a Move says of bytes that are not the file's.
+// ErrDigestMismatch is what Move returns for content that is not the file's.
 var ErrDigestMismatch = errDigestMismatch
 
-// ErrContentMissing is what a reader says of a file that is there, and whose bytes are not.
+// ErrContentMissing is what a reader returns if the file exists and its content is missing.
 var ErrContentMissing = errContentMissing
 
-// SetKeepaliveInterval makes transactions that wait for objects be used this often.
-func (b *ObjectStorage) SetKeepaliveInterval(every time.Duration) { b.alive = every }
+// SetKeepaliveInterval sets how often a transaction that waits for objects runs a statement.
+func (s *ObjectStorage) SetKeepaliveInterval(interval time.Duration) { s.keepaliveInterval = interval }
 
-// SetStallTimeout makes a store be asked again after so long without a byte.
-func (b *ObjectStorage) SetStallTimeout(d time.Duration) { b.stall = d }
+// SetStallTimeout sets how long a store may take to return the next bytes.
+func (s *ObjectStorage) SetStallTimeout(timeout time.Duration) { s.stallTimeout = timeout }

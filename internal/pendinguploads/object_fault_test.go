@@ -14,7 +14,7 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-const mib = 1 << 20 // longer than what stays in the row
+const mib = 1 << 20 // larger than what stays in the row
 
 func TestObjectStorage_SmallFilesStayInTheRow(t *testing.T) {
 	t.Parallel()
@@ -29,10 +29,10 @@ func TestObjectStorage_SmallFilesStayInTheRow(t *testing.T) {
 	}
 }
 
-// What fails at each step leaves no file, no announcement and no room taken, and the sweep finds
-// what is left. Planted: the objects before the intents (an object is left that no row knows of);
-// nothing deleted; the room not given back; the claim without its margin; the intents deleted at once (an
-// object that arrives late stays for ever).
+// A failure at any step leaves no file, no inbox row and no reservation, and the sweep deletes the objects
+// that are left. Planted: the objects written before their rows (an object stays that no row knows of);
+// nothing deleted; the reservation not released; the claim without its margin; the rows deleted at once
+// (an object that a late write creates stays forever).
 func TestObjectStorage_AFailureAtAnyStepLeavesNoTrace(t *testing.T) {
 	t.Parallel()
 	for name, plant := range map[string]func(t *testing.T, r *rig){
@@ -73,9 +73,8 @@ func TestObjectStorage_AFailureAtAnyStepLeavesNoTrace(t *testing.T) {
 	}
 }
 
-// Uploads wait for a store that does not answer without anything of the database, but for those with
-// a key, whose transaction is kept from being ended for idling. Planted: the transaction begun first;
-// nothing sent on it meanwhile.
+// While a store does not answer, uploads hold no connection, except those with a key, whose transaction
+// must not be ended for idling. Planted: the transaction begun first; no keepalive.
 func TestObjectStorage_ASlowStoreHoldsNoConnection(t *testing.T) {
 	t.Parallel()
 	for key, held := range map[string]int{"": 0, "key": 1} {
@@ -105,7 +104,8 @@ func TestObjectStorage_ASlowStoreHoldsNoConnection(t *testing.T) {
 	}
 }
 
-// Planted: the ping's error ignored (the upload goes on until its commit fails, a quarter of an hour later).
+// Planted: the error of the keepalive ignored (the upload goes on until its commit fails, a quarter of an
+// hour later).
 func TestObjectStorage_AnUploadWhoseTransactionIsLostEnds(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
@@ -146,8 +146,8 @@ func TestObjectStorage_AnUploadEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// Planted: what is longer than it says taken.
-func TestObjectStorage_ContentThatIsNotAsItSaysIsRefused(t *testing.T) {
+// Planted: content accepted that is longer than its size.
+func TestObjectStorage_ContentOfAnotherSizeIsRefused(t *testing.T) {
 	t.Parallel()
 	errReader := errors.New("the reader fails")
 	data := content(mib)
@@ -181,8 +181,8 @@ type unseekable struct{ *bytes.Reader }
 
 func (unseekable) Seek(int64, int) (int64, error) { return 0, unseekableError }
 
-// Planted: the store's word taken for it.
-func TestObjectStorage_AStoreThatDoesNotReadAllIsNotBelieved(t *testing.T) {
+// Planted: the store's success accepted without a check.
+func TestObjectStorage_AStoreThatDoesNotReadAllIsAnError(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	lazy := newObjectStorage(t, r.postgres, func(context.Context, string, uuid.UUID) (pendinguploads.ObjectStore, error) { return lazyStore{}, nil }, "file:///lazy")
@@ -194,14 +194,14 @@ func TestObjectStorage_AStoreThatDoesNotReadAllIsNotBelieved(t *testing.T) {
 	r.mustBeTraceless(t)
 }
 
-// lazyStore says that it has done what it has not.
+// lazyStore reports success and does nothing.
 type lazyStore struct{ pendinguploads.ObjectStore }
 
 func (lazyStore) Write(context.Context, uuid.UUID, int64, io.Reader) error { return nil }
 func (lazyStore) Delete(context.Context, uuid.UUID) error                  { return nil }
 func (lazyStore) Close() error                                             { return errStore }
 
-func TestObjectStorage_CloseTellsWhatFailed(t *testing.T) {
+func TestObjectStorage_CloseReportsWhatFailed(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	lazy := newObjectStorage(t, r.postgres, func(context.Context, string, uuid.UUID) (pendinguploads.ObjectStore, error) { return lazyStore{}, nil }, "file:///lazy")
@@ -213,7 +213,7 @@ func TestObjectStorage_CloseTellsWhatFailed(t *testing.T) {
 	}
 }
 
-func TestObjectStorage_LinksAreForObjectsOfTheWorkspace(t *testing.T) {
+func TestObjectStorage_SignedURLsAreForObjectsOfTheWorkspace(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	staged, err := r.stageSizes(t.Context(), "", 10, mib)
@@ -235,12 +235,14 @@ func TestObjectStorage_LinksAreForObjectsOfTheWorkspace(t *testing.T) {
 	}
 }
 
-// A store that reads on after an error, and takes the end that follows for the right one, is not
-// believed either: the byte too many is not forgotten.
-func TestObjectStorage_AStoreThatReadsOnAfterAnErrorIsNotBelieved(t *testing.T) {
+// A store that reads on after an error, and takes the io.EOF that follows for the end, does not hide that
+// there was one byte too many.
+func TestObjectStorage_AStoreThatReadsOnAfterAnErrorIsAnError(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
-	stubborn := newObjectStorage(t, r.postgres, func(context.Context, string, uuid.UUID) (pendinguploads.ObjectStore, error) { return stubbornStore{}, nil }, "file:///stubborn")
+	stubborn := newObjectStorage(t, r.postgres, func(context.Context, string, uuid.UUID) (pendinguploads.ObjectStore, error) {
+		return stubbornStore{}, nil
+	}, "file:///stubborn")
 	file := newFile("a.bin", content(mib))
 	file.Content = io.MultiReader(file.Content, bytes.NewReader([]byte("x")))
 	if staged, err := stubborn.Stage(t.Context(), workspaceID, []pendinguploads.NewFile{file}); !errors.Is(err, pendinguploads.ErrInvalidFile) {
@@ -249,7 +251,7 @@ func TestObjectStorage_AStoreThatReadsOnAfterAnErrorIsNotBelieved(t *testing.T) 
 	r.mustBeTraceless(t)
 }
 
-// stubbornStore reads once more than it should, and says that all is well.
+// stubbornStore reads once more than it should and reports success.
 type stubbornStore struct{ lazyStore }
 
 func (stubbornStore) Write(_ context.Context, _ uuid.UUID, _ int64, content io.Reader) error {

@@ -26,7 +26,7 @@ const (
 
 var errStore = errors.New("the store fails")
 
-// faults are what a store does instead of what it should; nil: it does what it should.
+// faults replace operations of a store; nil: the operation works.
 type faults struct {
 	write func(ctx context.Context, key uuid.UUID) error // after all was written
 	read  func(offset int64) (io.ReadCloser, int64, error)
@@ -73,17 +73,17 @@ func (s faultyStore) SignedURL(ctx context.Context, key uuid.UUID, validFor time
 	return s.ObjectStore.SignedURL(ctx, key, validFor)
 }
 
-// rig is a ObjectStorage on a database of its own, with faults.
+// rig is an ObjectStorage on a database of its own, with faults.
 type rig struct {
 	*pendinguploads.ObjectStorage
 	postgres *pendinguploads.Postgres
 	db       *sql.DB
 	staging  *sql.DB
-	dir      string // of a folder
+	dir      string // of the folder; "": on another store
 	faults   *faults
 }
 
-// newRig returns one on a folder, or on the store of url.
+// newRig returns a rig on a folder, or on the store of url.
 func newRig(t *testing.T, url string) *rig {
 	t.Helper()
 	dsn := pgtest.New(t)
@@ -104,13 +104,13 @@ func (r *rig) open(ctx context.Context, url string, namespace uuid.UUID) (pendin
 	return faultyStore{store, r.faults}, err
 }
 
-// on returns another storage on the same files, that writes to url.
+// on returns another ObjectStorage on the same database, which writes new files to url.
 func (r *rig) on(t *testing.T, url string) *pendinguploads.ObjectStorage {
 	t.Helper()
 	return newObjectStorage(t, r.postgres, r.open, url)
 }
 
-// stageSizes stages files of those sizes.
+// stageSizes stages one upload with files of the given sizes.
 func (r *rig) stageSizes(ctx context.Context, key string, sizes ...int) ([]pendinguploads.File, error) {
 	var files []pendinguploads.NewFile
 	for _, size := range sizes {
@@ -120,7 +120,7 @@ func (r *rig) stageSizes(ctx context.Context, key string, sizes ...int) ([]pendi
 	return staged, err
 }
 
-// stageExpired stages files of those sizes whose time is over.
+// stageExpired stages files of the given sizes that have expired.
 func (r *rig) stageExpired(t *testing.T, sizes ...int) {
 	t.Helper()
 	staged, err := r.stageSizes(t.Context(), "", sizes...)
@@ -134,7 +134,7 @@ func (r *rig) stageExpired(t *testing.T, sizes ...int) {
 	}
 }
 
-// content is size bytes of which no two pieces are the same.
+// content returns size bytes of which no two chunks are equal.
 func content(size int) []byte {
 	b := make([]byte, size)
 	for i := range b {
@@ -143,7 +143,7 @@ func content(size int) []byte {
 	return b
 }
 
-// mustRead wants the file to have the content that stageSizes gives it.
+// mustRead checks that the file has the content that stageSizes gave it.
 func mustRead(t *testing.T, storage pendinguploads.Storage, f pendinguploads.File) {
 	t.Helper()
 	_, c, err := storage.Open(t.Context(), f.Workspace, f.ID)
@@ -156,17 +156,17 @@ func mustRead(t *testing.T, storage pendinguploads.Storage, f pendinguploads.Fil
 	}
 }
 
-// mustBeTraceless wants no file, no announcement, and no room taken.
+// mustBeTraceless checks that there is no file, no inbox row and no reservation.
 func (r *rig) mustBeTraceless(t *testing.T) {
 	t.Helper()
-	var files, rows, rooms int
-	if err := r.db.QueryRow(sqlCountAll).Scan(&files, &rows, &rooms); err != nil || files+rows+rooms != 0 {
-		t.Errorf("%d files, %d inbox rows, %d reservations (%v)", files, rows, rooms, err)
+	var files, rows, reservations int
+	if err := r.db.QueryRow(sqlCountAll).Scan(&files, &rows, &reservations); err != nil || files+rows+reservations != 0 {
+		t.Errorf("%d files, %d inbox rows, %d reservations (%v)", files, rows, reservations, err)
 	}
 }
 
-// wantObjects wants so many rows of objects, so many of them with a file, and so many objects in
-// the folder.
+// wantObjects checks the number of rows of objects, of those that a file claims, and of objects in the
+// folder.
 func (r *rig) wantObjects(t *testing.T, rows, visible, stored int) {
 	t.Helper()
 	var all, intents, claimed int
@@ -191,7 +191,7 @@ func countFiles(t *testing.T, dir string) (n int) {
 	return n
 }
 
-// sweepGarbage makes all garbage due, and sweeps.
+// sweepGarbage makes all garbage due and sweeps once.
 func (r *rig) sweepGarbage(t *testing.T) error {
 	t.Helper()
 	if _, err := r.db.Exec(sqlDueObjects); err != nil {

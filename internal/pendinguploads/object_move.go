@@ -12,50 +12,76 @@ import (
 	"github.com/google/uuid"
 )
 
+// A file is misplaced if it can be read and its content is not where the options say: $1 is the id of
+// the store for new files, 0 for the database, and $2 the maximum size of files that stay in the database.
+//
+// The old object of a moved file stays for an hour: a client may be about to use its signed URL, and a
+// standby that is promoted may not know of the move.
 const (
-	// What is not where the options say: $1 is the store for new files, 0 the database.
-	misplaced = readable + ` AND CASE WHEN object_key IS NULL THEN $1 <> 0 AND size_bytes > $2 ` +
-		`ELSE $1 IS DISTINCT FROM (SELECT store_id FROM upload_objects o WHERE o.object_key = pending_uploads.object_key) END`
+	sqlCountMisplaced = `
+SELECT count(*), coalesce(sum(size_bytes), 0)
+FROM pending_uploads
+WHERE (acked_at IS NOT NULL OR expires_at > now())
+  AND CASE WHEN object_key IS NULL THEN $1 <> 0 AND size_bytes > $2
+    ELSE $1 IS DISTINCT FROM (SELECT store_id FROM upload_objects o WHERE o.object_key = pending_uploads.object_key)
+    END`
 
-	sqlCountMisplaced = `SELECT count(*), coalesce(sum(size_bytes), 0) FROM pending_uploads WHERE ` + misplaced
+	sqlMisplaced = `
+SELECT workspace_id, file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at
+FROM pending_uploads
+WHERE (acked_at IS NOT NULL OR expires_at > now())
+  AND CASE WHEN object_key IS NULL THEN $1 <> 0 AND size_bytes > $2
+    ELSE $1 IS DISTINCT FROM (SELECT store_id FROM upload_objects o WHERE o.object_key = pending_uploads.object_key)
+    END
+  AND file_id > $3
+ORDER BY file_id
+LIMIT $4`
 
-	sqlMisplaced = `SELECT workspace_id, ` + fileColumns + ` FROM pending_uploads WHERE ` + misplaced + ` AND file_id > $3 ORDER BY file_id LIMIT $4`
+	// Moves the content from $3, NULL if that is the database, to the object $2. It moves nothing if the
+	// file was swept or moved by another meanwhile.
+	sqlMoveOut = `
+WITH moved AS (
+  UPDATE pending_uploads SET content = '', object_key = $2
+  WHERE file_id = $1 AND object_key IS NOT DISTINCT FROM $3
+  RETURNING file_id
+), claimed AS (
+  UPDATE upload_objects SET file_id = moved.file_id, garbage_at = NULL
+  FROM moved
+  WHERE object_key = $2 AND garbage_at > clock_timestamp() + $4 * interval '1 microsecond'
+  RETURNING object_key
+), released AS (
+  UPDATE upload_objects SET garbage_at = clock_timestamp() + interval '1 hour'
+  FROM moved
+  WHERE object_key = $3
+), rest AS (
+  DELETE FROM pending_upload_chunks USING moved WHERE pending_upload_chunks.file_id = moved.file_id
+)
+SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM claimed)`
 
-	// moveGrace is how long the object that a file was in stays: somebody may be on the way to it with
-	// a link, and a standby that is promoted may not know yet that the file has moved.
-	moveGrace = `interval '1 hour'`
-
-	// From wherever the bytes were to an object. Whoever swept, or moved, the file meanwhile has won.
-	sqlMoveOut = `WITH moved AS (` +
-		`UPDATE pending_uploads SET content = '', object_key = $2 WHERE file_id = $1 AND object_key IS NOT DISTINCT FROM $3 RETURNING file_id` +
-		`), claimed AS (` +
-		`UPDATE upload_objects SET file_id = moved.file_id, garbage_at = NULL FROM moved ` +
-		`WHERE object_key = $2 AND garbage_at > clock_timestamp() + $4 * interval '1 microsecond' RETURNING object_key` +
-		`), released AS (` +
-		`UPDATE upload_objects SET garbage_at = clock_timestamp() + ` + moveGrace + ` FROM moved WHERE object_key = $3` +
-		`), rest AS (` +
-		`DELETE FROM pending_upload_chunks USING moved WHERE pending_upload_chunks.file_id = moved.file_id` +
-		`) SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM claimed)`
-
-	sqlMoveIn = `WITH moved AS (` +
-		`UPDATE pending_uploads SET content = $2, object_key = NULL WHERE file_id = $1 AND object_key = $3 RETURNING file_id` +
-		`) UPDATE upload_objects SET garbage_at = clock_timestamp() + ` + moveGrace + ` FROM moved WHERE object_key = $3`
+	sqlMoveIn = `
+WITH moved AS (
+  UPDATE pending_uploads SET content = $2, object_key = NULL
+  WHERE file_id = $1 AND object_key = $3
+  RETURNING file_id
+)
+UPDATE upload_objects SET garbage_at = clock_timestamp() + interval '1 hour'
+FROM moved
+WHERE object_key = $3`
 )
 
-// errDigestMismatch: the bytes of a file are not those that its SHA-256 was made of.
-var errDigestMismatch = errors.New("pendinguploads: bytes do not have the file's digest")
+var errDigestMismatch = errors.New("pendinguploads: content does not have the SHA-256 of its file")
 
-// CountMisplaced tells how many files, and bytes of them, are not where the options say.
-func (b *ObjectStorage) CountMisplaced(ctx context.Context) (files, bytes int64, err error) {
-	if err := b.db.QueryRowContext(ctx, sqlCountMisplaced, b.store, b.options.InlineBytes).Scan(&files, &bytes); err != nil {
+// CountMisplaced returns the number of misplaced files and their bytes.
+func (s *ObjectStorage) CountMisplaced(ctx context.Context) (files, bytes int64, err error) {
+	if err := s.postgres.db.QueryRowContext(ctx, sqlCountMisplaced, s.store, s.options.InlineBytes).Scan(&files, &bytes); err != nil {
 		return 0, 0, fmt.Errorf("pendinguploads: count files to move: %w", err)
 	}
 	return files, bytes, nil
 }
 
-// Misplaced lists files that are not where the options say, by their ids, from after one on.
-func (b *ObjectStorage) Misplaced(ctx context.Context, after uuid.UUID, limit int) ([]File, error) {
-	rows, err := b.db.QueryContext(ctx, sqlMisplaced, b.store, b.options.InlineBytes, after, limit)
+// Misplaced lists misplaced files, ordered by their ids, with ids greater than after.
+func (s *ObjectStorage) Misplaced(ctx context.Context, after uuid.UUID, limit int) ([]File, error) {
+	rows, err := s.postgres.db.QueryContext(ctx, sqlMisplaced, s.store, s.options.InlineBytes, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("pendinguploads: list files to move: %w", err)
 	}
@@ -74,54 +100,54 @@ func (b *ObjectStorage) Misplaced(ctx context.Context, after uuid.UUID, limit in
 	return files, nil
 }
 
-// Move brings the bytes of a file to where the options say, and reports whether it did: the file may
-// be gone by now, or moved by another. At no moment is the file without its bytes, and they are
-// compared with its digest, in the store as they are read back.
-func (b *ObjectStorage) Move(ctx context.Context, f File) (bool, error) {
-	moved, err := b.move(ctx, f)
+// Move moves the content of a file to where the options say, and reports whether it did: the file may
+// have been swept, or moved by another, meanwhile. The file can be read at every moment. Move reads the
+// content back from an object store and compares it with the file's digest before it changes the row.
+func (s *ObjectStorage) Move(ctx context.Context, f File) (bool, error) {
+	moved, err := s.move(ctx, f)
 	if err != nil {
 		return false, fmt.Errorf("pendinguploads: move %s: %w", f.ID, err)
 	}
 	return moved, nil
 }
 
-func (b *ObjectStorage) move(ctx context.Context, f File) (bool, error) {
-	f, at, first, err := b.find(ctx, f.Workspace, f.ID, openBytes)
+func (s *ObjectStorage) move(ctx context.Context, f File) (bool, error) {
+	f, at, first, err := s.locate(ctx, f.Workspace, f.ID, openBytes)
 	if errors.Is(err, ErrNotFound) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	keys, outside := b.objectKeys([]NewFile{{Size: f.Size}})
-	if at == nil && len(outside) == 0 || at != nil && at.store == b.store && b.store != 0 {
+	keys, external := s.objectKeys([]NewFile{{Size: f.Size}})
+	if at == nil && len(external) == 0 || at != nil && at.store == s.store && s.store != 0 {
 		return false, nil
 	}
-	source := b.contentAt(ctx, f, at, first)
+	source := s.newReader(ctx, f, at, first)
 	defer source.Close()
-	if len(outside) == 0 {
-		return b.moveIn(ctx, f, *at, source)
+	if len(external) == 0 {
+		return s.moveIn(ctx, f, *at, source)
 	}
-	moved, err := b.moveOut(ctx, f, at, keys[0], source)
+	moved, err := s.moveOut(ctx, f, at, keys[0], source)
 	if !moved {
-		b.discard(ctx, keys, outside)
+		s.discardObjects(ctx, keys, external)
 	}
 	return moved, err
 }
 
-// moveOut brings a file to an object in the store for new files.
-func (b *ObjectStorage) moveOut(ctx context.Context, f File, from *object, key uuid.UUID, source io.Reader) (bool, error) {
+// moveOut moves content to an object in the store for new files.
+func (s *ObjectStorage) moveOut(ctx context.Context, f File, from *objectRef, key uuid.UUID, source io.Reader) (bool, error) {
 	file := NewFile{Name: f.Name, Size: f.Size, Content: source}
-	if err := b.intend(ctx, []NewFile{file}, []uuid.UUID{key}, []int{0}); err != nil {
+	if err := s.insertObjects(ctx, []NewFile{file}, []uuid.UUID{key}, []int{0}); err != nil {
 		return false, err
 	}
-	if err := b.write(ctx, []NewFile{file}, []uuid.UUID{key}, []int{0}); err != nil {
+	if err := s.writeObjects(ctx, []NewFile{file}, []uuid.UUID{key}, []int{0}); err != nil {
 		return false, err
 	}
-	if err := b.verify(ctx, f, object{key, b.store}); err != nil {
+	if err := s.verifyObject(ctx, f, objectRef{key, s.store}); err != nil {
 		return false, err
 	}
-	tx, err := b.staging.BeginTx(ctx, nil)
+	tx, err := s.postgres.staging.BeginTx(ctx, nil)
 	if err != nil {
 		return false, err
 	}
@@ -138,15 +164,15 @@ func (b *ObjectStorage) moveOut(ctx context.Context, f File, from *object, key u
 		return false, nil
 	}
 	if claimed == 0 {
-		return false, errIntentOver
+		return false, errObjectExpired
 	}
-	// Should the commit's answer be lost, the object must stay: it may have a file.
+	// If the answer to the commit is lost, the object must stay: the file may use it.
 	return true, tx.Commit()
 }
 
-// verify compares an object with the digest of its file.
-func (b *ObjectStorage) verify(ctx context.Context, f File, at object) error {
-	stored := b.contentAt(ctx, f, &at, nil)
+// verifyObject compares an object with the digest of its file.
+func (s *ObjectStorage) verifyObject(ctx context.Context, f File, at objectRef) error {
+	stored := s.newReader(ctx, f, &at, nil)
 	defer stored.Close()
 	digest := sha256.New()
 	if _, err := io.Copy(digest, stored); err != nil {
@@ -158,10 +184,10 @@ func (b *ObjectStorage) verify(ctx context.Context, f File, at object) error {
 	return nil
 }
 
-// moveIn brings a file from an object into the database. The row is changed last, since its ack would
-// wait for that.
-func (b *ObjectStorage) moveIn(ctx context.Context, f File, from object, source io.Reader) (bool, error) {
-	tx, err := b.staging.BeginTx(ctx, nil)
+// moveIn moves content from an object to the database. It updates the row last: an acknowledgement of
+// the file waits from then on until the commit.
+func (s *ObjectStorage) moveIn(ctx context.Context, f File, from objectRef, source io.Reader) (bool, error) {
+	tx, err := s.postgres.staging.BeginTx(ctx, nil)
 	if err != nil {
 		return false, err
 	}
@@ -172,7 +198,7 @@ func (b *ObjectStorage) moveIn(ctx context.Context, f File, from object, source 
 	if _, err := io.ReadFull(hashed, first); err != nil {
 		return false, err
 	}
-	if err := b.moveRest(ctx, tx, f, hashed); err != nil {
+	if err := s.insertChunks(ctx, tx, f, hashed); err != nil {
 		return false, err
 	}
 	if !bytes.Equal(digest.Sum(nil), f.SHA256[:]) {
@@ -182,22 +208,22 @@ func (b *ObjectStorage) moveIn(ctx context.Context, f File, from object, source 
 	if err != nil {
 		return false, err
 	}
-	if n, _ := result.RowsAffected(); n == 0 { // lib/pq always knows it
+	if n, _ := result.RowsAffected(); n == 0 { // lib/pq never fails here
 		return false, nil
 	}
 	return true, tx.Commit()
 }
 
-// moveRest writes the pieces after the first.
-func (b *ObjectStorage) moveRest(ctx context.Context, tx *sql.Tx, f File, source io.Reader) error {
-	buffer := b.chunks.Get().(*[]byte)
-	defer b.chunks.Put(buffer)
+// insertChunks inserts the chunks after the first.
+func (s *ObjectStorage) insertChunks(ctx context.Context, tx *sql.Tx, f File, source io.Reader) error {
+	buffer := s.postgres.buffers.Get().(*[]byte)
+	defer s.postgres.buffers.Put(buffer)
 	for seq := int64(1); seq*ChunkBytes < f.Size; seq++ {
-		piece := (*buffer)[:min(f.Size-seq*ChunkBytes, ChunkBytes)]
-		if _, err := io.ReadFull(source, piece); err != nil {
+		data := (*buffer)[:min(f.Size-seq*ChunkBytes, ChunkBytes)]
+		if _, err := io.ReadFull(source, data); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, sqlInsertChunk, f.ID, seq, piece); err != nil {
+		if _, err := tx.ExecContext(ctx, sqlInsertChunk, f.ID, seq, data); err != nil {
 			return fmt.Errorf("insert chunk %d: %w", seq, err)
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// moveAll moves all that is to be moved, and returns how many were.
+// moveAll moves all misplaced files and returns their number.
 func moveAll(t *testing.T, b *pendinguploads.ObjectStorage) (moved int) {
 	t.Helper()
 	files, err := b.Misplaced(t.Context(), uuid.Nil, 100)
@@ -34,9 +34,9 @@ func moveAll(t *testing.T, b *pendinguploads.ObjectStorage) (moved int) {
 	return moved
 }
 
-// Files go from the database to a folder, to another folder, and back, and keep their bytes, ids and
-// states; what they leave is garbage, and swept. Planted: the pieces not deleted; the old object not
-// released, or to be deleted at once.
+// Files move from the database to a folder, to another folder and back, and keep their bytes, ids and
+// states; the content they leave behind is garbage and is swept. Planted: the chunks not deleted; the old
+// object not released, or deleted at once.
 func TestMove_KeepsEveryByteWhereverItGoes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
@@ -63,7 +63,7 @@ func TestMove_KeepsEveryByteWhereverItGoes(t *testing.T) {
 		if moved := moveAll(t, c.to); moved != c.moved {
 			t.Errorf("step %d: moved %d, want %d", i, moved, c.moved)
 		}
-		// Not at once: a standby may not know yet that they have moved.
+		// Not deleted at once: a standby may not know of the move yet.
 		if n, err := pendinguploads.ReadGarbage(t.Context(), r.db); n != 0 || err != nil {
 			t.Errorf("step %d: %d objects are to be deleted already (%v)", i, n, err)
 		}
@@ -81,7 +81,7 @@ func TestMove_KeepsEveryByteWhereverItGoes(t *testing.T) {
 	}
 }
 
-// Planted: the digest of what is read back not compared.
+// Planted: the digest of the content that is read back not compared.
 func TestMove_WhatIsNotTheFileStaysWhereItIs(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")

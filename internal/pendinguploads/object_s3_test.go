@@ -22,8 +22,8 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// proxy is what is between the platform and an S3 server. fault answers a request instead of the
-// server, or returns false.
+// proxy stands between the platform and an S3 server. fault answers a request in the server's place, or
+// returns false.
 type proxy struct {
 	*httptest.Server
 	fault  atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
@@ -38,7 +38,7 @@ func newProxy(t *testing.T, server *s3test.Server) *proxy {
 	}
 	forward := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(target)
-		r.Out.Host = r.In.Host // it is signed
+		r.Out.Host = r.In.Host // the signature covers it
 	}}
 	p := &proxy{}
 	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -55,9 +55,9 @@ func newProxy(t *testing.T, server *s3test.Server) *proxy {
 
 func (p *proxy) set(fault func(http.ResponseWriter, *http.Request) bool) { p.fault.Store(&fault) }
 
-// A server that refuses connections, and one that has taken back the credentials, is an error of
-// uploads and reads, and a file that cannot be read now is neither missing nor cut; when it is back, so
-// is every file, and what failed is swept. Planted: any error of the store for a missing object.
+// A server that refuses connections or credentials fails uploads and reads. A file that cannot be read for
+// that is neither missing nor truncated. When the server is back, every file can be read and what failed
+// is swept. Planted: any error of the store taken for a missing object.
 func TestObjectStorage_S3ThatRefusesIsAnErrorUntilItDoesNot(t *testing.T) {
 	t.Parallel()
 	for name, refuse := range map[string]func(*testing.T, *s3test.Server){
@@ -85,7 +85,7 @@ func TestObjectStorage_S3ThatRefusesIsAnErrorUntilItDoesNot(t *testing.T) {
 				t.Errorf("read %d bytes, %v", n, err)
 			}
 			if err := r.sweepGarbage(t); err == nil {
-				t.Error("the sweep says that it has deleted what it could not")
+				t.Error("the sweep reports success for objects that it could not delete")
 			}
 			server.Restart(t, s3test.Secret)
 			mustRead(t, r, staged[0])
@@ -100,7 +100,7 @@ func TestObjectStorage_S3ThatRefusesIsAnErrorUntilItDoesNot(t *testing.T) {
 	}
 }
 
-// wantStored wants so many objects, each with a row and a file.
+// wantStored checks that there are so many objects, each with a row and a file.
 func wantStored(t *testing.T, r *rig, want int) {
 	t.Helper()
 	var url, namespace string
@@ -122,9 +122,9 @@ func wantStored(t *testing.T, r *rig, want int) {
 	}
 }
 
-// One answer of 500 is borne, many are an error, and nothing is staged. Planted: the error of a put
-// ignored.
-func TestObjectStorage_S3ThatAnswers500(t *testing.T) {
+// One response of 500 is retried. Many of them are an error, and nothing is staged. Planted: the error of
+// a PUT ignored.
+func TestObjectStorage_S3ThatReturns500IsRetried(t *testing.T) {
 	t.Parallel()
 	server := s3test.Shared(t)
 	p := newProxy(t, server)
@@ -160,15 +160,14 @@ func TestObjectStorage_S3ThatAnswers500(t *testing.T) {
 
 func wantVisible(t *testing.T, r *rig, want int) {
 	t.Helper()
-	var files, rows, rooms int
-	if err := r.db.QueryRow(sqlCountAll).Scan(&files, &rows, &rooms); err != nil || files != want || rows != want || rooms != 0 {
-		t.Errorf("%d files, %d inbox rows, %d reservations (%v); want %d", files, rows, rooms, err, want)
+	var files, rows, reservations int
+	if err := r.db.QueryRow(sqlCountAll).Scan(&files, &rows, &reservations); err != nil || files != want || rows != want || reservations != 0 {
+		t.Errorf("%d files, %d inbox rows, %d reservations (%v); want %d", files, rows, reservations, err, want)
 	}
 }
 
-// A server that does not answer is waited for as long as the caller does, and without a connection to
-// the database.
-func TestObjectStorage_S3ThatIsSlow(t *testing.T) {
+// An upload waits for a slow server until its context ends, and holds no connection to the database.
+func TestObjectStorage_S3ThatIsSlowHoldsNoConnection(t *testing.T) {
 	t.Parallel()
 	server := s3test.Shared(t)
 	p := newProxy(t, server)
@@ -198,9 +197,9 @@ func TestObjectStorage_S3ThatIsSlow(t *testing.T) {
 	r.mustBeTraceless(t)
 }
 
-// A server that stalls, before an answer or within, is asked again; one that goes on so is an error.
-// Planted: waited for as long as the client does.
-func TestObjectStorage_S3ThatStallsIsAskedAgain(t *testing.T) {
+// A request that stalls, before the response or within it, is repeated. If that stalls too, it is an
+// error. Planted: no stall timeout.
+func TestObjectStorage_S3ThatStallsIsRetried(t *testing.T) {
 	t.Parallel()
 	server := s3test.Shared(t)
 	p := newProxy(t, server)
@@ -241,8 +240,8 @@ func TestObjectStorage_S3ThatStallsIsAskedAgain(t *testing.T) {
 	}
 }
 
-// The bytes of an object that breaks off are asked for from there on; so are ranges.
-func TestObjectStorage_S3ThatBreaksOff(t *testing.T) {
+// When the response breaks off, the rest is requested from the present offset.
+func TestObjectStorage_S3ThatBreaksOffIsResumed(t *testing.T) {
 	t.Parallel()
 	server := s3test.Shared(t)
 	p := newProxy(t, server)
@@ -267,11 +266,11 @@ func TestObjectStorage_S3ThatBreaksOff(t *testing.T) {
 	})
 	mustRead(t, r, staged[0])
 	if asked.Load() != 3 {
-		t.Errorf("broken off twice, asked %d times", asked.Load())
+		t.Errorf("broken off twice, requested %d times", asked.Load())
 	}
 }
 
-// breakingWriter cuts the connection after so many bytes.
+// breakingWriter cuts the connection after a number of bytes.
 type breakingWriter struct {
 	http.ResponseWriter
 	left int
@@ -284,8 +283,8 @@ func (w *breakingWriter) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
-// Large objects go in parts; what is begun and cannot be finished is aborted. Planted: no
-// abort; the last part left out.
+// Large objects are written in parts. A multipart upload that fails is aborted. Planted: no abort; the
+// last part left out.
 func TestObjectStorage_S3UploadsThatFailAreAborted(t *testing.T) {
 	t.Parallel()
 	server := s3test.Shared(t)
@@ -321,8 +320,8 @@ func TestObjectStorage_S3UploadsThatFailAreAborted(t *testing.T) {
 	}
 }
 
-// What a client gets that is sent to the store: the bytes, without any token, as a download.
-func TestObjectStorage_S3LinksNeedNoToken(t *testing.T) {
+// A signed URL returns the bytes without a token, as a download.
+func TestObjectStorage_S3SignedURLsNeedNoToken(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, s3test.BucketURL(t))
 	staged, err := r.stageSizes(t.Context(), "", mib)

@@ -13,180 +13,189 @@ import (
 )
 
 const (
-	// maxWrites is how many objects are written at once, maxUploadWrites how many of one upload.
-	maxWrites       = 8
-	maxUploadWrites = 4
+	// maxObjectWrites is how many objects are written at the same time, maxObjectWritesPerUpload how
+	// many of one upload.
+	maxObjectWrites          = 8
+	maxObjectWritesPerUpload = 4
 
-	// maxKeyed is how many uploads with a key write objects at once: each has a connection meanwhile, and
-	// those of a store that hangs have it for long.
-	maxKeyed = 4
+	// maxKeyedUploads is how many uploads with a key write objects at the same time. Each holds a
+	// connection meanwhile, and if the store hangs, for long.
+	maxKeyedUploads = 4
 
-	// intentTTL is how long an object may be without a file before it is garbage: far longer than a
-	// transaction can take to make it one.
-	intentTTL = 6 * time.Hour
+	// unclaimedTTL is how long an object may exist without a file before the sweep deletes it: far
+	// longer than any upload takes to commit.
+	unclaimedTTL = 6 * time.Hour
 
-	// writeTimeout is how long the objects of an upload may take, so that its reservation still holds.
+	// writeTimeout bounds writing the objects of an upload, so that its reservation is still valid after.
 	writeTimeout = reservationTTL - commitMargin
 
-	// lateWrite is how long after it was given up a write may still arrive at a bucket.
-	lateWrite = 10 * time.Minute
+	// lateWriteGrace is how long after an upload was given up one of its writes may still take effect in
+	// an object store.
+	lateWriteGrace = 10 * time.Minute
 
-	// discardTimeout bounds deleting the objects of an upload that failed; the sweep does the rest.
+	// discardTimeout bounds deleting the objects of an upload that failed. The sweep deletes the rest.
 	discardTimeout = 10 * time.Second
 
-	// aliveInterval is how often a transaction is used that waits for objects: PostgreSQL ends those
-	// that are idle for longer than idle_in_transaction_session_timeout, 15 s by default.
-	aliveInterval = 5 * time.Second
+	// keepaliveInterval is how often a transaction that waits for objects runs a statement. PostgreSQL
+	// ends transactions that idle for idle_in_transaction_session_timeout, which we set to 15 s.
+	keepaliveInterval = 5 * time.Second
 )
 
 const (
-	sqlIntend = `INSERT INTO upload_objects (object_key, store_id, size_bytes, garbage_at) ` +
-		`SELECT o.key, $1, o.size, now() + $4 * interval '1 microsecond' FROM unnest($2::uuid[], $3::bigint[]) AS o (key, size)`
+	sqlInsertObjects = `
+INSERT INTO upload_objects (object_key, store_id, size_bytes, garbage_at)
+SELECT o.key, $1, o.size, now() + $4 * interval '1 microsecond'
+FROM unnest($2::uuid[], $3::bigint[]) AS o (key, size)`
 
-	// The row of a file and its claim on the object, both or neither: an object that is nearly
-	// garbage, or being deleted, is claimed no more.
-	sqlInsertOutside = `WITH file AS (` +
-		`INSERT INTO pending_uploads (workspace_id, filename, mimetype, size_bytes, sha256, content, expires_at, object_key) ` +
-		`VALUES ($1, $2, $3, $4, $5, '', clock_timestamp() + $6 * interval '1 microsecond', $7) RETURNING file_id, created_at, expires_at` +
-		`), claimed AS (` +
-		`UPDATE upload_objects SET file_id = (SELECT file_id FROM file), garbage_at = NULL ` +
-		`WHERE object_key = $7 AND garbage_at > clock_timestamp() + $8 * interval '1 microsecond' RETURNING file_id` +
-		`) SELECT file_id, created_at, expires_at FROM file JOIN claimed USING (file_id)`
+	// Inserts the row of a file and claims its object, both or neither. An object that is nearly garbage,
+	// or is being deleted, cannot be claimed any more; then there is no row in the result.
+	sqlInsertObjectFile = `
+WITH file AS (
+  INSERT INTO pending_uploads (workspace_id, filename, mimetype, size_bytes, sha256, content, expires_at, object_key)
+  VALUES ($1, $2, $3, $4, $5, '', clock_timestamp() + $6 * interval '1 microsecond', $7)
+  RETURNING file_id, created_at, expires_at
+), claimed AS (
+  UPDATE upload_objects SET file_id = (SELECT file_id FROM file), garbage_at = NULL
+  WHERE object_key = $7 AND garbage_at > clock_timestamp() + $8 * interval '1 microsecond'
+  RETURNING file_id
+)
+SELECT file_id, created_at, expires_at FROM file JOIN claimed USING (file_id)`
 
-	sqlAbandon = `UPDATE upload_objects SET garbage_at = least(garbage_at, now() + $2 * interval '1 microsecond') ` +
-		`WHERE object_key = ANY($1) AND file_id IS NULL`
+	sqlExpireObjects = `
+UPDATE upload_objects SET garbage_at = least(garbage_at, now() + $2 * interval '1 microsecond')
+WHERE object_key = ANY($1) AND file_id IS NULL`
 
-	sqlAlive = `SELECT 1`
+	sqlKeepalive = `SELECT 1`
 )
 
-// errIntentOver: staging took longer than an object may be without a file.
-var errIntentOver = errors.New("pendinguploads: object is garbage already")
+var errObjectExpired = errors.New("pendinguploads: staging took too long; its objects are garbage already")
 
 // Stage implements Storage.
-func (b *ObjectStorage) Stage(ctx context.Context, workspace uuid.UUID, files []NewFile) ([]File, error) {
-	staged, _, err := b.StageOnce(ctx, workspace, "", files)
+func (s *ObjectStorage) Stage(ctx context.Context, workspace uuid.UUID, files []NewFile) ([]File, error) {
+	staged, _, err := s.StageOnce(ctx, workspace, "", files)
 	return staged, err
 }
 
-// StageOnce implements Storage. Nothing of the database is held while bytes go to the store, but by
-// an upload with a key: its transaction is the key's lock.
-func (b *ObjectStorage) StageOnce(ctx context.Context, workspace uuid.UUID, key string, files []NewFile) ([]File, bool, error) {
-	keys, outside := b.objectKeys(files)
-	if len(outside) == 0 {
-		return b.Postgres.StageOnce(ctx, workspace, key, files)
+// StageOnce implements Storage. While content goes to the object store it holds no connection, unless
+// the upload has a key: then its transaction holds the lock of the key.
+func (s *ObjectStorage) StageOnce(ctx context.Context, workspace uuid.UUID, key string, files []NewFile) ([]File, bool, error) {
+	keys, external := s.objectKeys(files)
+	if len(external) == 0 {
+		return s.postgres.StageOnce(ctx, workspace, key, files)
 	}
-	if err := b.limits.check(files); err != nil {
+	if err := s.postgres.limits.validate(files); err != nil {
 		return nil, false, err
 	}
 	var tx *sql.Tx
 	if key != "" {
-		if err := b.keyed.Acquire(ctx, 1); err != nil {
+		if err := s.keyedUploads.Acquire(ctx, 1); err != nil {
 			return nil, false, fmt.Errorf("pendinguploads: wait to write %d files: %w", len(files), err)
 		}
-		defer b.keyed.Release(1)
+		defer s.keyedUploads.Release(1)
 		var replayed []File
 		var err error
-		if tx, replayed, err = b.begin(ctx, workspace, key, files); err != nil || replayed != nil {
+		if tx, replayed, err = s.postgres.begin(ctx, workspace, key, files); err != nil || replayed != nil {
 			return replayed, replayed != nil, err
 		}
 		defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
 	}
-	room, err := b.reserve(ctx, nil, workspace, files)
+	reservation, err := s.postgres.reserve(ctx, nil, workspace, files)
 	if err != nil {
 		return nil, false, err
 	}
-	staged, err := b.stageOutside(ctx, tx, upload{workspace: workspace, key: key, files: files, room: room}, keys, outside)
+	staged, err := s.stageObjects(ctx, tx, upload{workspace: workspace, key: key, files: files, reservation: reservation}, keys, external)
 	if err != nil {
 		if tx != nil {
 			_ = tx.Rollback()
 		}
-		b.release(ctx, room)
+		s.postgres.release(ctx, reservation)
 		return nil, false, err
 	}
 	return staged, false, nil
 }
 
-// objectKeys gives each file that is to have an object a key, Nil to the others, and lists the former.
-func (b *ObjectStorage) objectKeys(files []NewFile) (keys []uuid.UUID, outside []int) {
+// objectKeys returns a key for each file, uuid.Nil for those whose content goes to the database, and
+// the indexes of the others.
+func (s *ObjectStorage) objectKeys(files []NewFile) (keys []uuid.UUID, external []int) {
 	keys = make([]uuid.UUID, len(files))
 	for i, f := range files {
-		if b.options.URL != "" && f.Size > b.options.InlineBytes {
+		if s.options.URL != "" && f.Size > s.options.InlineBytes {
 			keys[i] = uuid.New()
-			outside = append(outside, i)
+			external = append(external, i)
 		}
 	}
-	return keys, outside
+	return keys, external
 }
 
-// stageOutside writes the objects of an upload, and then makes it visible in tx, or in a
-// transaction of its own if there is none.
-func (b *ObjectStorage) stageOutside(ctx context.Context, tx *sql.Tx, u upload, keys []uuid.UUID, outside []int) ([]File, error) {
-	if err := b.intend(ctx, u.files, keys, outside); err != nil {
+// stageObjects writes the objects of an upload and then makes the upload visible in tx. If tx is nil it
+// begins a transaction after the objects are written.
+func (s *ObjectStorage) stageObjects(ctx context.Context, tx *sql.Tx, u upload, keys []uuid.UUID, external []int) ([]File, error) {
+	if err := s.insertObjects(ctx, u.files, keys, external); err != nil {
 		return nil, err
 	}
 	var staged []File
-	err := b.holding(ctx, tx, func(ctx context.Context) error { return b.write(ctx, u.files, keys, outside) })
+	err := s.withKeepalive(ctx, tx, func(ctx context.Context) error { return s.writeObjects(ctx, u.files, keys, external) })
 	if err == nil && tx == nil {
-		if tx, _, err = b.begin(ctx, u.workspace, "", nil); err == nil {
+		if tx, _, err = s.postgres.begin(ctx, u.workspace, "", nil); err == nil {
 			defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
 		}
 	}
 	if err == nil {
-		u.write = func(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, i int, f NewFile) (File, error) {
+		u.insert = func(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, i int, f NewFile) (File, error) {
 			if keys[i] == uuid.Nil {
-				return b.insert(ctx, tx, workspace, i, f)
+				return s.postgres.insertFile(ctx, tx, workspace, i, f)
 			}
-			return b.insertOutside(ctx, tx, workspace, keys[i], f)
+			return s.insertObjectFile(ctx, tx, workspace, keys[i], f)
 		}
-		staged, err = b.stage(ctx, tx, u)
+		staged, err = s.postgres.stageInTx(ctx, tx, u)
 	}
 	if err != nil {
 		if tx != nil {
-			_ = tx.Rollback() // first: until then the objects have files
+			_ = tx.Rollback() // before the objects are discarded: until then files claim them
 		}
-		b.discard(ctx, keys, outside)
+		s.discardObjects(ctx, keys, external)
 		return nil, err
 	}
-	// If this fails, nobody knows whether the files are there: their objects must stay. If they are
-	// not, the objects are garbage in time.
+	// After a failed commit the files may exist, so their objects must stay. If the files do not exist,
+	// the objects become garbage after unclaimedTTL.
 	if err := commit(tx, u.workspace, u.files); err != nil {
 		return nil, err
 	}
 	return staged, nil
 }
 
-// intend notes the objects that are about to be written, in a transaction of its own.
-func (b *ObjectStorage) intend(ctx context.Context, files []NewFile, keys []uuid.UUID, outside []int) error {
-	list, sizes := make([]string, len(outside)), make([]int64, len(outside))
-	for n, i := range outside {
+// insertObjects records the objects that are about to be written, in a transaction of its own.
+func (s *ObjectStorage) insertObjects(ctx context.Context, files []NewFile, keys []uuid.UUID, external []int) error {
+	list, sizes := make([]string, len(external)), make([]int64, len(external))
+	for n, i := range external {
 		list[n], sizes[n] = keys[i].String(), files[i].Size
 	}
-	// Past a pooler: an upload with a key holds one of its sessions already.
-	if _, err := b.sessions.ExecContext(ctx, sqlIntend, b.store, pq.Array(list), pq.Array(sizes), intentTTL.Microseconds()); err != nil {
-		return fmt.Errorf("pendinguploads: intend %d objects: %w", len(outside), err)
+	// Not through a pooler: an upload with a key holds one of its sessions already.
+	if _, err := s.postgres.sessions.ExecContext(ctx, sqlInsertObjects, s.store, pq.Array(list), pq.Array(sizes), unclaimedTTL.Microseconds()); err != nil {
+		return fmt.Errorf("pendinguploads: record %d objects: %w", len(external), err)
 	}
 	return nil
 }
 
-// write writes the objects, a few at once.
-func (b *ObjectStorage) write(ctx context.Context, files []NewFile, keys []uuid.UUID, outside []int) error {
+// writeObjects writes the objects, a few at the same time.
+func (s *ObjectStorage) writeObjects(ctx context.Context, files []NewFile, keys []uuid.UUID, external []int) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	store, err := b.stores.get(ctx, b.store)
+	store, err := s.stores.get(ctx, s.store)
 	if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(maxUploadWrites)
-	for _, i := range outside {
+	g.SetLimit(maxObjectWritesPerUpload)
+	for _, i := range external {
 		g.Go(func() error {
-			err := b.writes.Acquire(ctx, 1)
+			err := s.objectWrites.Acquire(ctx, 1)
 			if err == nil {
-				defer b.writes.Release(1)
+				defer s.objectWrites.Release(1)
 				err = writeObject(ctx, store, keys[i], files[i])
 			}
 			if err != nil {
-				return fmt.Errorf("pendinguploads: write %s to the store: %w", files[i].Name, err)
+				return fmt.Errorf("pendinguploads: write %s to the object store: %w", files[i].Name, err)
 			}
 			return nil
 		})
@@ -194,8 +203,9 @@ func (b *ObjectStorage) write(ctx context.Context, files []NewFile, keys []uuid.
 	return g.Wait()
 }
 
-// holding does something that takes long while tx is open, and keeps tx from being ended for it.
-func (b *ObjectStorage) holding(ctx context.Context, tx *sql.Tx, do func(context.Context) error) error {
+// withKeepalive calls do and keeps tx from being ended for idling meanwhile. If tx is lost, it cancels
+// do and returns an error.
+func (s *ObjectStorage) withKeepalive(ctx context.Context, tx *sql.Tx, do func(context.Context) error) error {
 	if tx == nil {
 		return do(ctx)
 	}
@@ -203,30 +213,30 @@ func (b *ObjectStorage) holding(ctx context.Context, tx *sql.Tx, do func(context
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- do(ctx) }()
-	again := time.NewTicker(b.alive)
-	defer again.Stop()
+	ticker := time.NewTicker(s.keepaliveInterval)
+	defer ticker.Stop()
 	for {
 		select {
 		case err := <-done:
 			return err
-		case <-again.C:
-			if _, err := tx.ExecContext(ctx, sqlAlive); err != nil {
+		case <-ticker.C:
+			if _, err := tx.ExecContext(ctx, sqlKeepalive); err != nil {
 				cancel()
 				<-done
-				return fmt.Errorf("pendinguploads: keep the transaction of a key: %w", err)
+				return fmt.Errorf("pendinguploads: keep the transaction of a key alive: %w", err)
 			}
 		}
 	}
 }
 
-// insertOutside makes the row of a file that has an object.
-func (b *ObjectStorage) insertOutside(ctx context.Context, tx *sql.Tx, workspace, key uuid.UUID, f NewFile) (File, error) {
+// insertObjectFile inserts the row of a file whose content is an object.
+func (s *ObjectStorage) insertObjectFile(ctx context.Context, tx *sql.Tx, workspace, key uuid.UUID, f NewFile) (File, error) {
 	file := File{Workspace: workspace, Name: f.Name, MIMEType: f.MIMEType, Size: f.Size, SHA256: f.SHA256}
-	row := tx.QueryRowContext(ctx, sqlInsertOutside, workspace, f.Name, f.MIMEType, f.Size, f.SHA256[:], b.limits.TTL.Microseconds(),
-		key, commitMargin.Microseconds())
+	row := tx.QueryRowContext(ctx, sqlInsertObjectFile, workspace, f.Name, f.MIMEType, f.Size, f.SHA256[:],
+		s.postgres.limits.TTL.Microseconds(), key, commitMargin.Microseconds())
 	err := row.Scan(&file.ID, &file.CreatedAt, &file.ExpiresAt)
 	if errors.Is(err, sql.ErrNoRows) {
-		err = errIntentOver
+		err = errObjectExpired
 	}
 	if err != nil {
 		return File{}, fmt.Errorf("insert: %w", err)
@@ -234,17 +244,18 @@ func (b *ObjectStorage) insertOutside(ctx context.Context, tx *sql.Tx, workspace
 	return file, nil
 }
 
-// discard deletes the objects of an upload that failed, as well as it can, also if ctx is over. The
-// rows stay for a while: what was on its way to a bucket may arrive after it was deleted there.
-func (b *ObjectStorage) discard(ctx context.Context, keys []uuid.UUID, outside []int) {
+// discardObjects deletes the objects of an upload that failed, as far as it can, even if ctx has ended.
+// Their rows stay until lateWriteGrace has passed: a write that was cancelled may still create its
+// object after this.
+func (s *ObjectStorage) discardObjects(ctx context.Context, keys []uuid.UUID, external []int) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
 	defer cancel()
 	var list []string
-	var garbage []object
-	for _, i := range outside {
+	var garbage []objectRef
+	for _, i := range external {
 		list = append(list, keys[i].String())
-		garbage = append(garbage, object{keys[i], b.store})
+		garbage = append(garbage, objectRef{keys[i], s.store})
 	}
-	_, _ = b.db.ExecContext(ctx, sqlAbandon, pq.Array(list), lateWrite.Microseconds())
-	_, _ = b.deleteObjects(ctx, garbage)
+	_, _ = s.postgres.db.ExecContext(ctx, sqlExpireObjects, pq.Array(list), lateWriteGrace.Microseconds())
+	_, _ = s.deleteObjects(ctx, garbage)
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// What a database that fails makes of each statement for objects. The statements themselves are
-// matched by their first words here: what they do is for the tests on a real one.
+// A mocked ObjectStorage for what happens when the database fails at each statement. Statements are
+// matched by their first words: the tests on a real database check what they do.
 func newMockedObjectStorage(t *testing.T, store pendinguploads.ObjectStore) (mocked, *pendinguploads.ObjectStorage) {
 	t.Helper()
 	m := newMockedMatching(t, testLimits, sqlmock.QueryMatcherRegexp)
@@ -34,7 +34,7 @@ func newMockedObjectStorage(t *testing.T, store pendinguploads.ObjectStore) (moc
 	return m, b
 }
 
-// memStore has one object, whatever its key.
+// memStore holds one object, whatever its key.
 type memStore struct{ data []byte }
 
 func (m *memStore) Write(_ context.Context, _ uuid.UUID, _ int64, r io.Reader) (err error) {
@@ -139,7 +139,7 @@ func TestObjectStorage_StagesNothingOnADatabaseThatFails(t *testing.T) {
 	}
 }
 
-func TestObjectStorage_SweepTellsOfADatabaseThatFails(t *testing.T) {
+func TestObjectStorage_SweepReportsADatabaseThatFails(t *testing.T) {
 	t.Parallel()
 	garbage := func() *sqlmock.Rows { return sqlmock.NewRows([]string{"object_key", "store_id"}) }
 	for name, plant := range map[string]func(sqlmock.Sqlmock){
@@ -168,7 +168,8 @@ func TestObjectStorage_SweepTellsOfADatabaseThatFails(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	// While there are more rows to sweep, garbage can wait. Planted: the error returned, which ends the sweep.
+	// While there are more rows to sweep, a failure to sweep objects is not reported yet. Planted: the
+	// error returned, which ends the sweep.
 	m, b := newMockedObjectStorage(t, &memStore{})
 	for _, n := range []int{200, 0} {
 		m.db.ExpectQuery("WITH picked").WillReturnRows(sqlmock.NewRows([]string{"n", "bytes", "picked"}).AddRow(n, n, n))
@@ -186,14 +187,14 @@ func TestObjectStorage_SweepTellsOfADatabaseThatFails(t *testing.T) {
 	}
 }
 
-// found is the answer to find: a file of so many bytes with an object in the store.
+// found returns the row that locate reads: a file of size bytes with an object in the store.
 func found(size int, store any) *sqlmock.Rows {
 	sum := sha256.Sum256(content(size))
 	return sqlmock.NewRows([]string{"file_id", "filename", "mimetype", "size_bytes", "sha256", "created_at", "fetched_at", "acked_at", "expires_at", "content", "object_key", "store_id"}).
 		AddRow(fileIDs[0].String(), "a.txt", "text/plain", size, sum[:], createdAt, nil, nil, expiresAt, []byte{}, uuid.NewString(), store)
 }
 
-func TestObjectStorage_AStoreThatCannotBeOpenedIsAnErrorOfThoseWhoNeedIt(t *testing.T) {
+func TestObjectStorage_AStoreThatCannotBeOpenedFailsOnlyItsFiles(t *testing.T) {
 	t.Parallel()
 	m, b := newMockedObjectStorage(t, &memStore{})
 	m.db.ExpectQuery("SELECT file_id").WillReturnRows(found(20, 9))
@@ -223,8 +224,8 @@ func TestObjectStorage_AStoreThatCannotBeOpenedIsAnErrorOfThoseWhoNeedIt(t *test
 	}
 }
 
-// For uploads that find their store closed, such as at a stop.
-func TestObjectStorage_AClosedBucketOpensItsStoreAgain(t *testing.T) {
+// Uploads that are running when the platform stops find their store closed.
+func TestObjectStorage_AClosedStorageOpensItsStoreAgain(t *testing.T) {
 	t.Parallel()
 	m, b := newMockedObjectStorage(t, &memStore{})
 	if err := b.Close(); err != nil {
@@ -239,7 +240,7 @@ func TestObjectStorage_AClosedBucketOpensItsStoreAgain(t *testing.T) {
 	}
 }
 
-func TestObjectStorage_MoveTellsOfWhatFails(t *testing.T) {
+func TestObjectStorage_MoveReportsWhatFails(t *testing.T) {
 	t.Parallel()
 	file := pendinguploads.File{ID: fileIDs[0], Workspace: workspaceID, Size: 20}
 	steps := []string{"find", "intend", "begin", "flip", "late", "gone", "commit"}
@@ -294,7 +295,7 @@ func when(fails bool) error {
 	return nil
 }
 
-func TestObjectStorage_MoveIntoTheDatabaseTellsOfWhatFails(t *testing.T) {
+func TestObjectStorage_MoveIntoTheDatabaseReportsWhatFails(t *testing.T) {
 	t.Parallel()
 	const size = 2<<20 + 1
 	for step, data := range map[string][]byte{
@@ -338,7 +339,7 @@ func TestObjectStorage_MoveIntoTheDatabaseTellsOfWhatFails(t *testing.T) {
 	}
 }
 
-// lying says that its object is of a length that it is not.
+// lying reports a wrong size of its object.
 type lying struct {
 	*memStore
 	size int64
@@ -349,7 +350,7 @@ func (l lying) Read(ctx context.Context, key uuid.UUID, offset int64) (io.ReadCl
 	return body, l.size, err
 }
 
-func TestObjectStorage_ListsOfWhatIsToMoveTellOfWhatFails(t *testing.T) {
+func TestObjectStorage_ListsOfMisplacedFilesReportWhatFails(t *testing.T) {
 	t.Parallel()
 	m, b := newMockedObjectStorage(t, &memStore{})
 	m.db.ExpectQuery("SELECT count").WillReturnError(errDatabase)

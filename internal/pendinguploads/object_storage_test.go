@@ -20,8 +20,8 @@ func openStore(ctx context.Context, url string, namespace uuid.UUID) (pendingupl
 	return objectstore.Open(ctx, url, namespace)
 }
 
-// The suite as it is for PostgreSQL. Small files are kept in the row and others are not, so that both
-// ways go through all of it. The faults that were planted are with the tests beside this one.
+// The suite that Postgres passes. Small files stay in the row and others do not, so both ways are covered.
+// The faults that were planted are listed at the tests in object_*_test.go.
 func TestObjectStorage_IsAStorage(t *testing.T) {
 	t.Parallel()
 	for name, url := range map[string]func(*testing.T) string{

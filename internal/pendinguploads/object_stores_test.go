@@ -15,9 +15,10 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// Another store that hangs, an old one say that is only read, is nobody's matter who does not need it. Planted: a
-// store opened while all are locked; its opening waited for without a look at the context.
-func TestObjectStorage_AStoreThatHangsWhenItIsOpenedHoldsUpNoOther(t *testing.T) {
+// A store that hangs while it is opened, such as an old one that is only read, delays only the files in
+// it. Planted: a store opened while the lock of all is held; the opening waited for after the context has
+// ended.
+func TestObjectStorage_AStoreThatHangsWhileItIsOpenedDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	old := r.on(t, "file://"+t.TempDir())
@@ -64,9 +65,9 @@ func TestObjectStorage_AStoreThatHangsWhenItIsOpenedHoldsUpNoOther(t *testing.T)
 	mustRead(t, b, inOld[0])
 }
 
-// A folder that is not mounted looks like an empty one. Planted: no look; a look at one object only;
-// garbage taken for a witness.
-func TestObjectStorage_AStoreThatHasLostAllIsNotWrittenTo(t *testing.T) {
+// A folder that is not mounted looks empty. Planted: no probe; a probe of one object only; a probe for
+// garbage.
+func TestObjectStorage_AStoreThatIsNotMountedIsNotWrittenTo(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	again := func() error {
@@ -102,13 +103,13 @@ func TestObjectStorage_AStoreThatHasLostAllIsNotWrittenTo(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := again(); err != nil {
-		t.Errorf("there is nothing that should be there: %v", err)
+		t.Errorf("no object is expected in the store: %v", err)
 	}
 }
 
-// Whatever is configured now, what was staged before is there. Planted: the configured store asked
-// for every object.
-func TestObjectStorage_SwitchingTheStoreStrandsNothing(t *testing.T) {
+// Files that were staged before can be read whatever store is configured now. Planted: every object read
+// from the configured store.
+func TestObjectStorage_FilesStayReadableWhenTheStoreIsSwitched(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	first, err := r.stageSizes(t.Context(), "", mib)
@@ -123,13 +124,13 @@ func TestObjectStorage_SwitchingTheStoreStrandsNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		mustRead(t, other, staged[0])
-		mustRead(t, r, staged[0]) // a replica that is not restarted yet
+		mustRead(t, r, staged[0]) // a replica that was not restarted yet
 	}
 	r.wantObjects(t, 2, 2, 1)
 }
 
-// Planted: uploads with a key that wait for a store, counted among those that write to the database.
-func TestObjectStorage_AStoreThatHangsHoldsUpNoUploadToTheDatabase(t *testing.T) {
+// Planted: uploads with a key that wait for a store counted among those that write to the database.
+func TestObjectStorage_AStoreThatHangsDelaysNoUploadToTheDatabase(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	var ended sync.WaitGroup

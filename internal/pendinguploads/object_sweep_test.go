@@ -12,9 +12,8 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// An object that can neither be kept nor deleted is garbage that is known, until it can be.
-// Planted: the row deleted though the object was not; the row due again at once, so that a sweep never
-// ends.
+// An object that could not be deleted keeps its row until it is deleted. Planted: the row deleted though
+// the object was not; the row due again at once, so that a sweep never ends.
 func TestObjectStorage_AnObjectThatCannotBeDeletedIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
@@ -38,9 +37,9 @@ func TestObjectStorage_AnObjectThatCannotBeDeletedIsTriedAgain(t *testing.T) {
 	r.wantObjects(t, 0, 0, 0)
 }
 
-// Planted: what was deleted not forgotten because something else was not; an error that ends the
-// round, though there is more to delete.
-func TestObjectStorage_OneObjectThatCannotBeDeletedKeepsNoOthers(t *testing.T) {
+// Planted: the rows of deleted objects kept because another object failed; an error that ends the sweep
+// though there is more to delete.
+func TestObjectStorage_OneObjectThatCannotBeDeletedDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	r.stageExpired(t, mib, mib, mib)
@@ -62,13 +61,14 @@ func TestObjectStorage_OneObjectThatCannotBeDeletedKeepsNoOthers(t *testing.T) {
 	r.wantObjects(t, 0, 0, 0)
 }
 
-// What is deleted is forgotten though another delete hangs: that one ends by itself, and so it does when the time for
-// all of them is over. Planted: a delete without a limit of its own; the rows deleted in the context that is over.
-func TestObjectStorage_ADeleteThatHangsKeepsNoOthers(t *testing.T) {
+// The rows of deleted objects are deleted even if another delete hangs, which ends by its own timeout or
+// by that of the sweep. Planted: a delete without a timeout of its own; the rows deleted with a context
+// that has ended.
+func TestObjectStorage_ADeleteThatHangsDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	for name, hang := range map[string]func(ctx context.Context, over context.CancelFunc){
-		"until its own time is over": func(ctx context.Context, _ context.CancelFunc) { <-ctx.Done() },
-		"until the time of all is":   func(_ context.Context, over context.CancelFunc) { over() },
+		"until its own timeout":    func(ctx context.Context, _ context.CancelFunc) { <-ctx.Done() },
+		"until the timeout of all": func(_ context.Context, over context.CancelFunc) { over() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -88,16 +88,15 @@ func TestObjectStorage_ADeleteThatHangsKeepsNoOthers(t *testing.T) {
 				return errStore
 			}
 			_, _ = r.Sweep(ctx, time.Hour)
-			if name == "until its own time is over" && ctx.Err() != nil {
-				t.Error("it took all the time there was")
+			if name == "until its own timeout" && ctx.Err() != nil {
+				t.Error("it used up the time of the sweep")
 			}
 			r.wantObjects(t, 1, 0, 1)
 		})
 	}
 }
 
-// A sweep that dies after it has deleted the object does the same again. Planted: a missing object
-// is an error.
+// A sweep that fails after it has deleted the object is repeated. Planted: a missing object is an error.
 func TestObjectStorage_ASweepThatWasCutShortIsRepeated(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
@@ -115,8 +114,8 @@ func TestObjectStorage_ASweepThatWasCutShortIsRepeated(t *testing.T) {
 	r.wantObjects(t, 0, 0, 0)
 }
 
-// Whoever deletes a row leaves its object to the sweep. Planted: a trigger that changes nothing.
-func TestObjectStorage_AnOldPlatformsSweepLeavesKnownGarbage(t *testing.T) {
+// Deleting a row by hand leaves its object to the sweep. Planted: a trigger that changes nothing.
+func TestObjectStorage_ADeletedRowLeavesItsObjectToTheSweep(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "")
 	staged, err := r.stageSizes(t.Context(), "", mib, mib)
@@ -126,7 +125,7 @@ func TestObjectStorage_AnOldPlatformsSweepLeavesKnownGarbage(t *testing.T) {
 	if err := execute(r.db, sqlExpire)(t.Context(), staged[0].ID); err != nil {
 		t.Fatal(err)
 	}
-	// It cannot read the file, and says so, rather than that it is empty.
+	// Postgres cannot read the file and returns an error, not an empty file.
 	_, c, err := r.postgres.Open(t.Context(), workspaceID, staged[1].ID)
 	if err != nil {
 		t.Fatal(err)

@@ -9,9 +9,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// writeObject writes the content of a file, which must be as long as it says.
+// writeObject writes the content of a file to an object and checks that it has the file's size.
 func writeObject(ctx context.Context, store ObjectStore, key uuid.UUID, f NewFile) error {
-	// What a Batch makes can be read in place, and again if a request has to be sent again.
+	// The content that package spool makes can be read in place, and again if a request is retried.
 	if inPlace, ok := f.Content.(interface {
 		io.ReaderAt
 		io.ReadSeeker
@@ -29,21 +29,22 @@ func writeObject(ctx context.Context, store ObjectStore, key uuid.UUID, f NewFil
 	exact := &exactReader{r: f.Content, size: f.Size, left: f.Size}
 	err := store.Write(ctx, key, f.Size, exact)
 	if exact.err != io.EOF {
-		err = errors.Join(exact.err, err) // a store may say less of it, or have taken less
+		err = errors.Join(exact.err, err) // the store may report less, or succeed with fewer bytes
 	}
 	if err == nil && exact.err == nil {
-		err = fmt.Errorf("the store has not read all of %d bytes", f.Size)
+		err = fmt.Errorf("the store did not read all of %d bytes", f.Size)
 	}
 	return err
 }
 
-// exactReader reads a content, and fails at its end if it was shorter or longer than it should be.
+// exactReader reads content and fails at its end if it is shorter or longer than size.
 type exactReader struct {
 	r          io.Reader
 	size, left int64
-	err        error // io.EOF: all was read, and it was right
+	err        error // io.EOF: all of it was read and had the right size
 }
 
+// Read implements io.Reader.
 func (e *exactReader) Read(b []byte) (int, error) {
 	if e.err != nil || len(b) == 0 {
 		return 0, e.err

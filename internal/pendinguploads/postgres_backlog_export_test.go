@@ -1,4 +1,4 @@
 package pendinguploads
 
-// BacklogStatements are what ReadBacklog asks.
+// BacklogStatements returns the statements of ReadBacklog.
 func BacklogStatements() (count, oldest string) { return sqlBacklog, sqlBacklogOldest }

@@ -13,7 +13,7 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// insertMany inserts n files of 10 bytes that were staged so many seconds ago.
+// insertMany inserts n files of 10 bytes that were staged $2 seconds ago.
 const insertMany = `INSERT INTO pending_uploads (workspace_id, content, size_bytes, filename, mimetype, sha256, created_at, expires_at, acked_at)
 SELECT gen_random_uuid(), '0123456789', 10, 'a', 'text/plain', sha256(''), now() - $2 * interval '1 second',
 	now() + (86400 - $2) * interval '1 second', CASE WHEN $3 THEN now() END FROM generate_series(1, $1)`
@@ -25,8 +25,8 @@ func insert(t *testing.T, db *sql.DB, n, secondsAgo int, acked bool) {
 	}
 }
 
-// Planted: acked or expired files among those that wait; the age of the newest.
-func TestReadBacklog_CountsWhatWaits(t *testing.T) {
+// Planted: acked or expired files counted; the age of the newest.
+func TestReadBacklog_CountsUnacknowledgedFiles(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Open(t, pgtest.New(t))
 	b, err := pendinguploads.ReadBacklog(t.Context(), db)
@@ -43,10 +43,10 @@ func TestReadBacklog_CountsWhatWaits(t *testing.T) {
 	}
 }
 
-// It is asked every ten seconds by each replica, however many files were acknowledged and are not
-// swept yet. Planted: acknowledged files counted too and subtracted; the age of the oldest by
-// min(created_at), which reads all of them.
-func TestReadBacklog_CostsWhatTheBacklogIsLong(t *testing.T) {
+// Each replica reads it every ten seconds, however many acknowledged files are not swept yet. Planted:
+// acknowledged files counted too and subtracted; the oldest found by min(created_at), which reads all of
+// them.
+func TestReadBacklog_CostGrowsWithTheBacklogOnly(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Open(t, pgtest.New(t))
 	db.SetMaxOpenConns(1) // VACUUM and ANALYZE are seen at once
@@ -95,7 +95,7 @@ func explain(t *testing.T, db *sql.DB, statement string) string {
 	return plan.String()
 }
 
-func TestReadBacklog_SaysWhenTheDatabaseFails(t *testing.T) {
+func TestReadBacklog_ReportsADatabaseThatFails(t *testing.T) {
 	t.Parallel()
 	for failing := range 2 {
 		db, mock, err := sqlmock.New()

@@ -12,32 +12,35 @@ import (
 )
 
 const (
-	// openBytes is what Open reads of a file: all of nearly every one, and of a long one enough to
-	// begin with. Measured with 25 MiB: the first byte is there after 1.6 ms, with the whole row
-	// after 2.9 ms.
+	// openBytes is how much content Open reads: all of nearly every file, and the beginning of a long
+	// one. Measured with 25 MiB: the first byte arrives after 1.6 ms, with the whole first row after 2.9 ms.
 	openBytes = 128 << 10
 
-	// maxAhead is how many readers may have a second row in memory, the one after that which is
-	// being sent. It is for when there are few: many keep the machine busy without.
-	maxAhead = 8
+	// maxReadAheads is how many readers may hold a second row in memory, the one after the row that is
+	// being sent. It helps when there are few readers; many keep the machine busy without it.
+	maxReadAheads = 8
 
-	// maxFetches is how many rows are read from the database at once: each is in memory twice then.
-	maxFetches = 4
+	// maxRowReads is how many rows are read from the database at the same time. While it is read, each
+	// is in memory twice.
+	maxRowReads = 4
 )
 
 const (
-	sqlOpen = `SELECT ` + fileColumns + `, substring(content FROM 1 FOR $3) FROM pending_uploads ` +
-		`WHERE file_id = $1 AND workspace_id = $2 AND ` + readable
+	sqlOpen = `
+SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at,
+  substring(content FROM 1 FOR $3)
+FROM pending_uploads
+WHERE file_id = $1 AND workspace_id = $2
+  AND (acked_at IS NOT NULL OR expires_at > now())`
 
-	// Rows are read whole: to PostgreSQL a part of one costs twice as much as all of it, for it
-	// makes one copy more, and so gives memory back that it takes again with the next row.
+	// Rows are read whole: reading a part of one costs PostgreSQL twice as much, because it makes one
+	// more copy, whose memory it frees and allocates again for each row.
 	sqlReadFirst = `SELECT content FROM pending_uploads WHERE file_id = $1`
 
 	sqlReadChunk = `SELECT data FROM pending_upload_chunks WHERE file_id = $1 AND seq = $2`
 )
 
-// Open implements Storage. One query answers whether there is such a file and brings its
-// first bytes.
+// Open implements Storage. One query finds the file and reads its first bytes.
 func (p *Postgres) Open(ctx context.Context, workspace, id uuid.UUID) (File, io.ReadSeekCloser, error) {
 	f := File{Workspace: workspace}
 	var first []byte
@@ -45,85 +48,86 @@ func (p *Postgres) Open(ctx context.Context, workspace, id uuid.UUID) (File, io.
 	if err := row.Scan(append(f.columns(), &first)...); err != nil {
 		return File{}, nil, fmt.Errorf("pendinguploads: open %s: %w", id, notFound(err))
 	}
-	return f, p.content(ctx, f, first), nil
+	return f, p.newRowReader(ctx, f, first), nil
 }
 
-// content reads a file of which first is there already.
-func (p *Postgres) content(ctx context.Context, f File, first []byte) *content {
-	return &content{ctx: ctx, storage: p, id: f.ID, size: f.Size, piece: piece{data: first}}
+// newRowReader returns a reader of f, whose first bytes were read already.
+func (p *Postgres) newRowReader(ctx context.Context, f File, first []byte) *rowReader {
+	return &rowReader{ctx: ctx, storage: p, id: f.ID, size: f.Size, window: window{data: first}}
 }
 
-// A piece is what a file has from start on: what Open has read of it, or a row.
-type piece struct {
-	start int64
-	data  []byte
-	from  *[]byte // the storage's buffer that they are in; nil: they are in none
-	err   error
+// A window is a part of a file that a reader holds in memory: what Open has read, or a row.
+type window struct {
+	start  int64 // offset in the file
+	data   []byte
+	buffer *[]byte // of the storage, in which data is; nil: data is in none
+	err    error
 }
 
-func (p *piece) end() int64 { return p.start + int64(len(p.data)) }
+func (w *window) end() int64 { return w.start + int64(len(w.data)) }
 
-// content reads a file row by row. While one is being sent the next one is read, if few do so;
-// between two, it holds no connection.
-type content struct {
+// rowReader reads a file row by row. If there are few readers, it reads the next row while the
+// present one is being sent. It holds no connection between two rows.
+type rowReader struct {
 	ctx     context.Context //nolint:containedctx // io.Reader has no other way to take one
 	storage *Postgres
 	id      uuid.UUID
 	size    int64
 	offset  int64 // where the next Read starts
-	piece   piece
-	ahead   chan piece // what is being read; nil: nothing
+	window  window
+	ahead   chan window // receives the row that is being read ahead; nil: none is
 	closed  bool
 }
 
 // Read implements io.Reader.
-func (c *content) Read(b []byte) (int, error) {
-	if c.closed {
-		return 0, fmt.Errorf("pendinguploads: read %s: %w", c.id, fs.ErrClosed)
+func (r *rowReader) Read(b []byte) (int, error) {
+	if r.closed {
+		return 0, fmt.Errorf("pendinguploads: read %s: %w", r.id, fs.ErrClosed)
 	}
-	if c.offset >= c.size {
+	if r.offset >= r.size {
 		return 0, io.EOF
 	}
 	if len(b) == 0 {
 		return 0, nil
 	}
-	if c.offset < c.piece.start || c.offset >= c.piece.end() {
-		if err := c.load(c.offset / ChunkBytes); err != nil {
+	if r.offset < r.window.start || r.offset >= r.window.end() {
+		if err := r.loadRow(r.offset / ChunkBytes); err != nil {
 			return 0, err
 		}
 	}
-	c.readAhead(c.piece.end() / ChunkBytes)
-	n := copy(b, c.piece.data[c.offset-c.piece.start:])
-	c.offset += int64(n)
+	r.readAhead(r.window.end() / ChunkBytes)
+	n := copy(b, r.window.data[r.offset-r.window.start:])
+	r.offset += int64(n)
 	return n, nil
 }
 
-// load makes a row the present piece.
-func (c *content) load(seq int64) error {
-	c.free()
-	var next piece
-	if c.ahead != nil {
-		next = <-c.ahead
-		c.ahead = nil
-		c.storage.aheads.Release(1)
+// loadRow replaces the window by a row.
+func (r *rowReader) loadRow(seq int64) error {
+	r.freeWindow()
+	var next window
+	if r.ahead != nil {
+		next = <-r.ahead
+		r.ahead = nil
+		r.storage.readAheads.Release(1)
 	}
-	if next.from == nil && next.err == nil || next.start != seq*ChunkBytes {
-		c.storage.putChunk(next.from)
-		next = c.fetch(seq)
+	if next.buffer == nil && next.err == nil || next.start != seq*ChunkBytes {
+		r.storage.putBuffer(next.buffer)
+		next = r.readRow(seq)
 	}
-	c.piece = next
-	if next.err == nil && c.offset >= next.end() {
+	r.window = next
+	if next.err == nil && r.offset >= next.end() {
 		next.err = ErrTruncated
 	}
 	if next.err != nil {
-		c.free()
-		return fmt.Errorf("pendinguploads: read %s at %d: %w", c.id, c.offset, withContextError(c.ctx, next.err))
+		r.freeWindow()
+		return fmt.Errorf("pendinguploads: read %s at %d: %w", r.id, r.offset, withContextError(r.ctx, next.err))
 	}
 	return nil
 }
 
-// withContextError adds to an error that ctx has ended, if it has and the error does not say so: PostgreSQL
-// tells only that it was asked to stop, and whose error comes first is chance.
+// withContextError adds the error of ctx to err if ctx has ended and err does not wrap it. PostgreSQL
+// reports only a cancelled statement, and whether its error or that of database/sql arrives first is
+// a race.
 func withContextError(ctx context.Context, err error) error {
 	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
 		return fmt.Errorf("%w: %w", ended, err)
@@ -131,36 +135,36 @@ func withContextError(ctx context.Context, err error) error {
 	return err
 }
 
-// free gives back what the present piece is in; then there is none.
-func (c *content) free() {
-	c.storage.putChunk(c.piece.from)
-	c.piece = piece{}
+// freeWindow returns the buffer of the window and empties the window.
+func (r *rowReader) freeWindow() {
+	r.storage.putBuffer(r.window.buffer)
+	r.window = window{}
 }
 
-// readAhead begins to read a row, if there is one, and nothing else is being read.
-func (c *content) readAhead(seq int64) {
-	if c.ahead != nil || seq*ChunkBytes >= c.size || c.piece.end() >= c.size || !c.storage.aheads.TryAcquire(1) {
+// readAhead starts to read a row, if there is one, none is being read, and not too many readers do so.
+func (r *rowReader) readAhead(seq int64) {
+	if r.ahead != nil || seq*ChunkBytes >= r.size || r.window.end() >= r.size || !r.storage.readAheads.TryAcquire(1) {
 		return
 	}
-	ahead := make(chan piece, 1)
-	c.ahead = ahead
-	go func() { ahead <- c.fetch(seq) }()
+	ahead := make(chan window, 1)
+	r.ahead = ahead
+	go func() { ahead <- r.readRow(seq) }()
 }
 
-// fetch reads a row. Its bytes are copied from where lib/pq has them to a buffer that is used again:
-// database/sql would make a new one for each.
-func (c *content) fetch(seq int64) piece {
-	next := piece{start: seq * ChunkBytes, err: ErrTruncated}
-	query, args := sqlReadFirst, []any{c.id}
+// readRow reads a row. It copies the bytes from lib/pq's memory to a pooled buffer: database/sql would
+// allocate a new one for each row.
+func (r *rowReader) readRow(seq int64) window {
+	next := window{start: seq * ChunkBytes, err: ErrTruncated}
+	query, args := sqlReadFirst, []any{r.id}
 	if seq > 0 {
 		query, args = sqlReadChunk, append(args, seq)
 	}
-	if err := c.storage.fetches.Acquire(c.ctx, 1); err != nil {
+	if err := r.storage.rowReads.Acquire(r.ctx, 1); err != nil {
 		next.err = err
 		return next
 	}
-	defer c.storage.fetches.Release(1)
-	rows, err := c.storage.db.QueryContext(c.ctx, query, args...)
+	defer r.storage.rowReads.Release(1)
+	rows, err := r.storage.db.QueryContext(r.ctx, query, args...)
 	if err != nil {
 		next.err = err
 		return next
@@ -169,11 +173,11 @@ func (c *content) fetch(seq int64) piece {
 	if rows.Next() {
 		var raw sql.RawBytes
 		next.err = rows.Scan(&raw)
-		next.from = c.storage.chunks.Get().(*[]byte)
-		next.data = append((*next.from)[:0], raw...)
+		next.buffer = r.storage.buffers.Get().(*[]byte)
+		next.data = append((*next.buffer)[:0], raw...)
 	}
-	// Close first: until then the bytes are held for us, and Err would wait for who waits for that,
-	// for ever, if the context has ended meanwhile.
+	// Close precedes Err. Until Close, database/sql keeps raw valid for us and holds a lock for that; if
+	// the context has ended meanwhile, Err would wait for that lock forever.
 	if err := errors.Join(rows.Close(), rows.Err()); err != nil {
 		next.err = err
 	}
@@ -181,15 +185,15 @@ func (c *content) fetch(seq int64) piece {
 }
 
 // Seek implements io.Seeker.
-func (c *content) Seek(offset int64, whence int) (int64, error) {
-	at, err := seek(c.id, c.offset, c.size, offset, whence)
+func (r *rowReader) Seek(offset int64, whence int) (int64, error) {
+	at, err := seek(r.id, r.offset, r.size, offset, whence)
 	if err == nil {
-		c.offset = at
+		r.offset = at
 	}
 	return at, err
 }
 
-// seek returns the position that a Seek asks for.
+// seek returns the new position of a reader that is at position at of size bytes.
 func seek(id uuid.UUID, at, size, offset int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekCurrent:
@@ -203,15 +207,15 @@ func seek(id uuid.UUID, at, size, offset int64, whence int) (int64, error) {
 	return offset, nil
 }
 
-// Close implements io.Closer. It does not wait for what is still being read.
-func (c *content) Close() error {
-	c.closed = true
-	c.free()
-	if ahead := c.ahead; ahead != nil {
-		c.ahead = nil
+// Close implements io.Closer. It does not wait for a row that is being read ahead.
+func (r *rowReader) Close() error {
+	r.closed = true
+	r.freeWindow()
+	if ahead := r.ahead; ahead != nil {
+		r.ahead = nil
 		go func() {
-			c.storage.putChunk((<-ahead).from)
-			c.storage.aheads.Release(1)
+			r.storage.putBuffer((<-ahead).buffer)
+			r.storage.readAheads.Release(1)
 		}()
 	}
 	return nil

@@ -1,10 +1,10 @@
 package pendinguploads
 
-// OnRowRead has do called while the bytes of the next piece are taken from the driver.
+// OnRowRead makes the storage call do while it copies a row from the driver.
 func (p *Postgres) OnRowRead(do func()) {
-	made := p.chunks.New
-	p.chunks.New = func() any { do(); return made() }
+	allocate := p.buffers.New
+	p.buffers.New = func() any { do(); return allocate() }
 }
 
-// WithContextError is what a reader says of an error after its context has ended.
+// WithContextError exports withContextError.
 var WithContextError = withContextError

@@ -31,7 +31,7 @@ const (
 
 var errCut = errors.New("the test cut the connection")
 
-// A cutter dials connections of which it cuts one, at the nth message after it was armed.
+// A cutter dials connections and cuts one of them, at the nth message after it was armed.
 type cutter struct {
 	forward func(message []byte) []byte // how much of that message still reaches the server
 
@@ -40,7 +40,7 @@ type cutter struct {
 	cut  bool
 }
 
-// arm makes the nth message from now on the last.
+// arm makes the nth message from now on the last one.
 func (c *cutter) arm(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -55,7 +55,7 @@ func (c *cutter) disarm() bool {
 	return c.cut
 }
 
-// next reports whether the message about to be sent is the one.
+// next reports whether the message that is about to be sent is the one to cut at.
 func (c *cutter) next() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -93,8 +93,8 @@ type cutConn struct {
 	cutter *cutter
 }
 
-// Write sends a message, of which lib/pq makes one a call. The one that is cut is reported as
-// sent if it was, as by a network that breaks afterwards.
+// Write sends a message; lib/pq writes each in one call. The message at which the connection is cut is
+// reported as sent if all of it was, as by a network that breaks afterwards.
 func (c *cutConn) Write(message []byte) (int, error) {
 	if !c.cutter.next() {
 		return c.Conn.Write(message)
@@ -110,21 +110,20 @@ func (c *cutConn) Write(message []byte) (int, error) {
 	return n, nil
 }
 
-// The connection is cut at each message that staging five files sends, one after the other: before
-// the server gets it, when it has half of it, and when it has all and the answer is lost. Only
-// a COMMIT that the server got may leave files behind an error, and then all of them. Whichever it
-// was, no room stays reserved, and the client that sends it again with its key has it staged once.
+// The connection is cut at each message of staging five files, one after the other: before the server
+// receives it, in the middle of it, and before the server's answer. Only a COMMIT that the server received
+// may leave files behind although Stage fails, and then all of them. In every case no reservation stays,
+// and a client that sends the upload again with its key has it staged once.
 //
-// Planted once each and caught here: the rows in a transaction of their own, after that of the
-// files and before it; a commit after the second file; an error of the commit ignored; the key
-// remembered in a transaction of its own, before that of the files and after it; the room not
-// given back.
+// Planted once each and caught here: the inbox rows in a transaction of their own, after that of the files
+// and before it; a commit after the second file; an error of the commit ignored; the key stored in a
+// transaction of its own, before that of the files and after it; the reservation not released.
 func TestStage_ConnectionCutLeavesAllOrNothing(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name        string
 		forward     func(message []byte) []byte
-		answersLost int // at how many messages Stage fails and the files are there
+		answersLost int // number of messages at which Stage fails and the files exist
 	}{
 		{"before the server gets it", func([]byte) []byte { return nil }, 0},
 		{"in the middle of it", func(message []byte) []byte { return message[:len(message)/2] }, 0},
@@ -149,7 +148,7 @@ func TestStage_ConnectionCutLeavesAllOrNothing(t *testing.T) {
 					break // there is no nth message
 				}
 			}
-			if failed < 10 { // five files, three chunks, append, commit; only a BEGIN is tried again
+			if failed < 10 { // five files, three chunks, append, commit; only a BEGIN is retried
 				t.Errorf("Stage failed for only %d messages", failed)
 			}
 			if lost != c.answersLost {
@@ -178,9 +177,9 @@ func newCutStage(t *testing.T, c *cutter) *cutStage {
 	return &cutStage{cutter: c, db: db, staging: staging, storage: pendinguploads.NewPostgres(db, staging, activity.New(db), limits)}
 }
 
-// stage stages five files into a new workspace, with the cut at the nth message, waits until
-// the server has settled, and returns how many files there are then; after that it stages them
-// again. Files without rows, rows without files, or a part of either end the test.
+// stage stages five files into a new workspace with the cut at the nth message, waits until the server has
+// noticed, and returns the number of files that exist then. After that it stages the same files again.
+// Files without inbox rows, inbox rows without files, or a part of either end the test.
 func (s *cutStage) stage(t *testing.T, n int) (cut bool, files int, stageErr error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), settleTimeout)
@@ -230,8 +229,8 @@ func (s *cutStage) stage(t *testing.T, n int) (cut bool, files int, stageErr err
 	return cut, files, stageErr
 }
 
-// awaitEnd polls until the server has no such backend any more: it gives no other sign that it
-// has noticed the cut, and committed or rolled back.
+// awaitEnd polls until the server has ended the backend: there is no other sign that it has noticed the
+// cut and has committed or rolled back.
 func (s *cutStage) awaitEnd(t *testing.T, ctx context.Context, backend int) {
 	t.Helper()
 	again := time.NewTicker(5 * time.Millisecond)

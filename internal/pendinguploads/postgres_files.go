@@ -9,32 +9,59 @@ import (
 	"github.com/google/uuid"
 )
 
+// Each statement selects the columns in the order of File.columns. Those that read contain the same
+// condition: a file that was acknowledged in time stays readable until it is swept.
 const (
-	fileColumns = `file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at`
+	sqlGet = `
+SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at
+FROM pending_uploads
+WHERE file_id = $1 AND workspace_id = $2
+  AND (acked_at IS NOT NULL OR expires_at > now())`
 
-	// A file that was acknowledged in time stays readable until the sweep takes it.
-	readable = `(acked_at IS NOT NULL OR expires_at > now())`
+	sqlMarkFetched = `
+UPDATE pending_uploads SET fetched_at = now()
+WHERE file_id = $1 AND workspace_id = $2
+  AND fetched_at IS NULL
+  AND (acked_at IS NOT NULL OR expires_at > now())`
 
-	sqlGet = `SELECT ` + fileColumns + ` FROM pending_uploads ` +
-		`WHERE file_id = $1 AND workspace_id = $2 AND ` + readable
+	sqlAck = `
+UPDATE pending_uploads SET acked_at = now()
+WHERE file_id = $1 AND workspace_id = $2
+  AND acked_at IS NULL AND expires_at > now()
+RETURNING file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at`
 
-	sqlMarkFetched = `UPDATE pending_uploads SET fetched_at = now() ` +
-		`WHERE file_id = $1 AND workspace_id = $2 AND fetched_at IS NULL AND ` + readable
+	// The three lists are separate statements because each filter needs its own partial index.
+	sqlListUnacked = `
+SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at
+FROM pending_uploads
+WHERE workspace_id = $1
+  AND (acked_at IS NOT NULL OR expires_at > now())
+  AND acked_at IS NULL
+  AND (created_at, file_id) > ($3, $4)
+ORDER BY created_at, file_id
+LIMIT $2`
 
-	sqlAck = `UPDATE pending_uploads SET acked_at = now() ` +
-		`WHERE file_id = $1 AND workspace_id = $2 AND acked_at IS NULL AND expires_at > now() RETURNING ` + fileColumns
+	sqlListAcked = `
+SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at
+FROM pending_uploads
+WHERE workspace_id = $1
+  AND (acked_at IS NOT NULL OR expires_at > now())
+  AND acked_at IS NOT NULL
+  AND (created_at, file_id) > ($3, $4)
+ORDER BY created_at, file_id
+LIMIT $2`
 
-	sqlList = `SELECT ` + fileColumns + ` FROM pending_uploads ` +
-		`WHERE workspace_id = $1 AND ` + readable + ` %s ORDER BY created_at, file_id LIMIT $2`
-
-	sqlListAfter = `AND (created_at, file_id) > ($3, $4) `
+	sqlListAll = `
+SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at
+FROM pending_uploads
+WHERE workspace_id = $1
+  AND (acked_at IS NOT NULL OR expires_at > now())
+  AND (created_at, file_id) > ($3, $4)
+ORDER BY created_at, file_id
+LIMIT $2`
 )
 
-var sqlFilters = map[Filter]string{
-	OnlyUnacked: `AND acked_at IS NULL `,
-	OnlyAcked:   `AND acked_at IS NOT NULL `,
-	All:         ``,
-}
+var listStatements = map[Filter]string{OnlyUnacked: sqlListUnacked, OnlyAcked: sqlListAcked, All: sqlListAll}
 
 // Get implements Storage.
 func (p *Postgres) Get(ctx context.Context, workspace, id uuid.UUID) (File, error) {
@@ -51,12 +78,12 @@ func (p *Postgres) MarkFetched(ctx context.Context, workspace, id uuid.UUID) (bo
 	if err != nil {
 		return false, fmt.Errorf("pendinguploads: mark %s fetched: %w", id, err)
 	}
-	n, _ := result.RowsAffected() // lib/pq always knows it
+	n, _ := result.RowsAffected() // lib/pq never fails here
 	return n == 1, nil
 }
 
-// Ack implements Storage. The first of several at once is the one whose update found the
-// file unacknowledged; times would not tell them apart, for two may be the same.
+// Ack implements Storage. Of several calls at the same time the first is the one whose UPDATE found the
+// file unacknowledged. Comparing times would not do: two may be equal.
 func (p *Postgres) Ack(ctx context.Context, workspace, id uuid.UUID) (File, bool, error) {
 	f := File{Workspace: workspace}
 	err := p.db.QueryRowContext(ctx, sqlAck, id, workspace).Scan(f.columns()...)
@@ -76,15 +103,15 @@ func (p *Postgres) List(ctx context.Context, workspace uuid.UUID, q ListQuery) (
 	if limit <= 0 {
 		limit = DefaultListLimit
 	}
-	condition, args := sqlFilters[q.Filter], []any{workspace, min(limit, MaxListLimit)}
+	args := []any{workspace, min(limit, MaxListLimit), "-infinity", uuid.Nil}
 	if q.After.Valid {
 		after, err := p.Get(ctx, workspace, q.After.UUID)
 		if err != nil {
 			return nil, fmt.Errorf("pendinguploads: list after: %w", err)
 		}
-		condition, args = condition+sqlListAfter, append(args, after.CreatedAt, after.ID)
+		args[2], args[3] = after.CreatedAt, after.ID
 	}
-	rows, err := p.db.QueryContext(ctx, fmt.Sprintf(sqlList, condition), args...)
+	rows, err := p.db.QueryContext(ctx, listStatements[q.Filter], args...)
 	if err != nil {
 		return nil, fmt.Errorf("pendinguploads: list workspace %s: %w", workspace, err)
 	}
@@ -103,12 +130,12 @@ func (p *Postgres) List(ctx context.Context, workspace uuid.UUID, q ListQuery) (
 	return files, nil
 }
 
-// columns are the places for fileColumns.
+// columns returns the destinations for the columns of a file.
 func (f *File) columns() []any {
 	return []any{&f.ID, &f.Name, &f.MIMEType, &f.Size, (*digest)(&f.SHA256), &f.CreatedAt, &f.FetchedAt, &f.AckedAt, &f.ExpiresAt}
 }
 
-// digest scans a SHA-256 of exactly 32 bytes, which the table's constraint guarantees.
+// digest scans a SHA-256 of exactly 32 bytes, which a constraint of the table guarantees.
 type digest [32]byte
 
 // Scan implements sql.Scanner.
@@ -121,7 +148,7 @@ func (d *digest) Scan(src any) error {
 	return nil
 }
 
-// notFound translates the absence of a row.
+// notFound replaces sql.ErrNoRows by ErrNotFound.
 func notFound(err error) error {
 	if errors.Is(err, sql.ErrNoRows) {
 		return ErrNotFound

@@ -24,30 +24,30 @@ import (
 
 const (
 	modelSequences = 20_000
-	modelWorlds    = 4 // databases, in which sequences run one after the other
-	modelSteps     = 5 // of a sequence, on average; more take longer than CI should
+	modelWorlds    = 4 // databases; the sequences of one run one after the other
+	modelSteps     = 5 // per sequence, on average; more would take too long for CI
 	modelRetention = time.Hour
-	modelQuota     = 6 // files of a workspace
+	modelQuota     = 6 // files per workspace
 )
 
-// What a Storage does is compared with a model that is a few maps, in 20,000 sequences of random
-// steps: upload, with a key or without, poll, fetch, acknowledge, expire, grow old and sweep, in
-// two workspaces that know of each other's files. Every answer is compared, and at the end of a
-// sequence all that is left.
+// A Storage is compared with a model, which is a few maps, in 20,000 sequences of random steps: upload
+// with and without a key, poll, fetch, acknowledge, expire, age and sweep, in two workspaces that know the
+// ids of each other's files. Every result is compared, and everything that is left at the end of a
+// sequence.
 //
-// Run with -rapid.checks N for N sequences a database, and -rapid.seed to see one again.
+// Run with -rapid.checks N for N sequences a database, and with -rapid.seed to repeat one.
 //
-// Planted once each and caught here, in the first 200 sequences: the workspace taken out of the
-// predicate of sqlOpen, of sqlAck and of sqlList; expires_at taken out of sqlAck, of sqlSweepExpired
-// and of what counts for the quota; the quota passed by one upload; the key not remembered, or
-// replayed without its fingerprint being compared; sqlSweepAcked without the retention; every fetch
-// the first; a batch announced in the opposite order; the cursor's own row read again.
+// Planted once each and caught here, in the first 200 sequences: the workspace taken out of the predicate
+// of sqlOpen, of sqlAck and of the lists; expires_at taken out of sqlAck, of sqlSweepExpired and of the
+// usage of the quota; the quota exceeded by one upload; the key not stored, or replayed without comparing
+// its fingerprint; sqlSweepAcked without the retention; every fetch reported as the first; an upload
+// announced in reverse order; the cursor's own row returned again.
 func TestPostgres_BehavesLikeItsModel(t *testing.T) {
 	t.Parallel()
 	for name, value := range map[string]string{
 		"rapid.checks": strconv.Itoa(modelSequences / modelWorlds), "rapid.steps": strconv.Itoa(modelSteps), "rapid.nofailfile": "true",
 	} {
-		if f := flag.Lookup(name); f.Value.String() == f.DefValue { // else somebody set it
+		if f := flag.Lookup(name); f.Value.String() == f.DefValue { // not set on the command line
 			if err := flag.Set(name, value); err != nil {
 				t.Fatal(err)
 			}
@@ -56,8 +56,8 @@ func TestPostgres_BehavesLikeItsModel(t *testing.T) {
 	for i := range modelWorlds {
 		t.Run(strconv.Itoa(i), func(t *testing.T) {
 			t.Parallel()
-			// The first world's connections are as the platform's. In the others a query is one round
-			// trip instead of two, which is most of the time that this takes.
+			// The connections of the first world are configured like the platform's. In the others a query
+			// is one round trip instead of two, and round trips are most of the time of this test.
 			w := newWorld(t, i > 0)
 			rapid.Check(t, w.sequence)
 			t.Logf("steps: %v", w.steps)
@@ -65,7 +65,8 @@ func TestPostgres_BehavesLikeItsModel(t *testing.T) {
 	}
 }
 
-// world is a database. What a sequence leaves behind is there in the next: a sweep is of all.
+// world is a database. Files that a sequence leaves behind are there in the next: a sweep is of all
+// workspaces.
 type world struct {
 	ctx     context.Context //nolint:containedctx // rapid's functions have no other way to get it
 	db      *sql.DB
@@ -85,7 +86,7 @@ func newWorld(t *testing.T, quick bool) *world {
 	return &world{ctx: t.Context(), db: db, inbox: inbox, storage: storage, over: map[uuid.UUID]bool{}, steps: map[string]int{}}
 }
 
-// modelFile is what the model knows of a file.
+// modelFile is the model of a file.
 type modelFile struct {
 	pendinguploads.File
 	data                          []byte
@@ -95,11 +96,11 @@ type modelFile struct {
 func (f *modelFile) readable() bool { return !f.gone && (f.acked || !f.expired) }
 func (f *modelFile) counts() bool   { return !f.gone && !f.acked && !f.expired }
 
-// modelWorkspace is what the model knows of a workspace.
+// modelWorkspace is the model of a workspace.
 type modelWorkspace struct {
 	id     uuid.UUID
-	files  []*modelFile // in the order they were announced
-	read   int          // how many of their rows the poller has seen
+	files  []*modelFile // in the order of their inbox rows
+	read   int          // number of inbox rows that the poller has read
 	cursor uuid.NullUUID
 	keys   map[string]modelKey
 }
@@ -137,7 +138,7 @@ func (m *machine) draw(t *rapid.T) *modelWorkspace {
 	return m.workspaces[rapid.IntRange(0, 1).Draw(t, "workspace")]
 }
 
-// drawFile draws a file of any workspace, and one of the two to ask for it.
+// drawFile draws a file of any workspace, and one of the two workspaces to request it.
 func (m *machine) drawFile(t *rapid.T) (*modelWorkspace, *modelFile) {
 	all := slices.Concat(m.workspaces[0].files, m.workspaces[1].files)
 	if len(all) == 0 {
@@ -146,18 +147,19 @@ func (m *machine) drawFile(t *rapid.T) (*modelWorkspace, *modelFile) {
 	return m.draw(t), rapid.SampledFrom(all).Draw(t, "file")
 }
 
-// visible says whether the workspace can read the file.
+// visible reports whether the workspace can read the file.
 func visible(w *modelWorkspace, f *modelFile) bool { return f.Workspace == w.id && f.readable() }
 
 // upload uploads something new.
 func (m *machine) upload(t *rapid.T) { m.stage(t, m.draw(t), "") }
 
-// retry uploads with one of two keys, and so often the same again.
+// retry uploads with one of two keys, so that it often sends the same upload again.
 func (m *machine) retry(t *rapid.T) {
 	m.stage(t, m.draw(t), rapid.SampledFrom([]string{"key", "other"}).Draw(t, "key"))
 }
 
-// modelUploads are what is uploaded. The last is more than a piece, and rare: a MiB takes its time.
+// modelUploads are the sizes of the files of an upload. The last has more than a chunk and is rare,
+// because a MiB takes long.
 var modelUploads = [][]int{{0}, {1}, {3, 20}, {20, 3}, {1, 0, 5}, {7}, {pendinguploads.ChunkBytes + 1}}
 
 func (m *machine) stage(t *rapid.T, w *modelWorkspace, key string) {
@@ -218,7 +220,7 @@ func (m *machine) stage(t *rapid.T, w *modelWorkspace, key string) {
 	}
 }
 
-// same compares what does not change.
+// same compares the fields that never change.
 func same(t *rapid.T, got, want pendinguploads.File) {
 	if got.ID != want.ID || got.Workspace != want.Workspace || got.Name != want.Name || got.MIMEType != want.MIMEType ||
 		got.Size != want.Size || got.SHA256 != want.SHA256 {
@@ -246,13 +248,13 @@ func (m *machine) readInbox(t *rapid.T, w *modelWorkspace, limit int) {
 	w.read += len(rows)
 }
 
-// fetch reads a file and notes that.
+// fetch reads a file and marks it fetched.
 func (m *machine) fetch(t *rapid.T) {
 	w, f := m.drawFile(t)
 	opened, content, err := m.storage.Open(m.ctx, w.id, f.ID)
 	if !visible(w, f) {
 		if !errors.Is(err, pendinguploads.ErrNotFound) {
-			t.Fatalf("Open of what is not there: %v", err)
+			t.Fatalf("Open of a missing file: %v", err)
 		}
 	} else {
 		if err != nil {
@@ -276,7 +278,7 @@ func (m *machine) ack(t *rapid.T) {
 	acked, first, err := m.storage.Ack(m.ctx, w.id, f.ID)
 	if !visible(w, f) {
 		if !errors.Is(err, pendinguploads.ErrNotFound) || first {
-			t.Fatalf("Ack of what is not there: %t, %v", first, err)
+			t.Fatalf("Ack of a missing file: %t, %v", first, err)
 		}
 		return
 	}
@@ -287,7 +289,7 @@ func (m *machine) ack(t *rapid.T) {
 	f.acked = true
 }
 
-// expire lets the time of a file be over.
+// expire makes a file expire.
 func (m *machine) expire(t *rapid.T) {
 	_, f := m.drawFile(t)
 	m.change(t, sqlExpire, f.ID)
@@ -299,7 +301,7 @@ func (m *machine) expire(t *rapid.T) {
 
 const sqlLongAcked = `UPDATE pending_uploads SET acked_at = acked_at - interval '2 hours' WHERE file_id = $1`
 
-// age lets an acknowledgement be longer ago than is kept.
+// age makes an acknowledgement older than the retention.
 func (m *machine) age(t *rapid.T) {
 	_, f := m.drawFile(t)
 	m.change(t, sqlLongAcked, f.ID)
@@ -314,7 +316,7 @@ func (m *machine) change(t *rapid.T, statement string, args ...any) {
 	}
 }
 
-// sweep deletes what is over, in all workspaces there ever were, and nothing else.
+// sweep sweeps, and checks that it deletes what is due in all workspaces of the database and nothing else.
 func (m *machine) sweep(t *rapid.T) {
 	var acked, expired int
 	for more := true; more; {
@@ -344,7 +346,7 @@ func (m *machine) sweep(t *rapid.T) {
 	clear(m.over)
 }
 
-// compare compares all that is there.
+// compare compares everything that is left.
 func (m *machine) compare(t *rapid.T) {
 	for _, w := range m.workspaces {
 		if len(w.files) == 0 {

@@ -1,7 +1,6 @@
 package pendinguploads
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -12,8 +11,8 @@ import (
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 )
 
-// What clients and the sweep ask for costs the same however many files there are. Planted: each
-// index of the table dropped; the workspace left out of list.
+// The statements of clients and of the sweep cost the same however many files there are. Planted: each
+// index of the table dropped; the workspace left out of the list.
 func TestStatements_FindFilesByIndex(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Open(t, pgtest.New(t))
@@ -38,9 +37,8 @@ func TestStatements_FindFilesByIndex(t *testing.T) {
 		chunk   = "Index Scan of pending_upload_chunks by pending_upload_chunks_pkey"
 		unacked = "Index Scan of pending_uploads by pending_uploads_unacked"
 	)
-	batch := []string{"Bitmap Heap Scan of pending_uploads", "Bitmap Index Scan by pending_uploads_pkey"} // what is deleted, at most sweepFiles
+	batch := []string{"Bitmap Heap Scan of pending_uploads", "Bitmap Index Scan by pending_uploads_pkey"} // of the files that are deleted, at most sweepFiles
 	id, workspace, now := uuid.New(), uuid.New(), time.Now().Format(time.RFC3339)
-	list := func(f Filter, after string) string { return fmt.Sprintf(sqlList, sqlFilters[f]+after) }
 	for name, c := range map[string]struct {
 		statement string
 		args      []any
@@ -52,10 +50,10 @@ func TestStatements_FindFilesByIndex(t *testing.T) {
 		"get":           {sqlGet, []any{id, workspace}, []string{file}},
 		"fetched":       {sqlMarkFetched, []any{id, workspace}, []string{file}},
 		"ack":           {sqlAck, []any{id, workspace}, []string{file}},
-		"list unacked":  {list(OnlyUnacked, ""), []any{workspace, 100}, []string{unacked}},
-		"list more":     {list(OnlyUnacked, sqlListAfter), []any{workspace, 100, now, id}, []string{unacked}},
-		"sweep acked":   {fmt.Sprintf(sqlSweep, sqlSweepAcked), []any{1, 1, 1}, append(slices.Clone(batch), "Index Scan of pending_uploads by pending_uploads_acked", "Sort")},
-		"sweep expired": {fmt.Sprintf(sqlSweep, sqlSweepExpired), []any{1, 1, 1}, append(slices.Clone(batch), "Index Scan of pending_uploads by pending_uploads_expiry", "Sort")},
+		"list unacked":  {sqlListUnacked, []any{workspace, 100, "-infinity", uuid.Nil}, []string{unacked}},
+		"list more":     {sqlListUnacked, []any{workspace, 100, now, id}, []string{unacked}},
+		"sweep acked":   {sqlSweepAcked, []any{1, 1, 1}, append(slices.Clone(batch), "Index Scan of pending_uploads by pending_uploads_acked", "Sort")},
+		"sweep expired": {sqlSweepExpired, []any{1, 1, 1}, append(slices.Clone(batch), "Index Scan of pending_uploads by pending_uploads_expiry", "Sort")},
 	} {
 		if got := pgtest.Scans(t, db, c.statement, c.args...); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
@@ -74,7 +72,7 @@ func TestStatements_FindFilesByIndex(t *testing.T) {
 			}
 		}
 	}
-	// How, is up to how much of the table was vacuumed.
+	// Which kind of scan depends on how much of the table was vacuumed.
 	for _, scan := range pgtest.Scans(t, db, sqlUsage, workspace) {
 		if _, index, _ := strings.Cut(scan, " by "); !strings.Contains(scan, "Bitmap Heap") && index != "pending_uploads_usage" && index != "upload_reservations_workspace" {
 			t.Errorf("usage: %q", scan)

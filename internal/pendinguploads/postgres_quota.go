@@ -12,49 +12,62 @@ import (
 )
 
 const (
-	// What reserve_upload does too. The lock comes first, in a statement of its own, so that the count
-	// sees what was committed meanwhile.
+	// The function reserve_upload takes the same lock. It is a statement of its own, so that sqlUsage,
+	// which follows, sees what was committed while it waited.
 	sqlLockUsage = `SELECT pg_advisory_xact_lock(hashtextextended($1, 20260601))`
 
-	sqlUsage = `SELECT coalesce(sum(u.n), 0), coalesce(sum(u.bytes), 0) FROM (` +
-		`SELECT 1 AS n, size_bytes AS bytes FROM pending_uploads WHERE workspace_id = $1 AND acked_at IS NULL AND expires_at > clock_timestamp() ` +
-		`UNION ALL SELECT files, bytes FROM upload_reservations WHERE workspace_id = $1 AND expires_at > clock_timestamp()) u`
+	sqlUsage = `
+SELECT coalesce(sum(u.n), 0), coalesce(sum(u.bytes), 0)
+FROM (
+  SELECT 1 AS n, size_bytes AS bytes
+  FROM pending_uploads
+  WHERE workspace_id = $1 AND acked_at IS NULL AND expires_at > clock_timestamp()
+  UNION ALL
+  SELECT files, bytes
+  FROM upload_reservations
+  WHERE workspace_id = $1 AND expires_at > clock_timestamp()
+) u`
 
-	sqlReserve = `SELECT reservation, used_files, used_bytes FROM reserve_upload($1, $2, $3, $4, $5, $6 * interval '1 microsecond')`
+	sqlReserve = `
+SELECT reservation, used_files, used_bytes
+FROM reserve_upload($1, $2, $3, $4, $5, $6 * interval '1 microsecond')`
 
-	// Not one that may fall due before the commit: for a moment neither it nor the files would count.
-	sqlUseReservation = `DELETE FROM upload_reservations WHERE id = $1 AND expires_at > clock_timestamp() + $2 * interval '1 microsecond'`
+	// A reservation that might expire before the commit is not used: for a moment neither it nor the
+	// files would count for the quota.
+	sqlUseReservation = `
+DELETE FROM upload_reservations
+WHERE id = $1 AND expires_at > clock_timestamp() + $2 * interval '1 microsecond'`
 
 	sqlRelease = `DELETE FROM upload_reservations WHERE id = $1`
 )
 
 const (
-	// atOnceBytes is how long the files of an upload may be together that is written while its
-	// workspace's quota is locked. That takes about as long as the commit, for which the workspace's
-	// other uploads wait anyway, and saves making a reservation and using it.
-	atOnceBytes = ChunkBytes
+	// smallUploadBytes is the maximum size of an upload that is written while its workspace's quota is
+	// locked. That takes about as long as the commit, for which the workspace's other uploads wait
+	// anyway, and saves two statements for a reservation.
+	smallUploadBytes = ChunkBytes
 
-	// reservationTTL is how long an upload may take to be written once it is off the wire.
-	// The pool's limits on a statement and on an idle transaction end a stuck one sooner.
+	// reservationTTL is how long an upload may take to be written after it was received. The pool's
+	// limits for statements and idle transactions end a stuck one sooner.
 	reservationTTL = 20 * time.Minute
 
-	// commitMargin is how much of that must be left for the inbox rows and the commit.
+	// commitMargin is how much of reservationTTL must be left for the inbox rows and the commit.
 	commitMargin = 5 * time.Minute
 
-	// reserveTimeout bounds taking room: what locks the workspace's quota for longer is given up.
+	// reserveTimeout bounds making a reservation. If the workspace's quota is locked for longer, the
+	// upload fails.
 	reserveTimeout = 30 * time.Second
 
-	// releaseTimeout bounds giving room back; if it fails, the room falls due by itself.
+	// releaseTimeout bounds deleting a reservation. If that fails, the reservation expires by itself.
 	releaseTimeout = 5 * time.Second
 )
 
-// errReservationOver: staging took longer than its reservation lasts.
-var errReservationOver = errors.New("pendinguploads: reservation is over")
+var errReservationExpired = errors.New("pendinguploads: quota reservation has expired before the commit")
 
-// reserve takes room for the files, before any byte of them is written. The database
-// decides, so it holds for uploads at the same moment on all replicas. A small upload has its
-// room until tx ends, or is the files themselves then; a larger one gets a reservation, which
-// others see, and so does any without a tx. Where there is no quota there is none.
+// reserve checks the quota for the files and reserves it, before any content is written. The database
+// decides, so this holds for uploads at the same time on all replicas. A small upload holds the lock of
+// the quota until tx ends, and needs no reservation. A larger one, and any without tx, gets a
+// reservation, which other uploads count. Without a quota there is none.
 func (p *Postgres) reserve(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, files []NewFile) (uuid.NullUUID, error) {
 	maxFiles, maxBytes := p.limits.QuotaFiles, p.limits.QuotaBytes
 	if maxFiles == 0 && maxBytes == 0 || len(files) == 0 {
@@ -66,58 +79,58 @@ func (p *Postgres) reserve(ctx context.Context, tx *sql.Tx, workspace uuid.UUID,
 	if maxBytes == 0 {
 		maxBytes = math.MaxInt64
 	}
-	count, bytes := int64(len(files)), total(files)
-	atOnce := tx != nil && bytes <= atOnceBytes
-	var room uuid.NullUUID
+	count, bytes := int64(len(files)), totalBytes(files)
+	small := tx != nil && bytes <= smallUploadBytes
+	var reservation uuid.NullUUID
 	var usedFiles, usedBytes int64
 	var err error
-	if atOnce {
+	if small {
 		if _, err = tx.ExecContext(ctx, sqlLockUsage, workspace.String()); err == nil {
 			err = tx.QueryRowContext(ctx, sqlUsage, workspace).Scan(&usedFiles, &usedBytes)
 		}
 	} else {
-		// To its end, also if ctx ends meanwhile: room that nobody knows of is given back by nobody.
+		// Not cancelled by ctx: if the id of a reservation were lost, it would count until it expires.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reserveTimeout)
 		defer cancel()
 		row := p.sessions.QueryRowContext(ctx, sqlReserve, workspace, count, bytes, maxFiles, maxBytes, reservationTTL.Microseconds())
-		err = row.Scan(&room, &usedFiles, &usedBytes)
+		err = row.Scan(&reservation, &usedFiles, &usedBytes)
 	}
 	if err != nil {
-		return uuid.NullUUID{}, fmt.Errorf("pendinguploads: reserve room for workspace %s: %w", workspace, err)
+		return uuid.NullUUID{}, fmt.Errorf("pendinguploads: reserve quota of workspace %s: %w", workspace, err)
 	}
 	fitsFiles, fitsBytes := count <= maxFiles-usedFiles, bytes <= maxBytes-usedBytes
-	if room.Valid || atOnce && fitsFiles && fitsBytes {
-		return room, nil
+	if reservation.Valid || small && fitsFiles && fitsBytes {
+		return reservation, nil
 	}
-	full := &QuotaError{What: "bytes", Used: usedBytes, Limit: maxBytes}
+	exceeded := &QuotaError{What: "bytes", Used: usedBytes, Limit: maxBytes}
 	if !fitsFiles {
-		full = &QuotaError{What: "files", Used: usedFiles, Limit: maxFiles}
+		exceeded = &QuotaError{What: "files", Used: usedFiles, Limit: maxFiles}
 	}
-	return uuid.NullUUID{}, fmt.Errorf("pendinguploads: stage for workspace %s: %w", workspace, full)
+	return uuid.NullUUID{}, fmt.Errorf("pendinguploads: stage for workspace %s: %w", workspace, exceeded)
 }
 
-// useReservation puts the files in the place of their reservation, as part of the transaction
-// that commits them.
-func useReservation(ctx context.Context, tx *sql.Tx, room uuid.NullUUID) error {
-	if !room.Valid {
+// useReservation deletes the reservation as part of the transaction that commits its files, so that
+// they are counted once.
+func useReservation(ctx context.Context, tx *sql.Tx, reservation uuid.NullUUID) error {
+	if !reservation.Valid {
 		return nil
 	}
-	result, err := tx.ExecContext(ctx, sqlUseReservation, room.UUID, commitMargin.Microseconds())
+	result, err := tx.ExecContext(ctx, sqlUseReservation, reservation.UUID, commitMargin.Microseconds())
 	if err != nil {
 		return fmt.Errorf("pendinguploads: use reservation: %w", err)
 	}
-	if n, _ := result.RowsAffected(); n != 1 { // lib/pq always knows it
-		return errReservationOver
+	if n, _ := result.RowsAffected(); n != 1 { // lib/pq never fails here
+		return errReservationExpired
 	}
 	return nil
 }
 
-// release gives room back that was not used, also if ctx is over.
-func (p *Postgres) release(ctx context.Context, room uuid.NullUUID) {
-	if !room.Valid {
+// release deletes a reservation that was not used, even if ctx has ended.
+func (p *Postgres) release(ctx context.Context, reservation uuid.NullUUID) {
+	if !reservation.Valid {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
-	_, _ = p.sessions.ExecContext(ctx, sqlRelease, room.UUID)
+	_, _ = p.sessions.ExecContext(ctx, sqlRelease, reservation.UUID)
 }

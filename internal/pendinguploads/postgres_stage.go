@@ -12,8 +12,10 @@ import (
 )
 
 const (
-	sqlInsertFile = `INSERT INTO pending_uploads (workspace_id, filename, mimetype, size_bytes, sha256, content, expires_at) ` +
-		`VALUES ($1, $2, $3, $4, $5, $6, now() + $7 * interval '1 microsecond') RETURNING file_id, created_at, expires_at`
+	sqlInsertFile = `
+INSERT INTO pending_uploads (workspace_id, filename, mimetype, size_bytes, sha256, content, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, now() + $7 * interval '1 microsecond')
+RETURNING file_id, created_at, expires_at`
 
 	sqlInsertChunk = `INSERT INTO pending_upload_chunks (file_id, seq, data) VALUES ($1, $2, $3)`
 )
@@ -26,38 +28,40 @@ func (p *Postgres) Stage(ctx context.Context, workspace uuid.UUID, files []NewFi
 
 // StageOnce implements Storage.
 func (p *Postgres) StageOnce(ctx context.Context, workspace uuid.UUID, key string, files []NewFile) ([]File, bool, error) {
-	if err := p.limits.check(files); err != nil {
+	if err := p.limits.validate(files); err != nil {
 		return nil, false, err
 	}
-	if total(files) > atOnceBytes {
-		if err := p.large.Acquire(ctx, 1); err != nil {
+	if totalBytes(files) > smallUploadBytes {
+		if err := p.largeUploads.Acquire(ctx, 1); err != nil {
 			return nil, false, fmt.Errorf("pendinguploads: wait to write %d files: %w", len(files), err)
 		}
-		defer p.large.Release(1)
+		defer p.largeUploads.Release(1)
 	}
 	tx, replayed, err := p.begin(ctx, workspace, key, files)
 	if err != nil || replayed != nil {
 		return replayed, replayed != nil, err
 	}
 	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
-	room, err := p.reserve(ctx, tx, workspace, files)
+	reservation, err := p.reserve(ctx, tx, workspace, files)
 	if err != nil {
 		return nil, false, err
 	}
-	staged, err := p.stage(ctx, tx, upload{workspace: workspace, key: key, files: files, room: room, write: p.insert})
+	u := upload{workspace: workspace, key: key, files: files, reservation: reservation, insert: p.insertFile}
+	staged, err := p.stageInTx(ctx, tx, u)
 	if err == nil {
 		err = commit(tx, workspace, files)
 	}
 	if err != nil {
-		_ = tx.Rollback() // first: tx may hold the lock of the reservation
-		p.release(ctx, room)
+		_ = tx.Rollback() // before the release: tx may hold the lock of the reservation
+		p.release(ctx, reservation)
 		return nil, false, err
 	}
 	return staged, false, nil
 }
 
-// begin begins the transaction of an upload. If the upload was staged before, by its key, there is
-// none, but the first answer: it counts also when there would be no room for the files any more.
+// begin begins the transaction of an upload. If an upload with this key was staged before, begin
+// returns its files instead of a transaction. This precedes the check of the quota: a replay succeeds
+// even if the quota would refuse the files now.
 func (p *Postgres) begin(ctx context.Context, workspace uuid.UUID, key string, files []NewFile) (*sql.Tx, []File, error) {
 	tx, err := p.staging.BeginTx(ctx, nil)
 	if err != nil {
@@ -68,7 +72,7 @@ func (p *Postgres) begin(ctx context.Context, workspace uuid.UUID, key string, f
 	}
 	staged, err := p.replay(ctx, tx, workspace, key, files)
 	if err == nil && staged != nil {
-		err = confirm(ctx, tx, workspace, key)
+		err = confirmKey(ctx, tx, workspace, key)
 	}
 	if err != nil {
 		_ = tx.Rollback()
@@ -87,56 +91,48 @@ func commit(tx *sql.Tx, workspace uuid.UUID, files []NewFile) error {
 	return nil
 }
 
-// An upload is what stage stages.
+// upload is what stageInTx makes visible.
 type upload struct {
-	workspace uuid.UUID
-	key       string // "": none
-	files     []NewFile
-	room      uuid.NullUUID
+	workspace   uuid.UUID
+	key         string // "": none
+	files       []NewFile
+	reservation uuid.NullUUID
 
-	// write makes the row of the ith file, with its bytes if they are not elsewhere.
-	write func(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, i int, f NewFile) (File, error)
+	// insert inserts the row of the ith file, and its content if that belongs in the database.
+	insert func(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, i int, f NewFile) (File, error)
 }
 
-// stage writes all that makes an upload visible, as part of tx.
-func (p *Postgres) stage(ctx context.Context, tx *sql.Tx, u upload) ([]File, error) {
+// stageInTx writes everything that makes an upload visible, as part of tx.
+func (p *Postgres) stageInTx(ctx context.Context, tx *sql.Tx, u upload) ([]File, error) {
 	staged := make([]File, len(u.files))
 	entries := make([]activity.Entry, len(u.files))
 	for i, f := range u.files {
-		file, err := u.write(ctx, tx, u.workspace, i, f)
+		file, err := u.insert(ctx, tx, u.workspace, i, f)
 		if err != nil {
 			return nil, fmt.Errorf("pendinguploads: stage %s for workspace %s: %w", f.Name, u.workspace, err)
 		}
 		staged[i], entries[i] = file, file.announcement()
 	}
-	if err := useReservation(ctx, tx, u.room); err != nil {
+	if err := useReservation(ctx, tx, u.reservation); err != nil {
 		return nil, err
 	}
 	if u.key != "" {
-		if err := remember(ctx, tx, u.workspace, u.key, u.files, staged); err != nil {
+		if err := storeKey(ctx, tx, u.workspace, u.key, u.files, staged); err != nil {
 			return nil, err
 		}
 	}
-	// The inbox last: it takes a lock that every writer of the workspace waits for.
+	// The inbox comes last: it takes a lock that every writer of the workspace waits for.
 	if err := p.inbox.Append(ctx, tx, u.workspace, entries...); err != nil {
 		return nil, fmt.Errorf("pendinguploads: announce %d files: %w", len(u.files), err)
 	}
 	return staged, nil
 }
 
-// total is how long files are together.
-func total(files []NewFile) (bytes int64) {
-	for _, f := range files {
-		bytes += f.Size
-	}
-	return bytes
-}
-
-// insert writes one file, a piece at a time.
-func (p *Postgres) insert(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, _ int, f NewFile) (File, error) {
-	buffer := p.chunks.Get().(*[]byte)
-	defer p.chunks.Put(buffer)
-	piece := func(left int64) ([]byte, error) {
+// insertFile inserts a file with its content, one chunk at a time.
+func (p *Postgres) insertFile(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, _ int, f NewFile) (File, error) {
+	buffer := p.buffers.Get().(*[]byte)
+	defer p.buffers.Put(buffer)
+	readChunk := func(left int64) ([]byte, error) {
 		b := (*buffer)[:min(left, ChunkBytes)]
 		if _, err := io.ReadFull(f.Content, b); err == io.EOF || err == io.ErrUnexpectedEOF {
 			return nil, fmt.Errorf("%w: content is shorter than its size of %d", ErrInvalidFile, f.Size)
@@ -146,7 +142,7 @@ func (p *Postgres) insert(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, 
 		return b, nil
 	}
 	file := File{Workspace: workspace, Name: f.Name, MIMEType: f.MIMEType, Size: f.Size, SHA256: f.SHA256}
-	first, err := piece(f.Size)
+	first, err := readChunk(f.Size)
 	if err != nil {
 		return File{}, err
 	}
@@ -155,7 +151,7 @@ func (p *Postgres) insert(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, 
 		return File{}, fmt.Errorf("insert: %w", err)
 	}
 	for seq := 1; int64(seq)*ChunkBytes < f.Size; seq++ {
-		data, err := piece(f.Size - int64(seq)*ChunkBytes)
+		data, err := readChunk(f.Size - int64(seq)*ChunkBytes)
 		if err != nil {
 			return File{}, err
 		}

@@ -8,45 +8,80 @@ import (
 )
 
 const (
-	// sweepFiles and sweepBytes bound one batch, and with it how long its locks are held.
+	// sweepFiles and sweepBytes bound a batch of files, and so how long it holds its locks. A file
+	// larger than sweepBytes is a batch of its own.
 	sweepFiles = 200
 	sweepBytes = 64 << 20
 
-	// sweepRows is how many reservations and keys are in one batch: they are small.
+	// sweepRows is the size of a batch of reservations or keys, which are small.
 	sweepRows = 2000
 
-	// Each kind has a partial index that begins with its oldest.
-	sqlSweepAcked   = `SELECT file_id, size_bytes FROM pending_uploads WHERE acked_at < now() - $1 * interval '1 microsecond' ORDER BY acked_at`
-	sqlSweepExpired = `SELECT file_id, size_bytes FROM pending_uploads WHERE acked_at IS NULL AND expires_at <= now() - $1 * interval '1 microsecond' ORDER BY expires_at`
-
-	// sqlSweep has one hole: which files. A file longer than a batch is a batch of its own. Those
-	// that another replica is deleting, and those that are being acknowledged, are skipped.
-	sqlSweep = `WITH picked AS MATERIALIZED (%s LIMIT $2 FOR UPDATE SKIP LOCKED), batch AS (
-    SELECT file_id, sum(size_bytes) OVER (ORDER BY file_id) - size_bytes AS bytes_before FROM picked
+	// The two statements differ in their first condition, and each reads the partial index of its
+	// condition, oldest first. They skip rows that another replica is deleting or a workspace is
+	// acknowledging.
+	sqlSweepAcked = `
+WITH picked AS MATERIALIZED (
+  SELECT file_id, size_bytes
+  FROM pending_uploads
+  WHERE acked_at < now() - $1 * interval '1 microsecond'
+  ORDER BY acked_at
+  LIMIT $2 FOR UPDATE SKIP LOCKED
+), batch AS (
+  SELECT file_id, sum(size_bytes) OVER (ORDER BY file_id) - size_bytes AS bytes_before FROM picked
 ), gone AS (
-    DELETE FROM pending_uploads WHERE file_id = ANY(ARRAY(SELECT file_id FROM batch WHERE bytes_before < $3)) RETURNING size_bytes
+  DELETE FROM pending_uploads
+  WHERE file_id = ANY(ARRAY(SELECT file_id FROM batch WHERE bytes_before < $3))
+  RETURNING size_bytes
 )
 SELECT count(*), coalesce(sum(size_bytes), 0), (SELECT count(*) FROM picked) FROM gone`
 
-	sqlSweepReservations = `DELETE FROM upload_reservations WHERE id = ANY(ARRAY(` +
-		`SELECT id FROM upload_reservations WHERE expires_at <= now() LIMIT $1 FOR UPDATE SKIP LOCKED))`
+	sqlSweepExpired = `
+WITH picked AS MATERIALIZED (
+  SELECT file_id, size_bytes
+  FROM pending_uploads
+  WHERE acked_at IS NULL AND expires_at <= now() - $1 * interval '1 microsecond'
+  ORDER BY expires_at
+  LIMIT $2 FOR UPDATE SKIP LOCKED
+), batch AS (
+  SELECT file_id, sum(size_bytes) OVER (ORDER BY file_id) - size_bytes AS bytes_before FROM picked
+), gone AS (
+  DELETE FROM pending_uploads
+  WHERE file_id = ANY(ARRAY(SELECT file_id FROM batch WHERE bytes_before < $3))
+  RETURNING size_bytes
+)
+SELECT count(*), coalesce(sum(size_bytes), 0), (SELECT count(*) FROM picked) FROM gone`
 
-	// A key that is over may be taken again at this moment; then it is locked, and stays.
-	sqlSweepKeys = `DELETE FROM upload_keys WHERE ctid = ANY(ARRAY(` +
-		`SELECT ctid FROM upload_keys WHERE expires_at <= now() ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED))`
+	sqlSweepReservations = `
+DELETE FROM upload_reservations
+WHERE id = ANY(ARRAY(
+  SELECT id FROM upload_reservations WHERE expires_at <= now() LIMIT $1 FOR UPDATE SKIP LOCKED
+))`
 
-	sqlSweepable = `SELECT count(*) FILTER (WHERE acked_at IS NOT NULL), count(*) FILTER (WHERE acked_at IS NULL), ` +
-		`coalesce(sum(size_bytes) FILTER (WHERE acked_at IS NOT NULL), 0), coalesce(sum(size_bytes) FILTER (WHERE acked_at IS NULL), 0) ` +
-		`FROM pending_uploads WHERE acked_at < now() - $1 * interval '1 microsecond' OR acked_at IS NULL AND expires_at <= now()`
+	// An expired key that an upload is taking again at this moment is locked, and so it stays.
+	sqlSweepKeys = `
+DELETE FROM upload_keys
+WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM upload_keys WHERE expires_at <= now() ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
+))`
 
-	// The pool's limit is for statements that somebody waits for. One replica at a time is enough.
+	sqlSweepable = `
+SELECT count(*) FILTER (WHERE acked_at IS NOT NULL),
+  count(*) FILTER (WHERE acked_at IS NULL),
+  coalesce(sum(size_bytes) FILTER (WHERE acked_at IS NOT NULL), 0),
+  coalesce(sum(size_bytes) FILTER (WHERE acked_at IS NULL), 0)
+FROM pending_uploads
+WHERE acked_at < now() - $1 * interval '1 microsecond' OR acked_at IS NULL AND expires_at <= now()`
+
+	// The pool's statement_timeout is for statements that a client waits for; VACUUM takes longer. One
+	// replica at a time is enough.
 	sqlBeginReclaim = `SELECT set_config('statement_timeout', '0', false) IS NOT NULL AND pg_try_advisory_lock(20260601, 1)`
 
-	// Autovacuum looks once a minute, in which gigabytes come and go. If it is at it, it gives way
-	// after a second: to skip what it has locked would be to wait for it, and it takes minutes.
+	// Autovacuum starts once a minute, and gigabytes come and go in that time. If it is running on a
+	// table, it yields to this statement after a second. SKIP_LOCKED would leave the table to it instead,
+	// and it takes minutes.
 	sqlReclaim = `VACUUM pending_uploads, pending_upload_chunks`
 
-	// Not DISCARD ALL: who has the connection next counts on the statements that it has prepared.
+	// Not DISCARD ALL: the next user of the connection relies on its prepared statements.
 	sqlEndReclaim = `SELECT pg_advisory_unlock_all(); RESET statement_timeout`
 )
 
@@ -69,11 +104,11 @@ func (p *Postgres) Sweep(ctx context.Context, retention time.Duration) (Swept, e
 	return s, nil
 }
 
-// sweepFiles deletes a batch of the files that have been over for longer than age, and sets
-// more if it was full.
-func (p *Postgres) sweepFiles(ctx context.Context, which string, age time.Duration, more *bool) (files int, bytes int64, err error) {
+// sweepFiles deletes a batch of the files that were acknowledged or have expired more than age ago. It
+// sets more if the batch was full.
+func (p *Postgres) sweepFiles(ctx context.Context, statement string, age time.Duration, more *bool) (files int, bytes int64, err error) {
 	var picked int
-	row := p.db.QueryRowContext(ctx, fmt.Sprintf(sqlSweep, which), age.Microseconds(), sweepFiles, sweepBytes)
+	row := p.db.QueryRowContext(ctx, statement, age.Microseconds(), sweepFiles, sweepBytes)
 	if err := row.Scan(&files, &bytes, &picked); err != nil {
 		return 0, 0, err
 	}
@@ -81,13 +116,13 @@ func (p *Postgres) sweepFiles(ctx context.Context, which string, age time.Durati
 	return files, bytes, nil
 }
 
-// sweepRows deletes a batch of rows, and sets more if it was full.
+// sweepRows deletes a batch of rows. It sets more if the batch was full.
 func (p *Postgres) sweepRows(ctx context.Context, statement string, more *bool) error {
 	result, err := p.db.ExecContext(ctx, statement, sweepRows)
 	if err != nil {
 		return err
 	}
-	n, _ := result.RowsAffected() // lib/pq always knows it
+	n, _ := result.RowsAffected() // lib/pq never fails here
 	*more = *more || n == sweepRows
 	return nil
 }
@@ -97,7 +132,7 @@ func (p *Postgres) Sweepable(ctx context.Context, retention time.Duration) (Swep
 	var s Swept
 	row := p.db.QueryRowContext(ctx, sqlSweepable, retention.Microseconds())
 	if err := row.Scan(&s.Acked, &s.Expired, &s.AckedBytes, &s.ExpiredBytes); err != nil {
-		return Swept{}, fmt.Errorf("pendinguploads: look what is over: %w", err)
+		return Swept{}, fmt.Errorf("pendinguploads: count files to sweep: %w", err)
 	}
 	return s, nil
 }
@@ -112,15 +147,15 @@ func (p *Postgres) Reclaim(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 		defer cancel()
 		if _, err := conn.ExecContext(ctx, sqlEndReclaim); err != nil {
-			_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // not back to the pool as it is
+			_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // closes it: it has no statement_timeout
 		}
 		_ = conn.Close()
 	}()
-	var alone bool
-	if err := conn.QueryRowContext(ctx, sqlBeginReclaim).Scan(&alone); err != nil {
+	var locked bool
+	if err := conn.QueryRowContext(ctx, sqlBeginReclaim).Scan(&locked); err != nil {
 		return fmt.Errorf("pendinguploads: reclaim: %w", err)
 	}
-	if !alone {
+	if !locked {
 		return nil
 	}
 	if _, err := conn.ExecContext(ctx, sqlReclaim); err != nil {

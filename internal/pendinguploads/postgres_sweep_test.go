@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// Files that say they are long and are not, so that a test need not write gigabytes.
+	// Rows with a size that their content does not have, so that a test need not write gigabytes.
 	sqlInsertAcked = `INSERT INTO pending_uploads (workspace_id, filename, mimetype, size_bytes, sha256, content, acked_at) ` +
 		`VALUES (gen_random_uuid(), 'a.txt', 'text/plain', $1, sha256(''), '', now() - interval '1 hour')`
 	sqlInsertReservation = `INSERT INTO upload_reservations (workspace_id, files, bytes, expires_at) ` +
@@ -52,8 +52,8 @@ func mustSweep(t *testing.T, storage pendinguploads.Storage, want pendinguploads
 	}
 }
 
-// A batch is 200 files, and ends after the one with which it passes 64 MiB. Planted: either
-// bound left out of sqlSweep; More not set by either.
+// A batch is 200 files, or ends after the file with which it exceeds 64 MiB. Planted: either bound left
+// out of the statement; More not set by either.
 func TestSweep_BatchIsBoundedByFilesAndBytes(t *testing.T) {
 	t.Parallel()
 	const mib = 1 << 20
@@ -71,21 +71,21 @@ func TestSweep_BatchIsBoundedByFilesAndBytes(t *testing.T) {
 	mustSweep(t, storage, swept(200, 200, true))
 	mustSweep(t, storage, swept(50, 50, false))
 	insert(200, 1)
-	mustSweep(t, storage, swept(200, 200, true)) // full, though there is no more
+	mustSweep(t, storage, swept(200, 200, true)) // the batch is full, although there are no more
 	mustSweep(t, storage, swept(0, 0, false))
 
 	insert(5, 16*mib)
 	mustSweep(t, storage, swept(4, 64*mib, true))
 	mustSweep(t, storage, swept(1, 16*mib, false))
-	insert(3, 1<<30) // longer than a batch
+	insert(3, 1<<30) // larger than a batch
 	for _, more := range []bool{true, true, false} {
 		mustSweep(t, storage, swept(1, 1<<30, more))
 	}
 }
 
-// Planted: the chunks' foreign key without its cascade; the limit on keys without More; the
-// condition on expires_at left out of each statement.
-func TestSweep_TakesAllThatBelongsToTheFilesAndWhatIsOver(t *testing.T) {
+// Planted: the chunks' foreign key without its cascade; the limit on keys without More; the condition on
+// expires_at left out of each statement.
+func TestSweep_DeletesFilesWithTheirChunksAndExpiredRows(t *testing.T) {
 	t.Parallel()
 	storage, db := newPostgres(t)
 	gone, kept := stageBytes(t, storage, make([]byte, 3<<20)), stageBytes(t, storage, make([]byte, 2<<20+1))
@@ -110,9 +110,9 @@ func TestSweep_TakesAllThatBelongsToTheFilesAndWhatIsOver(t *testing.T) {
 	}
 }
 
-// What somebody else has locked is left for the next time: an ack at this moment, another
-// sweep, an upload that takes a key anew. Planted: SKIP LOCKED left out of each statement, and
-// the lock with it, so that the renewed key is taken.
+// Rows that another transaction has locked are left for the next sweep: those of an acknowledgement, of
+// another sweep and of an upload that takes a key again. Planted: SKIP LOCKED left out of each statement,
+// and the lock with it, so that the renewed key is deleted.
 func TestSweep_LeavesWhatIsLocked(t *testing.T) {
 	t.Parallel()
 	storage, db := newPostgres(t)
@@ -151,9 +151,9 @@ func TestSweep_LeavesWhatIsLocked(t *testing.T) {
 	mustCount(t, db, "upload_reservations", 0)
 }
 
-// A platform that was killed in the middle of an upload leaves its reservation, which counts
-// until it falls due. Planted: expires_at left out of reserve_upload.
-func TestReserve_LeftRoomFallsDue(t *testing.T) {
+// A platform that was killed during an upload leaves its reservation, which counts until it expires.
+// Planted: expires_at left out of reserve_upload.
+func TestReserve_AnOrphanedReservationExpires(t *testing.T) {
 	t.Parallel()
 	_, db := newPostgres(t)
 	limits := testLimits
@@ -167,15 +167,14 @@ func TestReserve_LeftRoomFallsDue(t *testing.T) {
 	if !errors.As(err, &full) || *full != (pendinguploads.QuotaError{What: "bytes", Used: 10, Limit: 15}) {
 		t.Errorf("%v, want the quota to be full with 10 of 15", err)
 	}
-	if want := "pendinguploads: quota of bytes used up: 10 of 15"; full.Error() != want {
+	if want := "pendinguploads: quota of bytes exceeded: 10 of 15 used"; full.Error() != want {
 		t.Errorf("%q, want %q", full, want)
 	}
 }
 
-// Staging fails after it has put the files in the place of their reservation, for the inbox
-// cannot be written. Planted: the room given back before the transaction is rolled back, which
-// waits for its own lock and then leaves the room taken.
-func TestReserve_RoomIsFreeAfterAFailureAtTheEnd(t *testing.T) {
+// Staging fails after it has used its reservation, because the inbox cannot be written. Planted: the
+// reservation released before the rollback, which waits for its own lock and then leaves the reservation.
+func TestReserve_IsReleasedAfterAFailureAtTheEnd(t *testing.T) {
 	t.Parallel()
 	_, db := newPostgres(t)
 	limits := testLimits
@@ -199,7 +198,7 @@ func TestReserve_RoomIsFreeAfterAFailureAtTheEnd(t *testing.T) {
 	mustCount(t, db, "upload_reservations", 0)
 }
 
-// Planted: a reservation used up to its last moment, or one that is not there.
+// Planted: a reservation used up to its last moment, or one that does not exist.
 func TestReserve_MustLastToTheCommit(t *testing.T) {
 	t.Parallel()
 	_, db := newPostgres(t)
@@ -221,9 +220,9 @@ func TestReserve_MustLastToTheCommit(t *testing.T) {
 	mustCount(t, db, "upload_reservations", 0)
 }
 
-// Planted: the limit of a statement left off for whoever uses the connection next, or its prepared
-// statements forgotten; VACUUM in a transaction.
-func TestReclaim_GivesRoomAndLeavesTheConnectionAsItWas(t *testing.T) {
+// Planted: the statement_timeout not restored for the next user of the connection, or its prepared
+// statements deallocated; VACUUM in a transaction.
+func TestReclaim_FreesSpaceAndRestoresTheConnection(t *testing.T) {
 	t.Parallel()
 	config, err := pq.NewConfig(pgtest.New(t))
 	if err != nil {
@@ -236,7 +235,7 @@ func TestReclaim_GivesRoomAndLeavesTheConnectionAsItWas(t *testing.T) {
 	}
 	db := openPool(t, prepared.Connector(limited))
 	db.SetMaxOpenConns(1)
-	for _, table := range []string{"pending_uploads", "pending_upload_chunks"} { // nobody else gives room
+	for _, table := range []string{"pending_uploads", "pending_upload_chunks"} { // autovacuum does not reclaim it
 		mustExec(t, db, `ALTER TABLE `+table+` SET (autovacuum_enabled = false, toast.autovacuum_enabled = false)`)
 	}
 	storage := pendinguploads.NewPostgres(db, db, activity.New(db), testLimits)
@@ -258,7 +257,7 @@ func TestReclaim_GivesRoomAndLeavesTheConnectionAsItWas(t *testing.T) {
 	}
 	other := openPool(t, limited)
 	other.SetMaxOpenConns(1)
-	mustExec(t, other, `SELECT pg_advisory_lock(20260601, 1)`) // another replica is at it
+	mustExec(t, other, `SELECT pg_advisory_lock(20260601, 1)`) // another replica is reclaiming
 	if err := storage.Reclaim(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +274,8 @@ func TestReclaim_GivesRoomAndLeavesTheConnectionAsItWas(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// A transaction cannot take another connection when this one has lost a statement.
+	// Within a transaction, database/sql cannot switch to another connection if this one has lost the
+	// statement.
 	if tx, err := db.BeginTx(t.Context(), nil); err != nil {
 		t.Error(err)
 	} else if err := errors.Join(tx.QueryRowContext(t.Context(), ours, 1).Scan(new(int)), tx.Rollback()); err != nil {

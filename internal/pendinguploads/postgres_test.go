@@ -29,12 +29,12 @@ const (
 	sqlChunks    = `SELECT coalesce(array_agg(octet_length(data) ORDER BY seq), '{}') FROM pending_upload_chunks WHERE file_id = $1`
 )
 
-// Planted once each and caught here: the workspace taken out of the predicate of sqlOpen,
-// sqlGet, sqlMarkFetched, sqlAck and sqlList (AnotherWorkspacesFileLooksMissing); readable
-// taken out of each (AnExpiredFileLooksMissing) or without its acked half
-// (AnAckedFileStaysReadable); acked_at set anew by each ack (AckTwiceCountsOnce); the last
-// piece not written (EverySizeComesBackByteForByte), or not read (ASweptFileNeverEndsCleanly);
-// the end of the file for ErrTruncated (ASweptFileNeverEndsCleanly).
+// Planted once each and caught here: the workspace taken out of the predicate of sqlOpen, sqlGet,
+// sqlMarkFetched, sqlAck and the lists (AnotherWorkspacesFileLooksMissing); the condition for readable
+// files taken out of each (AnExpiredFileLooksMissing) or without its acked half
+// (AnAckedFileStaysReadable); acked_at set again by each ack (AckTwiceCountsOnce); the last chunk not
+// written (EverySizeComesBackByteForByte), or not read (ASweptFileNeverEndsCleanly); io.EOF for
+// ErrTruncated (ASweptFileNeverEndsCleanly).
 func TestPostgres_IsAStorage(t *testing.T) {
 	t.Parallel()
 	storagetest.Run(t, func(t *testing.T, limits pendinguploads.Limits) storagetest.Backend {
@@ -64,12 +64,12 @@ func TestPostgres_IsAStorage(t *testing.T) {
 	})
 }
 
-// What the suite allows but this backend does not do: go on after a sweep.
+// The suite allows a backend to go on after a sweep; this one does not.
 func TestPostgres_SweptFileIsTruncated(t *testing.T) {
 	t.Parallel()
 	storage, db := newPostgres(t)
 	for _, c := range []struct{ readBefore, thenAt int64 }{
-		{0, pendinguploads.ChunkBytes},                                 // the second piece
+		{0, pendinguploads.ChunkBytes},                                 // the second chunk
 		{pendinguploads.ChunkBytes + 1, 3 * pendinguploads.ChunkBytes}, // the last, past the one that is read ahead
 		{pendinguploads.ChunkBytes + 1, 0},                             // back to the first
 	} {
@@ -94,9 +94,9 @@ func TestPostgres_SweptFileIsTruncated(t *testing.T) {
 	}
 }
 
-// A client that goes while a piece is copied, the one it waits for or the one that is read ahead, ends its
-// reader; and the connection is back. database/sql tosses a coin at this moment, so it is tried more than
-// once. Planted: Err asked for before Close, as it once was; then it hangs in half of the tries.
+// A client that disconnects while a chunk is copied, on demand or read ahead, ends its reader, and the
+// connection is returned. Whether database/sql is affected at this moment is a race, so it is tried more
+// than once. Planted: Err called before Close, as it once was; then half of the attempts hang.
 func TestPostgres_AReaderWhoseClientGoesEnds(t *testing.T) {
 	t.Parallel()
 	const mib = pendinguploads.ChunkBytes
@@ -104,7 +104,7 @@ func TestPostgres_AReaderWhoseClientGoesEnds(t *testing.T) {
 	f := stageBytes(t, staging, make([]byte, 3*mib))
 	for i := range 20 {
 		at := int64(i%2) * mib
-		storage := pendinguploads.NewPostgres(db, db, activity.New(db), testLimits) // it has no buffer yet
+		storage := pendinguploads.NewPostgres(db, db, activity.New(db), testLimits) // its buffer pool is empty
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		_, content, err := storage.Open(ctx, f.Workspace, f.ID)
@@ -113,7 +113,7 @@ func TestPostgres_AReaderWhoseClientGoesEnds(t *testing.T) {
 		}
 		storage.OnRowRead(func() {
 			cancel()
-			time.Sleep(20 * time.Millisecond) // until database/sql waits for the bytes to be let go
+			time.Sleep(20 * time.Millisecond) // until database/sql waits for raw to be released
 		})
 		done := make(chan error, 1)
 		go func() {
@@ -137,9 +137,9 @@ func TestPostgres_AReaderWhoseClientGoesEnds(t *testing.T) {
 	}
 }
 
-// Another layout would be read as well, but cost more: a piece a row, the first in the
-// file's own, and not one empty row.
-func TestPostgres_PiecesAreAMiB(t *testing.T) {
+// Another layout could be read as well, but would cost more: one chunk a row, the first in the file's own
+// row, and no empty rows.
+func TestPostgres_ChunksAreAMiB(t *testing.T) {
 	t.Parallel()
 	storage, db := newPostgres(t)
 	const mib = pendinguploads.ChunkBytes
@@ -152,19 +152,19 @@ func TestPostgres_PiecesAreAMiB(t *testing.T) {
 		f := stageBytes(t, storage, make([]byte, c.size))
 		var first int64
 		if err := db.QueryRow(sqlContent, f.ID).Scan(&first); err != nil || first != c.first {
-			t.Errorf("size %d: the first piece has %d bytes (%v), want %d", c.size, first, err, c.first)
+			t.Errorf("size %d: the first chunk has %d bytes (%v), want %d", c.size, first, err, c.first)
 		}
 		var chunks []int64
 		if err := db.QueryRow(sqlChunks, f.ID).Scan(pq.Array(&chunks)); err != nil || !slices.Equal(chunks, c.chunks) {
-			t.Errorf("size %d: the other pieces have %v bytes (%v), want %v", c.size, chunks, err, c.chunks)
+			t.Errorf("size %d: the other chunks have %v bytes (%v), want %v", c.size, chunks, err, c.chunks)
 		}
 	}
 }
 
-// A slow client holds nothing between two reads: ten readers midway and a pool of one.
+// A slow client holds no connection between two reads: ten readers midway and a pool of one.
 func TestPostgres_AnOpenFileHoldsNoConnection(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // without it a pool that is used up hangs
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // without it an exhausted pool would hang
 	defer cancel()
 	storage, db := newPostgres(t)
 	db.SetMaxOpenConns(1)

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	openBytes = 128 << 10 // what opening a file reads of it
-	mockRows  = 4         // in which mockBytes are, the last of them with one byte
+	openBytes = 128 << 10 // what Open reads
+	mockRows  = 4         // rows of mockBytes; the last has one byte
 	rowBytes  = pendinguploads.ChunkBytes
 )
 
@@ -30,7 +30,7 @@ var mockBytes = func() []byte {
 	return b
 }()
 
-// openMocked opens mockBytes, of which the first are given.
+// openMocked opens a file of mockBytes, whose first bytes are first.
 func openMocked(t *testing.T, m mocked, first []byte) io.ReadSeekCloser {
 	t.Helper()
 	m.db.ExpectQuery(selectOpen).WithArgs(fileIDs[0], workspaceID, openBytes).
@@ -51,11 +51,11 @@ func (m mocked) expectRow(seq int) *sqlmock.ExpectedQuery {
 }
 
 func rowOf(seq int) *sqlmock.Rows {
-	return sqlmock.NewRows([]string{"piece"}).AddRow(mockBytes[seq*rowBytes : min((seq+1)*rowBytes, len(mockBytes))])
+	return sqlmock.NewRows([]string{"chunk"}).AddRow(mockBytes[seq*rowBytes : min((seq+1)*rowBytes, len(mockBytes))])
 }
 
-// Planted: the next row read twice, or taken for another; a row left out; what Open has read taken
-// for all of the first row.
+// Planted: the next row read twice or taken for another; a row left out; what Open has read taken for the
+// whole first row.
 func TestOpen_Statements(t *testing.T) {
 	t.Parallel()
 	m := newMocked(t)
@@ -67,7 +67,7 @@ func TestOpen_Statements(t *testing.T) {
 		t.Errorf("%d bytes, or wrong ones, %v", len(got), err)
 	}
 
-	// Back, and then to where the row after that is not wanted.
+	// Back, and then to an offset for which the row that is read ahead is not needed.
 	for _, seq := range []int{1, 2, 0, 1, 2, 3} {
 		m.expectRow(seq).WillReturnRows(rowOf(seq))
 	}
@@ -97,12 +97,12 @@ func TestOpen_Statements(t *testing.T) {
 	}
 }
 
-// What is missing of a file is never taken for its end, whether it is read ahead or when it is
-// asked for. Planted: each of these errors dropped where a row is read.
+// A missing part of a file is never taken for its end, whether it is read ahead or on demand. Planted:
+// each of these errors dropped where a row is read.
 func TestRead_EachRowMayFail(t *testing.T) {
 	t.Parallel()
 	const last = mockRows - 1
-	nothing := func() *sqlmock.Rows { return sqlmock.NewRows([]string{"piece"}) }
+	nothing := func() *sqlmock.Rows { return sqlmock.NewRows([]string{"chunk"}) }
 	for why, c := range map[string]struct {
 		rows func() *sqlmock.Rows // nil: the query fails
 		want error
@@ -111,7 +111,7 @@ func TestRead_EachRowMayFail(t *testing.T) {
 		"empty":                   {func() *sqlmock.Rows { return nothing().AddRow([]byte{}) }, pendinguploads.ErrTruncated},
 		"cut off":                 {func() *sqlmock.Rows { return rowOf(last).RowError(0, errDatabase) }, errDatabase},
 		"cut off after its bytes": {func() *sqlmock.Rows { return rowOf(last).CloseError(errDatabase) }, errDatabase},
-		"not bytes":               {func() *sqlmock.Rows { return sqlmock.NewRows([]string{"piece", "more"}).AddRow([]byte{1}, 1) }, nil},
+		"not bytes":               {func() *sqlmock.Rows { return sqlmock.NewRows([]string{"chunk", "more"}).AddRow([]byte{1}, 1) }, nil},
 		"refused":                 {nil, errDatabase},
 	} {
 		for _, ahead := range []bool{false, true} {
@@ -139,14 +139,15 @@ func TestRead_EachRowMayFail(t *testing.T) {
 	}
 	m := newMocked(t)
 	content := openMocked(t, m, mockBytes[:10])
-	m.expectRow(0).WillReturnRows(sqlmock.NewRows([]string{"piece"}).AddRow(mockBytes[:10]))
+	m.expectRow(0).WillReturnRows(sqlmock.NewRows([]string{"chunk"}).AddRow(mockBytes[:10]))
 	if got, err := io.ReadAll(content); len(got) != 10 || !errors.Is(err, pendinguploads.ErrTruncated) {
 		t.Errorf("the first row is short: %d bytes, %v", len(got), err)
 	}
 }
 
-// Readers that are done before their file is, and those that wait for their turn. Planted: the
-// place of a reader ahead not given back; a reader that waits whatever its context says.
+// Readers that are closed before the end of their file, and readers that wait for a slot, release what
+// they hold. Planted: the slot of a reader ahead not released; a reader that waits after its context has
+// ended.
 func TestContent_ReadersTakeTurns(t *testing.T) {
 	t.Parallel()
 	storage, db := newPostgres(t)
@@ -178,7 +179,7 @@ func TestContent_ReadersTakeTurns(t *testing.T) {
 		open = append(open, content)
 	}
 	db.SetMaxOpenConns(1)
-	held, err := db.Conn(t.Context()) // nobody gets a row now
+	held, err := db.Conn(t.Context()) // no reader gets a connection now
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +193,7 @@ func TestContent_ReadersTakeTurns(t *testing.T) {
 			return nil
 		})
 	}
-	for start := time.Now(); db.Stats().WaitCount < 4 && time.Since(start) < time.Minute; { // all whose turn it is
+	for start := time.Now(); db.Stats().WaitCount < 4 && time.Since(start) < time.Minute; { // all that hold a slot
 		time.Sleep(time.Millisecond)
 	}
 	cancel()

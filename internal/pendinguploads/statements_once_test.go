@@ -16,7 +16,7 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// The statements of quotas and keys, to the letter.
+// The pinned statements of quotas and keys.
 const (
 	reserveUpload = "SELECT reservation, used_files, used_bytes FROM reserve_upload($1, $2, $3, $4, $5, $6 * interval '1 microsecond')"
 
@@ -45,12 +45,12 @@ var (
 	reservationID = uuid.MustParse("44444444-4444-4444-8444-444444444444")
 	fullDay       = int64(24 * 60 * 60 * 1_000_000) // in microseconds
 
-	// The kept answer, to the letter: a platform replays what the one before it kept.
+	// The stored answer, byte for byte: a platform replays what the version before it stored.
 	keptAnswer = `[{"ID":"22222222-2222-4222-8222-222222222222","Workspace":"11111111-1111-4111-8111-111111111111","Name":"a.txt",` +
 		`"MIMEType":"text/plain","Size":5,"SHA256":[44,242,77,186,95,176,163,14,38,232,59,42,197,185,226,158,27,22,30,92,31,167,66,94,115,4,51,98,147,139,152,36],` +
 		`"CreatedAt":"2026-05-05T10:00:00.123456Z","FetchedAt":null,"AckedAt":null,"ExpiresAt":"2026-05-05T11:00:00.123456Z"}]`
 
-	// helloFingerprint is of names, types, sizes and digests, each on a line.
+	// A fingerprint hashes names, types, sizes and digests, each on a line.
 	largeAnswer = strings.NewReplacer(`"Size":5`, `"Size":1048577`, `[44,242,77,186,95,176,163,14,38,232,59,42,197,185,226,158,27,22,30,92,31,167,66,94,115,4,51,98,147,139,152,36]`,
 		strings.ReplaceAll(fmt.Sprint(sha256.Sum256(largeBytes)), " ", ",")).Replace(keptAnswer)
 	largeFingerprint = sha256.Sum256(fmt.Appendf(nil, "a.txt\ntext/plain\n1048577\n%x\n", sha256.Sum256(largeBytes)))
@@ -64,7 +64,7 @@ func withQuota() pendinguploads.Limits {
 	return limits
 }
 
-// large is a file that gets a reservation; hello is written while the quota is locked.
+// large needs a reservation; hello is written while the quota is locked.
 func large() []pendinguploads.NewFile {
 	return []pendinguploads.NewFile{newFile("a.txt", largeBytes)}
 }
@@ -87,7 +87,7 @@ func reserved(id any, files, bytes int64) *sqlmock.Rows {
 	return sqlmock.NewRows([]string{"reservation", "used_files", "used_bytes"}).AddRow(id, files, bytes)
 }
 
-// onceSteps expect what staging with a key does in a workspace with a quota.
+// onceSteps returns the expectations, in order, of staging with a key in a workspace with a quota.
 func (m mocked) onceSteps(reserves bool) (names []string, expect []func(err error)) {
 	step := func(name string, f func(err error)) { names, expect = append(names, name), append(expect, f) }
 	query := func(name string, mock sqlmock.Sqlmock, statement string, rows *sqlmock.Rows, args ...driver.Value) {
@@ -142,9 +142,9 @@ func uploadOf(reserves bool) []pendinguploads.NewFile {
 	return hello()
 }
 
-// The room comes before the first byte and the key after the last; all go with the commit.
-// Planted: the key remembered after the commit; the reservation made in the transaction of the
-// files, where others do not see it; the usage counted before the lock, or on the other pool.
+// The reservation precedes the first byte and the key follows the last; everything is committed together.
+// Planted: the key stored after the commit; the reservation made in the transaction of the files, where
+// other uploads do not see it; the usage counted before the lock, or on the other pool.
 func TestStageOnce_StatementsInTheirOrder(t *testing.T) {
 	t.Parallel()
 	for _, reserves := range []bool{false, true} {
@@ -160,7 +160,7 @@ func TestStageOnce_StatementsInTheirOrder(t *testing.T) {
 	}
 }
 
-// Whatever fails, the transaction is rolled back and the room given back, if it was taken.
+// Whatever fails, the transaction is rolled back and the reservation, if any, is released.
 func TestStageOnce_EachStatementMayFail(t *testing.T) {
 	t.Parallel()
 	for _, reserves := range []bool{false, true} {
@@ -189,8 +189,8 @@ func TestStageOnce_EachStatementMayFail(t *testing.T) {
 	}
 }
 
-// Planted: less instead of at most.
-func TestStage_IsRefusedWhereThereIsNoRoom(t *testing.T) {
+// Planted: less than instead of at most.
+func TestStage_IsRefusedWhenTheQuotaIsExceeded(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		reserves bool
@@ -211,8 +211,8 @@ func TestStage_IsRefusedWhereThereIsNoRoom(t *testing.T) {
 	}
 }
 
-// Who waits for its turn has nothing of the database. Planted: the turn not given back, by which the
-// 5th of 10 would wait for ever.
+// An upload that waits for its turn holds no connection. Planted: the turn not released, so that the fifth
+// of 10 waits forever.
 func TestStage_LargeUploadsTakeTurns(t *testing.T) {
 	t.Parallel()
 	m := newMocked(t)
@@ -229,9 +229,9 @@ func TestStage_LargeUploadsTakeTurns(t *testing.T) {
 	}
 }
 
-// What is answered again is committed again: the first commit may not have reached the standby.
-// Planted: the answer without a write, or without the commit.
-func TestStageOnce_KeysThatAreKnown(t *testing.T) {
+// A replay is committed too: the first commit may not have reached the standby. Planted: a replay without
+// a write, or without the commit.
+func TestStageOnce_KeysThatWereUsed(t *testing.T) {
 	t.Parallel()
 	found := func(rows *sqlmock.Rows) func(m mocked) {
 		return func(m mocked) {
@@ -256,7 +256,7 @@ func TestStageOnce_KeysThatAreKnown(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		expect func(m mocked)
-		want   error // nil: the kept answer
+		want   error // nil: the stored answer
 		broken bool
 	}{
 		"the same files": {expect: confirmed(nil, nil)},
@@ -291,7 +291,7 @@ func TestStageOnce_KeysThatAreKnown(t *testing.T) {
 	}
 }
 
-// A time that JSON does not know: nothing is kept that could not be replayed.
+// A time that JSON cannot encode: an answer that could not be replayed is not stored.
 func TestStageOnce_AnAnswerThatCannotBeKeptIsAnError(t *testing.T) {
 	t.Parallel()
 	m := newMocked(t)
@@ -305,7 +305,7 @@ func TestStageOnce_AnAnswerThatCannotBeKeptIsAnError(t *testing.T) {
 	}
 }
 
-// The reservation fell due meanwhile: somebody else may have its room.
+// The reservation has expired meanwhile, so another upload may have used the quota.
 func TestStage_WithoutItsReservationNothingIsStaged(t *testing.T) {
 	t.Parallel()
 	m := newMockedWith(t, withQuota())
@@ -315,22 +315,22 @@ func TestStage_WithoutItsReservationNothingIsStaged(t *testing.T) {
 	m.staging.ExpectExec(insertChunk).WillReturnResult(driver.RowsAffected(1))
 	m.staging.ExpectExec(useReservation).WillReturnResult(driver.RowsAffected(0))
 	m.staging.ExpectRollback()
-	m.sessions.ExpectExec(releaseReservation).WillReturnError(errDatabase) // then it falls due by itself
+	m.sessions.ExpectExec(releaseReservation).WillReturnError(errDatabase) // then it expires by itself
 	if staged, err := m.Stage(t.Context(), workspaceID, large()); staged != nil || err == nil || errors.Is(err, pendinguploads.ErrQuota) {
 		t.Errorf("%d files, %v", len(staged), err)
 	}
 }
 
-// A client that goes while its room is being taken: the room is given back. Planted: taken with the client's
-// context, by which the answer that names it is lost.
-func TestStage_RoomOfAClientThatGoesIsGivenBack(t *testing.T) {
+// A client disconnects while its reservation is being made: the reservation is released. Planted: made
+// with the client's context, so that the answer with its id is lost.
+func TestStage_ReservationOfAClientThatDisconnectsIsReleased(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	m := newMockedMatching(t, withQuota(), sqlmock.QueryMatcherFunc(func(want, got string) error {
-		if got == reserveUpload {
+		if normalize(got) == reserveUpload {
 			cancel()
 		}
-		return sqlmock.QueryMatcherEqual.Match(want, got)
+		return sqlmock.QueryMatcherEqual.Match(want, normalize(got))
 	}))
 	m.staging.ExpectBegin()
 	m.sessions.ExpectQuery(reserveUpload).WillDelayFor(300 * time.Millisecond).WillReturnRows(reserved(reservationID.String(), 0, 0))

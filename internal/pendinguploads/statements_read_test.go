@@ -12,7 +12,7 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// The statements that read and mark, to the letter.
+// The pinned statements that read and mark files.
 const (
 	selectOpen = "SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at, substring(content FROM 1 FOR $3) " +
 		"FROM pending_uploads WHERE file_id = $1 AND workspace_id = $2 AND (acked_at IS NOT NULL OR expires_at > now())"
@@ -30,8 +30,7 @@ const (
 		"FROM pending_uploads WHERE workspace_id = $1 AND (acked_at IS NOT NULL OR expires_at > now()) "
 	listUnacked = "AND acked_at IS NULL "
 	listAcked   = "AND acked_at IS NOT NULL "
-	listAfter   = "AND (created_at, file_id) > ($3, $4) "
-	listOrder   = " ORDER BY created_at, file_id LIMIT $2"
+	listOrder   = "AND (created_at, file_id) > ($3, $4) ORDER BY created_at, file_id LIMIT $2"
 )
 
 var (
@@ -56,7 +55,7 @@ func isMockFile(f pendinguploads.File, id uuid.UUID) bool {
 		f.CreatedAt.Equal(createdAt) && f.FetchedAt == nil && f.AckedAt.Equal(expiresAt) && f.ExpiresAt.Equal(expiresAt)
 }
 
-// badRows are answers that cannot be a file; the digest is the last to be looked at.
+// badRows are rows that are not a file; the digest is the last column that is checked.
 func badRows() map[string][]driver.Value {
 	bad := map[string][]driver.Value{"not a UUID": fileRow(fileIDs[0], 5), "short digest": fileRow(fileIDs[0], 5), "digest as text": fileRow(fileIDs[0], 5)}
 	bad["not a UUID"][0] = "x"
@@ -104,7 +103,7 @@ func TestMarkFetched_Statement(t *testing.T) {
 	}
 }
 
-// An update that finds nothing to do is followed by a look whether there is a file.
+// If the update finds no row, a select finds out whether there is a file.
 func TestAck_Statements(t *testing.T) {
 	t.Parallel()
 	m, id := newMocked(t), fileIDs[0]
@@ -142,14 +141,14 @@ func TestList_Statements(t *testing.T) {
 		statement string
 		args      []driver.Value
 	}{
-		{pendinguploads.ListQuery{}, listSelect + listUnacked + listOrder, []driver.Value{workspaceID, 100}},
-		{pendinguploads.ListQuery{Filter: pendinguploads.OnlyAcked, Limit: 7}, listSelect + listAcked + listOrder, []driver.Value{workspaceID, 7}},
-		{pendinguploads.ListQuery{Filter: pendinguploads.All, Limit: 501}, listSelect + listOrder, []driver.Value{workspaceID, 500}},
-		{pendinguploads.ListQuery{Limit: -1, After: after}, listSelect + listUnacked + listAfter + listOrder,
+		{pendinguploads.ListQuery{}, listSelect + listUnacked + listOrder, []driver.Value{workspaceID, 100, "-infinity", uuid.Nil}},
+		{pendinguploads.ListQuery{Filter: pendinguploads.OnlyAcked, Limit: 7}, listSelect + listAcked + listOrder, []driver.Value{workspaceID, 7, "-infinity", uuid.Nil}},
+		{pendinguploads.ListQuery{Filter: pendinguploads.All, Limit: 501}, listSelect + listOrder, []driver.Value{workspaceID, 500, "-infinity", uuid.Nil}},
+		{pendinguploads.ListQuery{Limit: -1, After: after}, listSelect + listUnacked + listOrder,
 			[]driver.Value{workspaceID, 100, createdAt, fileIDs[1]}},
-		{pendinguploads.ListQuery{Filter: pendinguploads.OnlyAcked, Limit: 500, After: after}, listSelect + listAcked + listAfter + listOrder,
+		{pendinguploads.ListQuery{Filter: pendinguploads.OnlyAcked, Limit: 500, After: after}, listSelect + listAcked + listOrder,
 			[]driver.Value{workspaceID, 500, createdAt, fileIDs[1]}},
-		{pendinguploads.ListQuery{Filter: pendinguploads.All, After: after}, listSelect + listAfter + listOrder,
+		{pendinguploads.ListQuery{Filter: pendinguploads.All, After: after}, listSelect + listOrder,
 			[]driver.Value{workspaceID, 100, createdAt, fileIDs[1]}},
 	} {
 		if c.q.After.Valid {

@@ -12,7 +12,7 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// The statements of sweeping, to the letter.
+// The pinned statements of the sweep.
 const (
 	sweepWhich = `WITH picked AS MATERIALIZED (%s LIMIT $2 FOR UPDATE SKIP LOCKED), batch AS (
     SELECT file_id, sum(size_bytes) OVER (ORDER BY file_id) - size_bytes AS bytes_before FROM picked
@@ -88,7 +88,7 @@ func TestSweep_Statements(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %+v", name, swept, err, want)
 		}
 	}
-	// What was deleted before the failure is told.
+	// What was deleted before the failure is reported.
 	for failing := range 4 {
 		m := newMocked(t)
 		s := steps(m)
@@ -138,7 +138,7 @@ func TestReclaim_Statements(t *testing.T) {
 		}
 		m.sessions.ExpectExec(endReclaim).WillReturnResult(driver.RowsAffected(0)).WillReturnError(c.end)
 		if c.end != nil {
-			m.sessions.ExpectClose() // a connection without a limit is not used again
+			m.sessions.ExpectClose() // a connection without a statement_timeout is not reused
 		}
 		if err := m.Reclaim(t.Context()); errors.Is(err, errDatabase) != (c.begin != nil || c.vacuum != nil) {
 			t.Errorf("%s: %v", name, err)

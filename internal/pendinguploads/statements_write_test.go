@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -20,14 +21,14 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// The statements that write files, to the letter: a change to one is to be meant, and seen
+// The pinned statements that write files, token for token: a change to one must be deliberate and visible
 // in review. Those that read are in statements_read_test.go.
 const (
 	insertFile = "INSERT INTO pending_uploads (workspace_id, filename, mimetype, size_bytes, sha256, content, expires_at) " +
 		"VALUES ($1, $2, $3, $4, $5, $6, now() + $7 * interval '1 microsecond') RETURNING file_id, created_at, expires_at"
 	insertChunk = "INSERT INTO pending_upload_chunks (file_id, seq, data) VALUES ($1, $2, $3)"
 
-	// appendRows stands for what the inbox runs; its own package pins that.
+	// appendRows stands for the statements of the inbox, which its own package pins.
 	appendRows = "append rows"
 )
 
@@ -40,7 +41,7 @@ var (
 	expiresAt   = createdAt.Add(testLimits.TTL)
 )
 
-// fakeInbox runs appendRows in the storage's transaction, and keeps the entries.
+// fakeInbox runs appendRows in the storage's transaction and keeps the entries.
 type fakeInbox struct{ entries []activity.Entry }
 
 func (f *fakeInbox) Append(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, entries ...activity.Entry) error {
@@ -49,8 +50,8 @@ func (f *fakeInbox) Append(ctx context.Context, tx *sql.Tx, workspace uuid.UUID,
 	return err
 }
 
-// mocked is a storage on three mocks, so that a statement on the wrong pool fails. Planted: room
-// reserved, given back or reclaimed through db, as it is without a pooler.
+// mocked is a storage on three mocked pools, so that a statement on the wrong pool fails. Planted: a
+// reservation made or released, or space reclaimed, through db, as it is without a pooler.
 type mocked struct {
 	*pendinguploads.Postgres
 	db, staging, sessions sqlmock.Sqlmock
@@ -66,11 +67,29 @@ func newMocked(t *testing.T) mocked {
 func newMockedWith(t *testing.T, limits pendinguploads.Limits) mocked {
 	t.Helper()
 	return newMockedMatching(t, limits, sqlmock.QueryMatcherFunc(func(want, got string) error {
-		if want != got {
+		if normalize(want) != normalize(got) {
 			return fmt.Errorf("the statement is\n%s, want\n%s", got, want)
 		}
 		return nil
 	}))
+}
+
+// normalize removes differences in white space from a statement, which is laid out for psql. It keeps
+// every token.
+func normalize(statement string) string {
+	return strings.NewReplacer("( ", "(", " )", ")").Replace(strings.Join(strings.Fields(statement), " "))
+}
+
+func TestNormalize_KeepsEveryToken(t *testing.T) {
+	t.Parallel()
+	if got, want := normalize("\nSELECT count( * )\n  FROM (\n\tSELECT 1\n) u\n"), "SELECT count(*) FROM (SELECT 1) u"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for _, other := range []string{"SELECT 12", "SELECT 1  3", "SELECT 1, 2", "SELECT"} {
+		if normalize(other) == normalize("SELECT 1 2") {
+			t.Errorf("%q is taken for another statement", other)
+		}
+	}
 }
 
 func newMockedMatching(t *testing.T, limits pendinguploads.Limits, matcher sqlmock.QueryMatcher) mocked {
@@ -99,13 +118,13 @@ func newMockedMatching(t *testing.T, limits pendinguploads.Limits, matcher sqlmo
 	return m
 }
 
-// stageContents are a file of one piece and one of three.
+// stageContents returns a file of one chunk and one of three.
 func stageContents() [][]byte {
 	return [][]byte{[]byte("hello"), bytes.Repeat([]byte("abcdefg"), (2<<20+3)/7+1)[:2<<20+3]}
 }
 
-// stageSteps expect, in order, what staging stageContents does: each once to succeed, or to
-// fail.
+// stageSteps returns the expectations, in order, of staging stageContents. Each makes its statement
+// succeed or fail.
 func (m mocked) stageSteps(t *testing.T) (names []string, expect []func(err error)) {
 	t.Helper()
 	contents := stageContents()
@@ -212,24 +231,24 @@ func TestStage_ContentThatFailsIsRolledBack(t *testing.T) {
 	for _, c := range []struct {
 		why     string
 		content io.Reader
-		pieces  int // how many are written before
+		chunks  int // chunks that are written before
 		want    error
 	}{
-		{"short in its first piece", bytes.NewReader(data[:10]), 0, pendinguploads.ErrInvalidFile},
+		{"short in its first chunk", bytes.NewReader(data[:10]), 0, pendinguploads.ErrInvalidFile},
 		{"empty", bytes.NewReader(nil), 0, pendinguploads.ErrInvalidFile},
-		{"short in a later piece", bytes.NewReader(data[:1<<20+10]), 1, pendinguploads.ErrInvalidFile},
+		{"short in a later chunk", bytes.NewReader(data[:1<<20+10]), 1, pendinguploads.ErrInvalidFile},
 		{"too long", io.MultiReader(bytes.NewReader(data), bytes.NewReader([]byte("x"))), 3, pendinguploads.ErrInvalidFile},
-		{"fails in its first piece", iotest.ErrReader(errReader), 0, errReader},
-		{"fails in a later piece", io.MultiReader(bytes.NewReader(data[:1<<20]), iotest.ErrReader(errReader)), 1, errReader},
+		{"fails in its first chunk", iotest.ErrReader(errReader), 0, errReader},
+		{"fails in a later chunk", io.MultiReader(bytes.NewReader(data[:1<<20]), iotest.ErrReader(errReader)), 1, errReader},
 		{"fails instead of ending", io.MultiReader(bytes.NewReader(data), iotest.ErrReader(errReader)), 3, errReader},
 	} {
 		m := newMocked(t)
 		m.staging.ExpectBegin()
-		if c.pieces > 0 {
+		if c.chunks > 0 {
 			m.staging.ExpectQuery(insertFile).
 				WillReturnRows(sqlmock.NewRows([]string{"file_id", "created_at", "expires_at"}).AddRow(fileIDs[0].String(), createdAt, expiresAt))
 		}
-		for seq := 1; seq < c.pieces; seq++ {
+		for seq := 1; seq < c.chunks; seq++ {
 			m.staging.ExpectExec(insertChunk).WillReturnResult(driver.RowsAffected(1))
 		}
 		m.staging.ExpectRollback()

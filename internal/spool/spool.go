@@ -1,3 +1,12 @@
+// Package spool takes an upload off the network before the storage sees it.
+//
+// A client may send slowly or stop halfway. Staging directly from the request would hold a transaction
+// and a connection for that long. So a Batch first reads all parts of the request, counts and hashes
+// them, and keeps them in memory and in a temporary file. Then it hands them to
+// pendinguploads.Storage as NewFile values whose Size and SHA256 are right, whatever the Storage.
+//
+// The package enforces the limits of one file and of one upload. It does not parse multipart bodies,
+// does not limit how many batches exist at the same time, and stages nothing; package handlers does.
 package spool
 
 import (
@@ -14,27 +23,25 @@ import (
 	"github.com/molecule-ai/platform/internal/uploadname"
 )
 
-// ErrTempFile: the temporary file of a batch cannot be written, for want of space for example.
+// ErrTempFile reports that the temporary file of a batch cannot be written, for example because the
+// disk is full. It is a failure of the platform, not of the client.
 var ErrTempFile = errors.New("spool: cannot write temporary file")
 
-// spoolMemory is how much of a batch is held in memory, in bytes; what is more goes to a
-// temporary file.
-const spoolMemory = 1 << 20
+// maxMemory is how much of a batch is kept in memory, in bytes. The rest goes to a temporary file.
+const maxMemory = 1 << 20
 
 // copyBytes is the size of the buffer through which a part is read.
 const copyBytes = 64 << 10
 
-var spoolBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+var memoryBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 var copyBuffers = sync.Pool{New: func() any { b := make([]byte, copyBytes); return &b }}
 
-// A Batch takes the files of one upload off a slow wire before anything is staged, so
-// that no transaction waits for a client. It is the one place where lengths and digests
-// are made: whatever the Storage, its files come from here.
+// A Batch holds the files of one upload until they are staged.
 //
-// The first MiB of a batch is kept in memory, the rest in one temporary file that has no
-// name any more, so that it vanishes with the process however that ends. A Batch is for
-// one goroutine. Close it when the files are staged.
+// It keeps at most one MiB in memory and the rest in one temporary file. The file is unlinked right
+// after it is created, so the operating system deletes it when the process ends, however it ends. A
+// Batch is for one goroutine. Close it when the files are staged.
 type Batch struct {
 	limits  pendinguploads.Limits
 	dir     string
@@ -48,20 +55,21 @@ type Batch struct {
 type part struct {
 	name, mimeType string
 	sum            [32]byte
-	offset, size   int64 // offset counts through memory, then the temporary file
+	offset, size   int64 // offset in the memory or in the temporary file
 	inMemory       bool
 }
 
-// NewBatch returns an empty batch for files within limits, whose temporary file will be
-// in dir, or in the system's folder for such files if dir is "".
+// NewBatch returns an empty batch that enforces MaxFileBytes and MaxBatchBytes of limits. It creates
+// its temporary file in dir, or in the system's temporary folder if dir is "".
 func NewBatch(limits pendinguploads.Limits, dir string) *Batch {
-	return &Batch{limits: limits, dir: dir, memory: spoolBuffers.Get().(*bytes.Buffer)}
+	return &Batch{limits: limits, dir: dir, memory: memoryBuffers.Get().(*bytes.Buffer)}
 }
 
-// Add reads r to its end as the next file. The name is sanitized, the type cleaned.
-// ErrTooLarge or ErrBatchTooLarge as soon as r yields one byte more than allowed. An error
-// of r comes back wrapped; ErrTempFile says that it was not r that failed. After an error the
-// batch is only good for Close.
+// Add reads r to its end as the next file. It sanitizes the name and cleans the type.
+//
+// It returns pendinguploads.ErrTooLarge or ErrBatchTooLarge as soon as r yields one byte too many,
+// ErrTempFile if the temporary file cannot be written, and otherwise the wrapped error of r. After an
+// error the batch must be closed.
 func (b *Batch) Add(name, contentType string, r io.Reader) error {
 	p := part{name: uploadname.SanitizeFilename(name), inMemory: b.spill == nil, offset: b.spilled}
 	p.mimeType = uploadname.CleanMIMEType(contentType, p.name)
@@ -95,7 +103,7 @@ func (b *Batch) copy(p *part, digest hash.Hash, r io.Reader) error {
 		if werr := b.write(p, data); werr != nil {
 			return fmt.Errorf("%w: %w", ErrTempFile, werr)
 		}
-		if err == io.EOF { // itself: one that is wrapped says that r was cut
+		if err == io.EOF { // not errors.Is: a wrapped io.EOF reports that the connection was cut
 			return nil
 		}
 		if err != nil {
@@ -104,10 +112,10 @@ func (b *Batch) copy(p *part, digest hash.Hash, r io.Reader) error {
 	}
 }
 
-// write appends data to part p. A part is in memory or in the file, never in both: one
-// that outgrows the memory is moved.
+// write appends data to part p. A part is either in memory or in the file: one that outgrows the memory
+// is moved.
 func (b *Batch) write(p *part, data []byte) error {
-	if p.inMemory && b.memory.Len()+len(data) <= spoolMemory {
+	if p.inMemory && b.memory.Len()+len(data) <= maxMemory {
 		b.memory.Write(data)
 		return nil
 	}
@@ -119,7 +127,7 @@ func (b *Batch) write(p *part, data []byte) error {
 	return b.writeSpill(data)
 }
 
-// move takes what there is of p, the last part in memory, to a new temporary file.
+// move moves p, the last part in memory, to a new temporary file.
 func (b *Batch) move(p *part) error {
 	if err := b.openSpill(); err != nil {
 		return err
@@ -129,7 +137,7 @@ func (b *Batch) move(p *part) error {
 	p.inMemory, p.offset = false, 0
 	err := b.writeSpill(moved)
 	if len(b.parts) == 0 {
-		b.releaseMemory() // nobody else is in it, not even an empty part
+		b.releaseMemory() // no other part is in it, not even an empty one
 	}
 	return err
 }
@@ -152,16 +160,16 @@ func (b *Batch) openSpill() error {
 func (b *Batch) releaseMemory() {
 	if b.memory != nil {
 		b.memory.Reset()
-		spoolBuffers.Put(b.memory)
+		memoryBuffers.Put(b.memory)
 		b.memory = nil
 	}
 }
 
-// Len returns how many files the batch has.
+// Len returns the number of files in the batch.
 func (b *Batch) Len() int { return len(b.parts) }
 
-// Files returns the files in the order they were added, each Content at its start. They
-// are good until Close.
+// Files returns the files in the order in which they were added, each Content at its start. They are
+// valid until Close.
 func (b *Batch) Files() []pendinguploads.NewFile {
 	files := make([]pendinguploads.NewFile, len(b.parts))
 	for i, p := range b.parts {

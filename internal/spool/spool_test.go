@@ -16,7 +16,7 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-var spoolLimits = pendinguploads.Limits{MaxFileBytes: 4 << 20, MaxBatchBytes: 8 << 20}
+var testLimits = pendinguploads.Limits{MaxFileBytes: 4 << 20, MaxBatchBytes: 8 << 20}
 
 func newBatch(t *testing.T, limits pendinguploads.Limits, dir string) *Batch {
 	t.Helper()
@@ -31,7 +31,7 @@ func randomBytes(size int) []byte {
 	return data
 }
 
-// mustBeEmptyDir checks that there is nothing to clean up, whatever becomes of the process.
+// mustBeEmptyDir checks that the folder has no file that a crash would leave behind.
 func mustBeEmptyDir(t *testing.T, dir string) {
 	t.Helper()
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
@@ -39,12 +39,12 @@ func mustBeEmptyDir(t *testing.T, dir string) {
 	}
 }
 
-// Planted once each and caught here: the offset of a moved file left as it was; the bytes
-// that were in memory not written to the file, or not taken out of it; a file after the
-// first in the file kept in memory; the memory given back while an empty file is in it.
+// Planted once each and caught here: the offset of a moved file not updated; the bytes that were in memory
+// not written to the file, or not removed from memory; a file after the first in the temporary file kept
+// in memory; the memory released while an empty file is in it.
 func TestBatch_FilesComeBackByteForByte(t *testing.T) {
 	t.Parallel()
-	const half, mib = spoolMemory / 2, spoolMemory
+	const half, mib = maxMemory / 2, maxMemory
 	cases := [][]int{
 		{}, {0}, {1}, {0, 0}, {copyBytes}, {mib - 1}, {mib}, {mib + 1}, {2 * mib},
 		{mib, 0}, {mib, 1}, {mib - 1, 1}, {mib - 1, 2}, {0, mib + 1}, {0, 0, 3 * mib, 0}, {mib + 1, 0, 5},
@@ -62,14 +62,14 @@ func TestBatch_FilesComeBackByteForByte(t *testing.T) {
 		t.Run(fmt.Sprint(sizes), func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			b := newBatch(t, spoolLimits, dir)
+			b := newBatch(t, testLimits, dir)
 			total := 0
 			for i, size := range sizes {
 				if err := b.Add(fmt.Sprintf("dir/a %d", i), "Text/Plain; charset=utf-8", iotest.DataErrReader(bytes.NewReader(randomBytes(size)))); err != nil {
 					t.Fatalf("Add %d: %v", i, err)
 				}
 				total += size
-				if onDisk := b.spill != nil; onDisk != (total > spoolMemory) {
+				if onDisk := b.spill != nil; onDisk != (total > maxMemory) {
 					t.Errorf("after %d bytes there is a temporary file: %t", total, onDisk)
 				}
 				mustBeEmptyDir(t, dir)
@@ -103,19 +103,19 @@ func mustBeFiles(t *testing.T, files []pendinguploads.NewFile, sizes []int) {
 	}
 }
 
-// The memory holds what is small, and nothing of a file that is not.
+// Memory holds small files only, and nothing of a file that is in the temporary file.
 func TestBatch_MemoryIsBounded(t *testing.T) {
 	t.Parallel()
-	b := newBatch(t, spoolLimits, t.TempDir())
+	b := newBatch(t, testLimits, t.TempDir())
 	for i, c := range []struct{ size, inMemory int }{{1000, 1000}, {3 << 20, 1000}, {10, 1000}} {
 		if err := b.Add("a", "", bytes.NewReader(randomBytes(c.size))); err != nil {
 			t.Fatal(err)
 		}
-		if b.memory.Len() != c.inMemory || b.memory.Cap() > 2*spoolMemory {
+		if b.memory.Len() != c.inMemory || b.memory.Cap() > 2*maxMemory {
 			t.Errorf("after file %d: %d bytes in memory of %d, want %d", i, b.memory.Len(), b.memory.Cap(), c.inMemory)
 		}
 	}
-	large := newBatch(t, spoolLimits, t.TempDir())
+	large := newBatch(t, testLimits, t.TempDir())
 	if err := large.Add("a", "", bytes.NewReader(randomBytes(3<<20))); err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestBatch_MemoryIsBounded(t *testing.T) {
 	}
 }
 
-// countingReader is an endless stream that counts what is taken from it.
+// countingReader is an endless stream that counts the bytes that are read.
 type countingReader struct{ taken int64 }
 
 func (r *countingReader) Read(b []byte) (int, error) {
@@ -171,15 +171,15 @@ func TestBatch_OneByteTooManyIsRefusedAtOnce(t *testing.T) {
 	}
 }
 
-// Only io.EOF itself is the end. An error that wraps one says that the wire was cut, and
-// taking it for the end would deliver half a file.
+// Only io.EOF itself is the end. An error that wraps it reports that the connection was cut; taking it for
+// the end would deliver half a file.
 func TestBatch_ErrorOfTheReaderComesBack(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("connection reset")
 	for _, want := range []error{broken, io.ErrUnexpectedEOF, fmt.Errorf("read body: %w", io.EOF)} {
-		for _, offset := range []int{0, 100, spoolMemory + 1} {
+		for _, offset := range []int{0, 100, maxMemory + 1} {
 			r := io.MultiReader(bytes.NewReader(make([]byte, offset)), iotest.ErrReader(want))
-			b := newBatch(t, spoolLimits, t.TempDir())
+			b := newBatch(t, testLimits, t.TempDir())
 			err := b.Add("some file", "", r)
 			if !errors.Is(err, want) || errors.Is(err, ErrTempFile) || !strings.Contains(err.Error(), "some_file") {
 				t.Errorf("the reader fails after %d bytes with %q, Add returns %v", offset, want, err)
@@ -198,8 +198,8 @@ func TestBatch_FailingDiskIsErrTempFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for why, dir := range map[string]string{"no such folder": filepath.Join(t.TempDir(), "missing"), "not a folder": file} {
-		b := newBatch(t, spoolLimits, dir)
-		if err := b.Add("a", "", bytes.NewReader(make([]byte, spoolMemory))); err != nil {
+		b := newBatch(t, testLimits, dir)
+		if err := b.Add("a", "", bytes.NewReader(make([]byte, maxMemory))); err != nil {
 			t.Errorf("%s: what fits in memory needs no disk, but: %v", why, err)
 		}
 		if err := b.Add("b", "", bytes.NewReader(make([]byte, 1))); !errors.Is(err, ErrTempFile) {
@@ -207,8 +207,8 @@ func TestBatch_FailingDiskIsErrTempFile(t *testing.T) {
 		}
 	}
 
-	b := newBatch(t, spoolLimits, t.TempDir())
-	if err := b.Add("a", "", bytes.NewReader(make([]byte, spoolMemory+1))); err != nil {
+	b := newBatch(t, testLimits, t.TempDir())
+	if err := b.Add("a", "", bytes.NewReader(make([]byte, maxMemory+1))); err != nil {
 		t.Fatal(err)
 	}
 	b.spill.Close() // stands for a disk that fills up: no write succeeds any more
@@ -219,8 +219,8 @@ func TestBatch_FailingDiskIsErrTempFile(t *testing.T) {
 
 func TestBatch_CloseReleasesAll(t *testing.T) {
 	t.Parallel()
-	b := NewBatch(spoolLimits, t.TempDir())
-	for _, size := range []int{10, spoolMemory} {
+	b := NewBatch(testLimits, t.TempDir())
+	for _, size := range []int{10, maxMemory} {
 		if err := b.Add("a", "", bytes.NewReader(make([]byte, size))); err != nil {
 			t.Fatal(err)
 		}
@@ -235,7 +235,7 @@ func TestBatch_CloseReleasesAll(t *testing.T) {
 	if _, err := onDisk.Read(make([]byte, 1)); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("after Close the temporary file is open: %v", err)
 	}
-	if err := NewBatch(spoolLimits, "").Close(); err != nil {
+	if err := NewBatch(testLimits, "").Close(); err != nil {
 		t.Errorf("Close of an empty batch: %v", err)
 	}
 }

@@ -1,35 +1,38 @@
+// Package uploadname handles the names, types and part headers of uploads as clients send them.
+//
+// A client chooses all three, so none of them is safe to use in a path, in a header or in a database.
+// SanitizeFilename and CleanMIMEType turn them into values that are. The rules are those of the
+// workspace's Python code: a file gets the same name and type whether it is pushed to the workspace
+// or polled. Both languages are tested against the same tables, in workspace/testdata.
+//
+// The package reads headers and strings only; it knows neither requests nor files.
 package uploadname
 
 import "strings"
 
 const (
-	// maxFilenameLength is the length of the longest name a workspace accepts,
-	// in characters; a sanitized name is ASCII, so also in bytes.
+	// maxFilenameLength is the maximum length of a name that a workspace accepts, in characters. A
+	// sanitized name is ASCII, so also in bytes.
 	maxFilenameLength = 100
-	// maxExtensionLength is the length of the longest extension that survives
-	// when a name is cut, dot included.
+	// maxExtensionLength is the maximum length of an extension that is kept when a name is cut, with
+	// its dot.
 	maxExtensionLength = 16
-	// fallbackFilename stands in for names that name nothing: "", "." and "..".
+	// fallbackFilename replaces "", "." and "..".
 	fallbackFilename = "file"
 )
 
-// SanitizeFilename turns the name a client sent into the name under which the
-// file is kept, announced and delivered: 1 to 100 characters of
-// [A-Za-z0-9._-], never "." or "..". It is idempotent.
+// SanitizeFilename returns the name under which a file is kept, announced and delivered: 1 to 100
+// characters of [A-Za-z0-9._-], never "." or "..". It is idempotent.
 //
-// The rule is the workspace's, sanitize_filename in
-// workspace/internal_chat_uploads.py, so that a file has the same name whether
-// it was pushed or polled. Where the two languages have different habits,
-// Python's decides:
-//   - the last path component is the text after the last slash, so "dir/" has
-//     an empty one ([path/filepath.Base] would say "dir"), and a backslash is
-//     an ordinary character;
-//   - one code point becomes one underscore, however many bytes it has. Each
-//     byte that is not part of valid UTF-8 counts as one code point, which is
-//     also how Python's surrogateescape hands it over.
+// The rule is that of sanitize_filename in workspace/internal_chat_uploads.py. Where Go and Python
+// differ, Python decides:
+//   - The last path component is the text after the last slash, so that of "dir/" is empty
+//     ([path/filepath.Base] returns "dir"), and a backslash is an ordinary character.
+//   - One code point becomes one underscore, however many bytes it has. Each byte that is not part of
+//     valid UTF-8 counts as one code point, as in Python's surrogateescape.
 //
-// A name of more than 100 characters is cut to 100. What follows the last dot
-// stays at its end, with the dot, if both together are at most 16 characters.
+// A name of more than 100 characters is cut to 100. The extension stays if it has at most 16
+// characters with its dot.
 func SanitizeFilename(name string) string {
 	name = name[strings.LastIndexByte(name, '/')+1:]
 	name = strings.Map(func(r rune) rune {
@@ -57,16 +60,14 @@ func isFilenameChar(r rune) bool {
 		r == '.' || r == '_' || r == '-'
 }
 
-// ValidFilename reports whether a workspace would keep a file under this very
-// name: whether SanitizeFilename leaves it as it is.
+// ValidFilename reports whether SanitizeFilename returns the name unchanged.
 func ValidFilename(name string) bool {
 	return SanitizeFilename(name) == name
 }
 
-// ContentDisposition is the header value (RFC 6266) that makes a client save a
-// file under its name and never show it in place. It is safe for any input:
-// the name is sanitized first, and nothing in a sanitized name needs escaping
-// inside quotes.
+// ContentDisposition returns the header value (RFC 6266) with which a client saves a file under its
+// name and never shows it in place. It is safe for any input: it sanitizes the name, and a sanitized
+// name needs no escaping inside quotes.
 func ContentDisposition(filename string) string {
 	return `attachment; filename="` + SanitizeFilename(filename) + `"`
 }

@@ -19,12 +19,12 @@ import (
 	"unicode/utf8"
 )
 
-// workspaceDir holds the Python side, whose rule for names is the reference.
+// workspaceDir has the Python code whose rule for names is the reference.
 var workspaceDir = filepath.Join("..", "..", "workspace")
 
 var namesSeed = flag.Uint64("names.seed", 0, "seed of the generated file names; 0 picks a new one")
 
-// readTable reads a table of cases that both languages test against.
+// readTable reads a table of cases that Go and Python are both tested against.
 func readTable(t *testing.T, name string, table any) {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(workspaceDir, "testdata", name))
@@ -38,7 +38,7 @@ func readTable(t *testing.T, name string, table any) {
 	}
 }
 
-// rawBytes are written as hex in a table.
+// rawBytes is written as hex in a table.
 type rawBytes []byte
 
 // UnmarshalText implements encoding.TextUnmarshaler.
@@ -47,8 +47,8 @@ func (b *rawBytes) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// Caught here, each planted once: filepath.Base for the last component, a cut
-// that loses the extension, one underscore a byte, 17 for the extension's 16.
+// Planted once each and caught here: filepath.Base for the last component; a cut that loses the extension;
+// one underscore a byte; 17 for the extension's 16.
 func TestSanitizeFilename_FollowsTheTableSharedWithPython(t *testing.T) {
 	t.Parallel()
 	var table struct {
@@ -80,7 +80,7 @@ for line in sys.stdin:
     print(sanitize_filename(name).encode("utf-8", "surrogateescape").hex())
 `
 
-// workspacePython is the Python that has what the workspace's side needs.
+// workspacePython returns the Python interpreter that has the workspace's dependencies.
 func workspacePython(t *testing.T) string {
 	t.Helper()
 	python, err := filepath.Abs(filepath.Join(workspaceDir, "..", ".venv", "bin", "python"))
@@ -143,8 +143,8 @@ func TestSanitizeFilename_AgreesWithPythonOnGeneratedNames(t *testing.T) {
 	t.Logf("%d names, %d differences", count, differences)
 }
 
-// requireVariety fails the test unless every kind of name on which the two
-// languages could disagree is there in numbers.
+// requireVariety fails the test unless there are many names of every kind on which the two languages could
+// disagree.
 func requireVariety(t *testing.T, names []string) {
 	t.Helper()
 	length := func(base string, n int) bool { return utf8.RuneCountInString(base) == n }
@@ -177,8 +177,8 @@ func requireVariety(t *testing.T, names []string) {
 	}
 }
 
-// randomName makes a name of a path, a stem and an extension, of characters of
-// one kind or of all kinds, often near a length that matters.
+// randomName returns a name of a path, a stem and an extension, with characters of one kind or of all
+// kinds, often near a length that matters.
 func randomName(rng *rand.Rand) string {
 	kinds := charKinds
 	if k := rng.IntN(len(charKinds) + 1); k < len(charKinds) {
@@ -210,7 +210,7 @@ func randomName(rng *rand.Rand) string {
 	return b.String()
 }
 
-// charKinds each make one character, or what stands in for one.
+// charKinds each return one character, or bytes that stand for one.
 var charKinds = []func(*rand.Rand) string{
 	func(rng *rand.Rand) string { // allowed
 		const allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"

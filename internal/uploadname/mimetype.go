@@ -8,15 +8,15 @@ import (
 )
 
 const (
-	// unknownMIMEType is what HTTP calls bytes of which nothing is known.
+	// unknownMIMEType is HTTP's type for bytes of an unknown type.
 	unknownMIMEType = "application/octet-stream"
 	// maxMIMENameLength bounds a type and a subtype each (RFC 6838, 4.2).
 	maxMIMENameLength = 127
 )
 
-// commonMIMETypes are the types of the usual attachments. They come before the
-// tables of the machine, which differ between distributions and hold surprises
-// (.ts is a video to most of them).
+// commonMIMETypes are the types of common attachments. They take precedence over the tables of the
+// operating system, which differ between distributions and are sometimes wrong for us (most of them
+// say that .ts is a video).
 var commonMIMETypes = map[string]string{
 	".7z":   "application/x-7z-compressed",
 	".avif": "image/avif",
@@ -85,13 +85,13 @@ var commonMIMETypes = map[string]string{
 	".zst":  "application/zstd",
 }
 
-// CleanMIMEType returns the type under which a file is kept and served: the
-// Content-Type its sender gave, without parameters; or, if that is no plain
-// type/subtype, the type that the extension of the sanitized filename suggests;
-// or application/octet-stream. The result is always two lower-case tokens
-// (RFC 9110) with a slash between them, of at most 127 characters each, and so
-// safe to put in a header. Extensions beyond the common ones are looked up in
-// the tables of the machine.
+// CleanMIMEType returns the type under which a file is kept and served. It is the first of these:
+// the sender's Content-Type without parameters, if that is a plain type/subtype; the type of the
+// extension of the sanitized filename, from commonMIMETypes or the tables of the operating system;
+// application/octet-stream.
+//
+// The result is always two lower-case tokens (RFC 9110) of at most 127 characters with a slash
+// between them, so it is safe in a header.
 func CleanMIMEType(contentType, filename string) string {
 	ext := strings.ToLower(path.Ext(SanitizeFilename(filename)))
 	return cmp.Or(
@@ -102,9 +102,9 @@ func CleanMIMEType(contentType, filename string) string {
 	)
 }
 
-// plainMIMEType returns the type/subtype of a Content-Type, or "". It does not
-// look at the parameters: mime.ParseMediaType would refuse a good type for the
-// sake of a bad one, and let a type without a subtype pass.
+// plainMIMEType returns the type/subtype of a Content-Type, or "". It ignores the parameters:
+// mime.ParseMediaType would refuse a valid type for an invalid parameter, and accepts a type without
+// a subtype.
 func plainMIMEType(contentType string) string {
 	mimeType, _, _ := strings.Cut(contentType, ";")
 	mimeType = strings.Trim(mimeType, " \t")
@@ -127,7 +127,7 @@ func isMIMEName(s string) bool {
 	return true
 }
 
-// isTokenChar is tchar of RFC 9110, 5.6.2.
+// isTokenChar reports whether r is a tchar of RFC 9110, 5.6.2.
 func isTokenChar(r rune) bool {
 	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' ||
 		strings.ContainsRune("!#$%&'*+-.^_`|~", r)

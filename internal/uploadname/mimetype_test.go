@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// mimeTypeCases is the table that the workspace's side reads too.
+// mimeTypeCases is the table that the workspace's tests read too.
 type mimeTypeCases struct {
 	CommonTypes  map[string]string `json:"common_types"`
 	MachineTypes map[string]string `json:"machine_types"` // what the machine knows beyond them
@@ -47,7 +47,7 @@ func TestCleanMIMEType_SenderThenExtensionThenUnknown(t *testing.T) {
 	}
 }
 
-// Planted: one type more in the table, one less, another one.
+// Planted: one type more in the table, one less, a different one.
 func TestCleanMIMEType_OwnTableIsThatSharedWithPython(t *testing.T) {
 	t.Parallel()
 	if want := readMIMETypeCases(t).CommonTypes; !maps.Equal(commonMIMETypes, want) {

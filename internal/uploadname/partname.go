@@ -6,36 +6,33 @@ import (
 	"strings"
 )
 
-// PartField returns the name of the form field that a part of a
-// multipart/form-data body belongs to, "" if it has none. It is false for a
-// part without a readable Content-Disposition of form-data; such a body is
-// broken. Unlike [mime/multipart.Part.FormName] it can tell the two apart, and
-// reads every header that PartFilename reads.
+// PartField returns the name of the form field of a part of a multipart/form-data body, "" if it has
+// none. It returns false for a part without a valid Content-Disposition of form-data; the body is then
+// malformed. [mime/multipart.Part.FormName] does not distinguish the two, and rejects headers that
+// PartFilename accepts.
 func PartField(header textproto.MIMEHeader) (string, bool) {
 	params, ok := dispositionParams(header)
 	return params["name"], ok
 }
 
-// PartFilename returns the filename of a part of a multipart/form-data body as
-// the client sent it: not sanitized, not shortened to a base name (which
-// [mime/multipart.Part.FileName] does, by the rules of the machine it runs on),
-// and not necessarily valid UTF-8. It is false for a part that is no file: one
-// without a filename, or whose Content-Disposition is missing or unreadable.
-// A file may well have an empty name.
+// PartFilename returns the filename of a part of a multipart/form-data body as the client sent it: not
+// sanitized, not reduced to its base name ([mime/multipart.Part.FileName] does that, by the rules of
+// the operating system), and not necessarily valid UTF-8. It returns false for a part that is not a
+// file: one without a filename, or with a missing or invalid Content-Disposition. The name of a file
+// may be empty.
 //
-// Browsers write a quote, CR or LF in a name as %22, %0D or %0A, and leave a
-// literal % alone; since the two cannot be told apart, neither is decoded. The
-// extended form, filename* (RFC 5987), wins over filename if it can be decoded.
+// Browsers encode a quote, CR or LF in a name as %22, %0D or %0A, but do not encode a literal %. The
+// two cannot be distinguished, so neither is decoded. The extended form, filename* (RFC 5987), takes
+// precedence over filename if it can be decoded.
 func PartFilename(header textproto.MIMEHeader) (string, bool) {
 	params, _ := dispositionParams(header)
 	filename, ok := params["filename"]
 	return filename, ok
 }
 
-// dispositionParams parses a part's Content-Disposition. It leaves nearly all
-// of it to mime.ParseMediaType, which keeps raw bytes in quoted strings as they
-// are, decodes and prefers filename*, and refuses a parameter given twice. Only
-// its reading of backslashes does not fit.
+// dispositionParams parses a part's Content-Disposition. mime.ParseMediaType does nearly all of it: it
+// keeps raw bytes in quoted strings, decodes and prefers filename*, and refuses a duplicate parameter.
+// Only its handling of backslashes is not what clients send.
 func dispositionParams(header textproto.MIMEHeader) (map[string]string, bool) {
 	disposition, params, err := mime.ParseMediaType(escapeBackslashes(header.Get("Content-Disposition")))
 	if err != nil || disposition != "form-data" {
@@ -44,12 +41,11 @@ func dispositionParams(header textproto.MIMEHeader) (map[string]string, bool) {
 	return params, true
 }
 
-// escapeBackslashes doubles those backslashes within quoted strings that the
-// client meant literally. Browsers never escape, other clients write \" and \\
-// and nothing else, so only these two are escapes. mime.ParseMediaType by
-// itself also takes the backslash out of `C:\[draft].txt`, and cannot read
-// `filename="odd\"`, a name that ends in a backslash as a browser sends it: at
-// the very end of the header a quote can only be the closing one.
+// escapeBackslashes doubles the backslashes in quoted strings that the client meant literally. Browsers
+// never escape, and other clients escape only quotes and backslashes, so only \" and \\ are escapes.
+// mime.ParseMediaType alone would also drop the backslash of `C:\[draft].txt`, and would reject
+// `filename="odd\"`, which is how a browser sends a name that ends in a backslash. At the end of the
+// header a quote can only be the closing one.
 func escapeBackslashes(disposition string) string {
 	var b strings.Builder
 	quoted := false

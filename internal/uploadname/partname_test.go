@@ -12,7 +12,7 @@ func disposition(value string) textproto.MIMEHeader {
 	return textproto.MIMEHeader{"Content-Disposition": {value}}
 }
 
-// partHeaderCases is the table that the workspace's side reads too.
+// partHeaderCases is the table that the workspace's tests read too.
 type partHeaderCases struct {
 	Files, Fields, Unreadable []partHeaderCase
 }
@@ -22,7 +22,7 @@ type partHeaderCase struct {
 	Header string
 	Want   string // of a file: its name
 	Field  string // of a field: its name
-	// Bytes that are not UTF-8, which JSON cannot hold.
+	// Bytes that are not UTF-8, which JSON cannot represent.
 	HeaderHex rawBytes `json:"header_hex"`
 	WantHex   rawBytes `json:"want_hex"`
 }
@@ -37,8 +37,8 @@ func readPartHeaderCases(t *testing.T) partHeaderCases {
 	return table
 }
 
-// Caught here, each planted once: Part.FileName's base name, escapeBackslashes
-// left out, and a quote that ends the header taken as escaped.
+// Planted once each and caught here: the base name of Part.FileName; escapeBackslashes left out; a quote
+// at the end of the header taken as escaped.
 func TestPartFilename_IsWhatTheClientSent(t *testing.T) {
 	t.Parallel()
 	for _, c := range readPartHeaderCases(t).Files {
@@ -81,8 +81,7 @@ func TestPartFilename_UnreadableHeaderIsNeitherFileNorField(t *testing.T) {
 	}
 }
 
-// What a real multipart reader hands over is what is tested above: raw bytes
-// reach PartFilename as they were sent.
+// A real multipart reader passes on what is tested above: raw bytes reach PartFilename as they were sent.
 func TestPartFilename_SurvivesTheMultipartReader(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"dir/", "é\xff.txt", `C:\x\`, "na%22me"} {
@@ -97,8 +96,8 @@ func TestPartFilename_SurvivesTheMultipartReader(t *testing.T) {
 	}
 }
 
-// FuzzPartFilename reads any header, and reads back any name that a client
-// which escapes quotes and backslashes could send.
+// FuzzPartFilename parses any header, and any name as a client that escapes quotes and backslashes sends
+// it.
 func FuzzPartFilename(f *testing.F) {
 	for _, name := range hostileNames {
 		f.Add(`form-data; name="files"; filename="`+name+`"`, name)

@@ -13,25 +13,28 @@ import (
 )
 
 const (
-	moves       = 4  // files moved at once
-	maxFailures = 20 // after which something is wrong with more than a file
+	parallelMoves = 4 // files moved at the same time
+
+	// maxFailures stops a migration: the problem is then more than a single file.
+	maxFailures = 20
 )
 
-// Moved is what Migrate did.
+// Moved counts what Migrate did.
 type Moved struct {
 	Files, Bytes int64 // moved
-	Gone         int64 // swept meanwhile, or moved by another
-	Failed       int64
+	Gone         int64 // swept, or moved by another process, meanwhile
+	Failed       int64 // not moved; they stay where they were
 }
 
-// Migrate moves every file to where bucket is told to put new ones, several at once, each by itself: it
-// may be interrupted at any moment, and run again. tell is called, one call at a time, after each file,
-// with its error if it has one. A file that cannot be moved stays where it is, and the error says why.
-func Migrate(ctx context.Context, bucket *pendinguploads.ObjectStorage, tell func(Moved, error)) (Moved, error) {
+// Migrate moves every file to where storage writes new ones, several at the same time. Each file is moved
+// by itself, so Migrate may be interrupted at any moment and run again. It calls report after each file,
+// one call at a time, with the error if the file could not be moved; that file stays where it is, and
+// Migrate goes on with the others and returns the errors at the end. It stops after 20 such files.
+func Migrate(ctx context.Context, storage *pendinguploads.ObjectStorage, report func(Moved, error)) (Moved, error) {
 	var mu sync.Mutex
 	var done Moved
 	var errs []error
-	note := func(f pendinguploads.File, moved bool, err error) error {
+	record := func(f pendinguploads.File, moved bool, err error) error {
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
@@ -44,14 +47,14 @@ func Migrate(ctx context.Context, bucket *pendinguploads.ObjectStorage, tell fun
 		default:
 			done.Gone++
 		}
-		tell(done, err)
+		report(done, err)
 		if done.Failed >= maxFailures {
-			return fmt.Errorf("upkeep: stopped after %d files that could not be moved", done.Failed)
+			return fmt.Errorf("storageadmin: stopped after %d files that could not be moved", done.Failed)
 		}
 		return nil
 	}
 	for after := uuid.Nil; ; {
-		files, err := bucket.Misplaced(ctx, after, page)
+		files, err := storage.Misplaced(ctx, after, pageSize)
 		if err != nil {
 			return done, errors.Join(append(errs, err)...)
 		}
@@ -60,7 +63,7 @@ func Migrate(ctx context.Context, bucket *pendinguploads.ObjectStorage, tell fun
 		}
 		after = files[len(files)-1].ID
 		var g errgroup.Group
-		g.SetLimit(moves)
+		g.SetLimit(parallelMoves)
 		for _, f := range files {
 			if ctx.Err() != nil {
 				break
@@ -72,11 +75,11 @@ func Migrate(ctx context.Context, bucket *pendinguploads.ObjectStorage, tell fun
 				if stop {
 					return nil
 				}
-				moved, err := bucket.Move(ctx, f)
+				moved, err := storage.Move(ctx, f)
 				if err != nil && ctx.Err() != nil {
-					return nil // interrupted
+					return nil // interrupted: not a failure of this file
 				}
-				return note(f, moved, err)
+				return record(f, moved, err)
 			})
 		}
 		if err := errors.Join(g.Wait(), ctx.Err()); err != nil {

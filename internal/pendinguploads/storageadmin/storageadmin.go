@@ -1,8 +1,8 @@
-// Package storageadmin looks after the stores of objects for an operator: it compares them with the
-// database, and moves files to where the configuration says.
+// Package storageadmin has the operator's commands for object stores: Reconcile compares the stores
+// with the database, and Migrate moves files to where the configuration says.
 //
-// It promises to delete nothing that a file has, and nothing that is young enough to be on its way.
-// Both may run beside any number of platforms.
+// Reconcile deletes nothing that a file uses, and nothing that is younger than an hour: an upload that
+// is running may use it. Both may run beside any number of platforms.
 package storageadmin
 
 import (
@@ -21,155 +21,179 @@ import (
 )
 
 const (
-	// young is how old something must be that has no owner, to be nobody's. A row is always older than
-	// its object, so an hour is for clocks that differ.
-	young = time.Hour
+	// minOrphanAge is how old an object or a row must be before it can be an orphan. A row is always
+	// older than its object, so this is only for clocks that differ.
+	minOrphanAge = time.Hour
 
-	page   = 500
-	looks  = 8 // objects looked at at once
-	listed = 20
+	pageSize       = 500 // objects or files compared in one statement
+	parallelChecks = 8   // objects whose size is requested at the same time
+	maxReported    = 20  // findings that are reported one by one
 )
 
 const (
 	sqlStores = `SELECT id, url, namespace FROM upload_stores ORDER BY id`
 
-	sqlUnknown = `SELECT k FROM unnest($1::uuid[]) AS k WHERE NOT EXISTS (SELECT FROM upload_objects WHERE object_key = k AND store_id = $2) ` +
-		`AND NOT EXISTS (SELECT FROM pending_uploads WHERE object_key = k)`
+	sqlUnknownObjects = `
+SELECT k
+FROM unnest($1::uuid[]) AS k
+WHERE NOT EXISTS (SELECT FROM upload_objects WHERE object_key = k AND store_id = $2)
+  AND NOT EXISTS (SELECT FROM pending_uploads WHERE object_key = k)`
 
-	// Left by whoever deleted files without the trigger, or by an upload that nobody has swept yet.
-	sqlUnowned = `SELECT o.object_key FROM upload_objects o WHERE o.store_id = $1 AND o.created_at < now() - $2 * interval '1 microsecond' ` +
-		`AND NOT EXISTS (SELECT FROM pending_uploads p WHERE p.object_key = o.object_key) AND (o.garbage_at IS NULL OR o.garbage_at <= now()) ` +
-		`AND o.object_key > $3 ORDER BY o.object_key LIMIT $4`
+	// Rows without a file are left by a deletion of files that bypassed the trigger, and by failed
+	// uploads that are not swept yet.
+	sqlUnowned = `
+SELECT o.object_key
+FROM upload_objects o
+WHERE o.store_id = $1
+  AND o.created_at < now() - $2 * interval '1 microsecond'
+  AND NOT EXISTS (SELECT FROM pending_uploads p WHERE p.object_key = o.object_key)
+  AND (o.garbage_at IS NULL OR o.garbage_at <= now())
+  AND o.object_key > $3
+ORDER BY o.object_key
+LIMIT $4`
 
-	sqlForget = `DELETE FROM upload_objects o WHERE object_key = $1 AND NOT EXISTS (SELECT FROM pending_uploads p WHERE p.object_key = o.object_key)`
+	sqlDeleteUnowned = `
+DELETE FROM upload_objects o
+WHERE object_key = $1
+  AND NOT EXISTS (SELECT FROM pending_uploads p WHERE p.object_key = o.object_key)`
 
-	sqlOwned = `SELECT p.file_id, p.object_key, p.size_bytes, o.store_id FROM pending_uploads p LEFT JOIN upload_objects o USING (object_key) ` +
-		`WHERE p.object_key > $1 ORDER BY p.object_key LIMIT $2`
+	sqlOwned = `
+SELECT p.file_id, p.object_key, p.size_bytes, o.store_id
+FROM pending_uploads p
+LEFT JOIN upload_objects o USING (object_key)
+WHERE p.object_key > $1
+ORDER BY p.object_key
+LIMIT $2`
 
 	sqlStillOwned = `SELECT EXISTS (SELECT FROM pending_uploads WHERE file_id = $1 AND object_key = $2)`
 
-	sqlShort = `SELECT count(*) FROM pending_uploads p WHERE object_key IS NULL AND size_bytes <> octet_length(content) + ` +
-		`coalesce((SELECT sum(octet_length(data)) FROM pending_upload_chunks c WHERE c.file_id = p.file_id), 0)`
+	sqlWrongSizeInDatabase = `
+SELECT count(*)
+FROM pending_uploads p
+WHERE object_key IS NULL
+  AND size_bytes <> octet_length(content)
+    + coalesce((SELECT sum(octet_length(data)) FROM pending_upload_chunks c WHERE c.file_id = p.file_id), 0)`
 )
 
-// ErrBroken: there are files without their bytes.
-var ErrBroken = errors.New("there are files whose bytes are not all there; they stay as they are")
+// ErrBroken reports files without their content.
+var ErrBroken = errors.New("there are files whose content is missing or incomplete; nothing was changed about them")
 
-// Found is what Reconcile found.
+// Found counts what Reconcile found.
 type Found struct {
-	Objects     int   // in the stores
-	Orphans     int   // objects that no row knows of
-	OrphanBytes int64 // of them
-	Partial     int   // what writes to a folder left that were cut short
-	Unfinished  int   // uploads of large objects that were never finished
-	Unowned     int   // rows of objects that have no file
-	Strangers   int   // below the namespace, but not by a name that the platform gives: left alone
-	Files       int   // whose bytes are in a store
-	Missing     int   // files whose object is not there
-	Wrong       int   // files whose bytes are of another length
+	Objects     int   // objects in the stores
+	Orphans     int   // objects without a row
+	OrphanBytes int64 // bytes of the orphans
+	Partial     int   // temporary files of interrupted writes to a folder
+	Unfinished  int   // multipart uploads that were never completed
+	Unowned     int   // rows of objects without a file
+	Foreign     int   // objects in the namespace with a name that the platform does not use; never deleted
+	Files       int   // files with their content in a store
+	Missing     int   // files whose object is missing
+	WrongSize   int   // files whose content has another size
 }
 
-// A reconciler compares stores with the database.
+// reconciler compares stores with the database.
 type reconciler struct {
-	db    *sql.DB
-	fix   bool
-	tell  func(format string, args ...any)
-	found Found
-	told  int
+	db       *sql.DB
+	fix      bool
+	report   func(format string, args ...any)
+	found    Found
+	reported int
 }
 
-// Reconcile looks for what belongs to nobody, and deletes it if fix is set; and for files without
-// their bytes, about which it does nothing: then the error is ErrBroken. tell is told what it finds, a
-// line each, until there are many. A store that cannot be read is an error, after the others.
-func Reconcile(ctx context.Context, db *sql.DB, fix bool, tell func(format string, args ...any)) (Found, error) {
-	r := &reconciler{db: db, fix: fix, tell: tell}
+// Reconcile compares all object stores with the database. It finds orphans, and deletes them if fix is
+// set; and files without their content, about which it does nothing: then it returns ErrBroken. It calls
+// report with a line for each finding, up to a limit. A store that cannot be read is an error too, and
+// the other stores are compared all the same.
+func Reconcile(ctx context.Context, db *sql.DB, fix bool, report func(format string, args ...any)) (Found, error) {
+	r := &reconciler{db: db, fix: fix, report: report}
 	rows, err := db.QueryContext(ctx, sqlStores)
 	if err != nil {
-		return r.found, fmt.Errorf("upkeep: list stores: %w", err)
+		return r.found, fmt.Errorf("storageadmin: list stores: %w", err)
 	}
 	defer rows.Close()
-	type known struct {
+	type storeRow struct {
 		id        int
 		url       string
 		namespace uuid.UUID
 	}
-	var stores []known
+	var stores []storeRow
 	for rows.Next() {
-		var s known
+		var s storeRow
 		if err := rows.Scan(&s.id, &s.url, &s.namespace); err != nil {
-			return r.found, fmt.Errorf("upkeep: list stores: %w", err)
+			return r.found, fmt.Errorf("storageadmin: list stores: %w", err)
 		}
 		stores = append(stores, s)
 	}
 	if err := rows.Err(); err != nil {
-		return r.found, fmt.Errorf("upkeep: list stores: %w", err)
+		return r.found, fmt.Errorf("storageadmin: list stores: %w", err)
 	}
 	var errs []error
 	opened := map[int]*objectstore.Store{}
 	for _, s := range stores {
 		store, err := objectstore.Open(ctx, s.url, s.namespace)
 		if err == nil {
-			defer store.Close() //nolint:errcheck // only read, or what counts was answered
+			defer store.Close() //nolint:errcheck // every operation has returned its own error
 			opened[s.id] = store
-			err = r.store(ctx, s.id, store)
+			err = r.compareStore(ctx, s.id, store)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("upkeep: %s: %w", s.url, err))
+			errs = append(errs, fmt.Errorf("storageadmin: %s: %w", s.url, err))
 			delete(opened, s.id)
 		}
 	}
-	if err := r.files(ctx, opened); err != nil {
+	if err := r.compareFiles(ctx, opened); err != nil {
 		errs = append(errs, err)
 	}
-	if r.found.Missing+r.found.Wrong > 0 {
+	if r.found.Missing+r.found.WrongSize > 0 {
 		errs = append(errs, ErrBroken)
 	}
 	return r.found, errors.Join(errs...)
 }
 
-// note tells of one thing that was found.
-func (r *reconciler) note(format string, args ...any) {
-	if r.told++; r.told <= listed {
-		r.tell(format, args...)
-	} else if r.told == listed+1 {
-		r.tell("... and more; the summary counts them")
+// finding reports one finding.
+func (r *reconciler) finding(format string, args ...any) {
+	if r.reported++; r.reported <= maxReported {
+		r.report(format, args...)
+	} else if r.reported == maxReported+1 {
+		r.report("... and more; the summary counts them")
 	}
 }
 
-// store looks for what is in a store and belongs to nobody.
-func (r *reconciler) store(ctx context.Context, id int, store *objectstore.Store) error {
-	before := time.Now().Add(-young)
+// compareStore finds the orphans of a store.
+func (r *reconciler) compareStore(ctx context.Context, id int, store *objectstore.Store) error {
+	before := time.Now().Add(-minOrphanAge)
 	var candidates []objectstore.Object
 	err := store.List(ctx, func(o objectstore.Object) error {
 		r.found.Objects++
 		switch {
 		case o.Key == uuid.Nil:
-			r.found.Strangers++
-			r.note("%s: not a name that the platform gives; left alone", o.Name)
+			r.found.Foreign++
+			r.finding("%s: not a name that the platform uses; not deleted", o.Name)
 			return nil
 		case o.Modified.After(before):
 			return nil
 		case o.Partial:
 			r.found.Partial++
-			r.note("%s: what a write left that was cut short, %d bytes", o.Name, o.Size)
+			r.finding("%s: temporary file of an interrupted write, %d bytes", o.Name, o.Size)
 			return r.remove(ctx, store, o)
 		}
-		if candidates = append(candidates, o); len(candidates) < page {
+		if candidates = append(candidates, o); len(candidates) < pageSize {
 			return nil
 		}
-		err := r.orphans(ctx, id, store, candidates)
+		err := r.removeOrphans(ctx, id, store, candidates)
 		candidates = candidates[:0]
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if err := r.orphans(ctx, id, store, candidates); err != nil {
+	if err := r.removeOrphans(ctx, id, store, candidates); err != nil {
 		return err
 	}
 	if err := store.Unfinished(ctx, before, func(name string, abort func() error) error {
 		r.found.Unfinished++
-		r.note("%s: an upload of a large object that was never finished", name)
+		r.finding("%s: multipart upload that was never completed", name)
 		if !r.fix {
 			return nil
 		}
@@ -177,7 +201,7 @@ func (r *reconciler) store(ctx context.Context, id int, store *objectstore.Store
 	}); err != nil {
 		return err
 	}
-	return r.unowned(ctx, id, store)
+	return r.removeUnowned(ctx, id, store)
 }
 
 func (r *reconciler) remove(ctx context.Context, store *objectstore.Store, o objectstore.Object) error {
@@ -187,15 +211,15 @@ func (r *reconciler) remove(ctx context.Context, store *objectstore.Store, o obj
 	return store.Remove(ctx, o.Name)
 }
 
-// orphans deals with those of a page of objects that no row knows of.
-func (r *reconciler) orphans(ctx context.Context, id int, store *objectstore.Store, candidates []objectstore.Object) error {
+// removeOrphans finds the objects of a page that have no row.
+func (r *reconciler) removeOrphans(ctx context.Context, id int, store *objectstore.Store, page []objectstore.Object) error {
 	byKey := map[string]objectstore.Object{}
-	keys := make([]string, len(candidates))
-	for i, o := range candidates {
+	keys := make([]string, len(page))
+	for i, o := range page {
 		keys[i] = o.Key.String()
 		byKey[keys[i]] = o
 	}
-	unknown, err := r.keys(ctx, sqlUnknown, pq.Array(keys), id)
+	unknown, err := r.queryKeys(ctx, sqlUnknownObjects, pq.Array(keys), id)
 	if err != nil {
 		return err
 	}
@@ -203,7 +227,7 @@ func (r *reconciler) orphans(ctx context.Context, id int, store *objectstore.Sto
 		o := byKey[key.String()]
 		r.found.Orphans++
 		r.found.OrphanBytes += o.Size
-		r.note("%s: an object that no row knows of, %d bytes", o.Name, o.Size)
+		r.finding("%s: object without a row, %d bytes", o.Name, o.Size)
 		if err := r.remove(ctx, store, o); err != nil {
 			return err
 		}
@@ -211,31 +235,31 @@ func (r *reconciler) orphans(ctx context.Context, id int, store *objectstore.Sto
 	return nil
 }
 
-// unowned deals with rows of objects that have no file.
-func (r *reconciler) unowned(ctx context.Context, id int, store *objectstore.Store) error {
+// removeUnowned finds the rows of objects that have no file.
+func (r *reconciler) removeUnowned(ctx context.Context, id int, store *objectstore.Store) error {
 	for after := uuid.Nil; ; {
-		keys, err := r.keys(ctx, sqlUnowned, id, young.Microseconds(), after, page)
+		keys, err := r.queryKeys(ctx, sqlUnowned, id, minOrphanAge.Microseconds(), after, pageSize)
 		if err != nil || len(keys) == 0 {
 			return err
 		}
 		for _, key := range keys {
 			r.found.Unowned++
-			r.note("%s: an object without a file", key)
+			r.finding("%s: object without a file", key)
 			if !r.fix {
 				continue
 			}
 			if err := store.Delete(ctx, key); err != nil {
 				return err
 			}
-			if _, err := r.db.ExecContext(ctx, sqlForget, key); err != nil {
-				return fmt.Errorf("forget object %s: %w", key, err)
+			if _, err := r.db.ExecContext(ctx, sqlDeleteUnowned, key); err != nil {
+				return fmt.Errorf("delete the row of object %s: %w", key, err)
 			}
 		}
 		after = keys[len(keys)-1]
 	}
 }
 
-func (r *reconciler) keys(ctx context.Context, query string, args ...any) (keys []uuid.UUID, err error) {
+func (r *reconciler) queryKeys(ctx context.Context, query string, args ...any) (keys []uuid.UUID, err error) {
 	rows, err := r.db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("compare objects with rows: %w", err)
@@ -251,91 +275,96 @@ func (r *reconciler) keys(ctx context.Context, query string, args ...any) (keys 
 	return keys, rows.Err()
 }
 
-// owned is a file that has an object.
-type owned struct {
+// objectFile is a file whose content is an object.
+type objectFile struct {
 	file, key uuid.UUID
 	size      int64
-	store     sql.NullInt64
+	store     sql.NullInt64 // null: the object has no row
 }
 
-// files looks whether the bytes of files are there. Those in stores that could not be read are
-// passed over: that is an error already.
-func (r *reconciler) files(ctx context.Context, stores map[int]*objectstore.Store) error {
+// What storedSize returns in place of a size.
+const (
+	sizeMissing = -1 // the object does not exist
+	sizeUnknown = -2 // its store could not be read, which is an error already
+)
+
+// compareFiles checks that the content of every file exists and has the right size.
+func (r *reconciler) compareFiles(ctx context.Context, stores map[int]*objectstore.Store) error {
 	for after := uuid.Nil; ; {
-		files, err := r.owned(ctx, after)
+		files, err := r.queryFiles(ctx, after)
 		if err != nil {
-			return fmt.Errorf("upkeep: list files: %w", err)
+			return fmt.Errorf("storageadmin: list files: %w", err)
 		}
 		if len(files) == 0 {
 			break
 		}
 		after = files[len(files)-1].key
 		r.found.Files += len(files)
-		sizes := make([]int64, len(files)) // -1: missing, -2: not known
-		g, looking := errgroup.WithContext(ctx)
-		g.SetLimit(looks)
+		sizes := make([]int64, len(files))
+		g, groupCtx := errgroup.WithContext(ctx)
+		g.SetLimit(parallelChecks)
 		for i, f := range files {
 			g.Go(func() (err error) {
-				sizes[i], err = size(looking, stores, f)
+				sizes[i], err = storedSize(groupCtx, stores, f)
 				return err
 			})
 		}
 		if err := g.Wait(); err != nil {
-			return fmt.Errorf("upkeep: look at objects: %w", err)
+			return fmt.Errorf("storageadmin: check objects: %w", err)
 		}
 		for i, f := range files {
-			if sizes[i] == f.size || sizes[i] == -2 {
+			if sizes[i] == f.size || sizes[i] == sizeUnknown {
 				continue
 			}
-			var still bool // or is it swept, or moved, by now?
+			var still bool // false: swept or moved meanwhile
 			if err := r.db.QueryRowContext(ctx, sqlStillOwned, f.file, f.key).Scan(&still); err != nil {
-				return fmt.Errorf("upkeep: look at file %s: %w", f.file, err)
+				return fmt.Errorf("storageadmin: check file %s: %w", f.file, err)
 			}
 			switch {
 			case !still:
-			case sizes[i] == -1:
+			case sizes[i] == sizeMissing:
 				r.found.Missing++
-				r.note("file %s: its object %s is not there", f.file, f.key)
+				r.finding("file %s: its object %s is missing", f.file, f.key)
 			default:
-				r.found.Wrong++
-				r.note("file %s: its object %s has %d bytes of %d", f.file, f.key, sizes[i], f.size)
+				r.found.WrongSize++
+				r.finding("file %s: its object %s has %d bytes of %d", f.file, f.key, sizes[i], f.size)
 			}
 		}
 	}
-	var short int
-	if err := r.db.QueryRowContext(ctx, sqlShort).Scan(&short); err != nil {
-		return fmt.Errorf("upkeep: look at files in the database: %w", err)
+	var wrong int
+	if err := r.db.QueryRowContext(ctx, sqlWrongSizeInDatabase).Scan(&wrong); err != nil {
+		return fmt.Errorf("storageadmin: check files in the database: %w", err)
 	}
-	if short > 0 {
-		r.note("%d files in the database are not as long as they say", short)
+	if wrong > 0 {
+		r.finding("%d files in the database have content of another size", wrong)
 	}
-	r.found.Wrong += short
+	r.found.WrongSize += wrong
 	return nil
 }
 
-func size(ctx context.Context, stores map[int]*objectstore.Store, f owned) (int64, error) {
+func storedSize(ctx context.Context, stores map[int]*objectstore.Store, f objectFile) (int64, error) {
 	if !f.store.Valid {
-		return -1, nil
+		return sizeMissing, nil
 	}
 	store := stores[int(f.store.Int64)]
 	if store == nil {
-		return -2, nil
+		return sizeUnknown, nil
 	}
 	n, err := store.Size(ctx, f.key)
 	if errors.Is(err, fs.ErrNotExist) {
-		return -1, nil
+		return sizeMissing, nil
 	}
 	return n, err
 }
 
-func (r *reconciler) owned(ctx context.Context, after uuid.UUID) (files []owned, err error) {
-	rows, err := r.db.QueryContext(ctx, sqlOwned, after, page)
+func (r *reconciler) queryFiles(ctx context.Context, after uuid.UUID) (files []objectFile, err error) {
+	rows, err := r.db.QueryContext(ctx, sqlOwned, after, pageSize)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var f owned
+		var f objectFile
 		if err := rows.Scan(&f.file, &f.key, &f.size, &f.store); err != nil {
 			return nil, err
 		}

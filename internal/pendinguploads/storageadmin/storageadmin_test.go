@@ -27,7 +27,7 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 
 var workspace = uuid.MustParse("11111111-1111-4111-8111-111111111111")
 
-// files are staged files on a database of their own.
+// files is an ObjectStorage on a database of its own.
 type files struct {
 	*pendinguploads.ObjectStorage
 	db *sql.DB
@@ -40,10 +40,10 @@ func open(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.
 func newFiles(t *testing.T, url string) files {
 	t.Helper()
 	db := pgtest.Open(t, pgtest.New(t))
-	return files{bucketOn(t, db, url), db}
+	return files{storageOn(t, db, url), db}
 }
 
-func bucketOn(t *testing.T, db *sql.DB, url string) *pendinguploads.ObjectStorage {
+func storageOn(t *testing.T, db *sql.DB, url string) *pendinguploads.ObjectStorage {
 	t.Helper()
 	limits := pendinguploads.Limits{MaxFileBytes: 8 << 20, MaxBatchBytes: 64 << 20, TTL: time.Hour}
 	b, err := pendinguploads.NewObjectStorage(t.Context(), pendinguploads.NewPostgres(db, db, activity.New(db), limits), open,
@@ -76,18 +76,18 @@ func (f files) exec(t *testing.T, statement string, args ...any) {
 	}
 }
 
-// reconcile returns what is found, and what is told.
+// reconcile returns what Reconcile finds, and its report.
 func (f files) reconcile(t *testing.T, fix bool) (storageadmin.Found, string, error) {
 	t.Helper()
-	var told strings.Builder
-	found, err := storageadmin.Reconcile(t.Context(), f.db, fix, func(format string, args ...any) { fmt.Fprintf(&told, format+"\n", args...) })
-	return found, told.String(), err
+	var report strings.Builder
+	found, err := storageadmin.Reconcile(t.Context(), f.db, fix, func(format string, args ...any) { fmt.Fprintf(&report, format+"\n", args...) })
+	return found, report.String(), err
 }
 
-// What is nobody's is found, told, left alone without fix, and deleted with it; what is young, or has a
-// file, or is not the platform's, never. Planted: no hour of grace; the namespace left out; deleted
+// Orphans are found and reported, and deleted with fix only. What is younger than an hour, belongs to a
+// file or is not the platform's is never deleted. Planted: no minimum age; the namespace ignored; deleted
 // without fix.
-func TestReconcile_FindsWhatIsNobodysAndNothingElse(t *testing.T) {
+func TestReconcile_FindsOrphansAndNothingElse(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	f := newFiles(t, "file://"+dir)
@@ -116,26 +116,26 @@ func TestReconcile_FindsWhatIsNobodysAndNothingElse(t *testing.T) {
 	orphan := put("ab/"+key, 2*time.Hour)
 	young := put("ab/ab000000000040008000000000000001", time.Minute)
 	partial := put("ab/ab000000000040008000000000000002.18a.tmp", 2*time.Hour)
-	stranger := put("notes.txt", 2*time.Hour)
+	foreign := put("notes.txt", 2*time.Hour)
 	f.exec(t, `INSERT INTO upload_objects (object_key, store_id, size_bytes, created_at, garbage_at)
 		SELECT gen_random_uuid(), id, 5, now() - interval '8 hours', now() - interval '2 hours' FROM upload_stores`)
 
-	want := storageadmin.Found{Objects: 7, Orphans: 1, OrphanBytes: 5, Partial: 1, Unowned: 1, Strangers: 1, Files: 3}
+	want := storageadmin.Found{Objects: 7, Orphans: 1, OrphanBytes: 5, Partial: 1, Unowned: 1, Foreign: 1, Files: 3}
 	for _, fix := range []bool{false, true} {
-		found, told, err := f.reconcile(t, fix)
+		found, report, err := f.reconcile(t, fix)
 		if err != nil || found != want {
 			t.Errorf("fix %t: %+v, %v; want %+v", fix, found, err, want)
 		}
-		if !strings.Contains(told, key+": an object that no row knows of, 5 bytes") {
-			t.Errorf("told: %s", told)
+		if !strings.Contains(report, key+": object without a row, 5 bytes") {
+			t.Errorf("report: %s", report)
 		}
-		for path, kept := range map[string]bool{orphan: !fix, partial: !fix, young: true, stranger: true} {
+		for path, kept := range map[string]bool{orphan: !fix, partial: !fix, young: true, foreign: true} {
 			if _, err := os.Stat(path); (err == nil) != kept {
 				t.Errorf("fix %t: %s: %v", fix, path, err)
 			}
 		}
 	}
-	want = storageadmin.Found{Objects: 5, Strangers: 1, Files: 3}
+	want = storageadmin.Found{Objects: 5, Foreign: 1, Files: 3}
 	if found, _, err := f.reconcile(t, false); err != nil || found != want {
 		t.Errorf("afterwards: %+v, %v; want %+v", found, err, want)
 	}
@@ -144,8 +144,8 @@ func TestReconcile_FindsWhatIsNobodysAndNothingElse(t *testing.T) {
 	}
 }
 
-// A file whose object has lost its own row, in a repair by hand say, still has its bytes afterwards.
-// Planted: only the rows of objects asked who an object belongs to.
+// A file whose object has lost its row, for example in a repair by hand, keeps its content. Planted: only
+// the rows of objects checked, not those of files.
 func TestReconcile_DeletesNothingThatAFileNames(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -174,13 +174,13 @@ func TestReconcile_DeletesNothingThatAFileNames(t *testing.T) {
 	}
 }
 
-// Planted: a missing object not told.
-func TestReconcile_TellsOfFilesWithoutTheirBytes(t *testing.T) {
+// Planted: a missing object not reported.
+func TestReconcile_ReportsFilesWithoutTheirContent(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	f := newFiles(t, "file://"+dir)
 	f.stage(t, 3)
-	inDatabase := files{bucketOn(t, f.db, ""), f.db}
+	inDatabase := files{storageOn(t, f.db, ""), f.db}
 	broken := inDatabase.stage(t, 1)
 	var paths []string
 	if err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
@@ -196,13 +196,13 @@ func TestReconcile_TellsOfFilesWithoutTheirBytes(t *testing.T) {
 	}
 	f.exec(t, `UPDATE pending_uploads SET content = 'short' WHERE file_id = $1`, broken[0].ID)
 	for range 2 {
-		found, told, err := f.reconcile(t, true)
-		if want := (storageadmin.Found{Objects: 2, Files: 3, Missing: 1, Wrong: 2}); !errors.Is(err, storageadmin.ErrBroken) || found != want {
+		found, report, err := f.reconcile(t, true)
+		if want := (storageadmin.Found{Objects: 2, Files: 3, Missing: 1, WrongSize: 2}); !errors.Is(err, storageadmin.ErrBroken) || found != want {
 			t.Errorf("%+v, %v; want %+v", found, err, want)
 		}
-		for _, sentence := range []string{"is not there", "has 7 bytes of 2000", "1 files in the database"} {
-			if !strings.Contains(told, sentence) {
-				t.Errorf("not told %q: %s", sentence, told)
+		for _, sentence := range []string{"is missing", "has 7 bytes of 2000", "1 files in the database"} {
+			if !strings.Contains(report, sentence) {
+				t.Errorf("not report %q: %s", sentence, report)
 			}
 		}
 	}
@@ -227,7 +227,7 @@ func TestReconcile_AbortsUploadsToS3ThatWereNeverFinished(t *testing.T) {
 	if _, err := client.CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{Bucket: &bucket, Key: &name}); err != nil {
 		t.Fatal(err)
 	}
-	// Young as it is, it may go on.
+	// It was begun a moment ago and may go on.
 	if found, _, err := f.reconcile(t, true); err != nil || found != (storageadmin.Found{Objects: 2, Files: 2}) {
 		t.Errorf("%+v, %v", found, err)
 	}
@@ -253,7 +253,7 @@ func TestReconcile_AbortsUploadsToS3ThatWereNeverFinished(t *testing.T) {
 	}
 }
 
-// A store that cannot be read does not make its files look lost. Planted: missing for not known.
+// A store that cannot be read does not make its files look lost. Planted: missing for unknown.
 func TestReconcile_AStoreThatCannotBeReadIsAnErrorOfItsOwn(t *testing.T) {
 	t.Parallel()
 	server := s3test.Start(t)
@@ -266,14 +266,14 @@ func TestReconcile_AStoreThatCannotBeReadIsAnErrorOfItsOwn(t *testing.T) {
 	}
 }
 
-// Planted: a failure not told; interrupted, it says that all is done.
+// Planted: a failure not reported; success after an interruption.
 func TestMigrate_GoesOnPastAFileThatCannotBeMovedAndWhereItWasInterrupted(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Open(t, pgtest.New(t))
-	from := files{bucketOn(t, db, ""), db}
+	from := files{storageOn(t, db, ""), db}
 	staged := from.stage(t, 20)
 	from.exec(t, `UPDATE pending_uploads SET content = 'short' WHERE file_id = $1`, staged[7].ID)
-	to := files{bucketOn(t, db, s3test.BucketURL(t)), db}
+	to := files{storageOn(t, db, s3test.BucketURL(t)), db}
 
 	ctx, cancel := context.WithCancel(t.Context())
 	moved, err := storageadmin.Migrate(ctx, to.ObjectStorage, func(m storageadmin.Moved, _ error) {
@@ -291,21 +291,21 @@ func TestMigrate_GoesOnPastAFileThatCannotBeMovedAndWhereItWasInterrupted(t *tes
 		}
 	})
 	if err == nil || again.Failed != 1 || errs != 1 || moved.Files+again.Files != 19 {
-		t.Errorf("%+v after %+v, told of %d failures, %v", again, moved, errs, err)
+		t.Errorf("%+v after %+v, report of %d failures, %v", again, moved, errs, err)
 	}
-	if found, _, err := to.reconcile(t, false); found.Files != 19 || found.Missing != 0 || found.Wrong != 1 || !errors.Is(err, storageadmin.ErrBroken) {
+	if found, _, err := to.reconcile(t, false); found.Files != 19 || found.Missing != 0 || found.WrongSize != 1 || !errors.Is(err, storageadmin.ErrBroken) {
 		t.Errorf("%+v, %v", found, err)
 	}
 }
 
-// Planted: no end to it when the store is away.
+// Planted: no end to it when the store is down.
 func TestMigrate_StopsWhenNothingCanBeMoved(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Open(t, pgtest.New(t))
-	from := files{bucketOn(t, db, ""), db}
+	from := files{storageOn(t, db, ""), db}
 	from.stage(t, 60)
 	from.exec(t, `UPDATE pending_uploads SET content = 'short'`)
-	to := bucketOn(t, db, "file://"+t.TempDir())
+	to := storageOn(t, db, "file://"+t.TempDir())
 	moved, err := storageadmin.Migrate(t.Context(), to, func(storageadmin.Moved, error) {})
 	if err == nil || moved.Failed < 20 || moved.Failed > 24 || moved.Files != 0 {
 		t.Errorf("%+v, %v", moved, err)

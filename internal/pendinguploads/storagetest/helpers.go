@@ -17,13 +17,13 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// A sample is what is staged and what must come back.
+// A sample is a file to stage, and what must be read back.
 type sample struct {
 	name, mimeType string
 	data           []byte
 }
 
-// newSample returns size bytes without a pattern that an offset could be lost in.
+// newSample returns size random bytes, so that a wrong offset shows.
 func newSample(size int) sample {
 	var seed [32]byte
 	binary.LittleEndian.PutUint64(seed[:], uint64(size))
@@ -40,7 +40,7 @@ func newSamples(sizes ...int) []sample {
 	return samples
 }
 
-// file describes the sample truly.
+// file returns the sample with its true size and digest.
 func (s sample) file() pendinguploads.NewFile {
 	return pendinguploads.NewFile{
 		Name: s.name, MIMEType: s.mimeType, Size: int64(len(s.data)), SHA256: sha256.Sum256(s.data),
@@ -56,7 +56,7 @@ func newFiles(samples ...sample) []pendinguploads.NewFile {
 	return files
 }
 
-// stage stages samples in one batch and checks the answer.
+// stage stages samples as one upload and checks the result.
 func (s suite) stage(t *testing.T, ctx context.Context, workspace uuid.UUID, samples ...sample) []pendinguploads.File {
 	t.Helper()
 	staged, err := s.Storage.Stage(ctx, workspace, newFiles(samples...))
@@ -74,7 +74,7 @@ func (s suite) stage(t *testing.T, ctx context.Context, workspace uuid.UUID, sam
 		if f.ID == uuid.Nil || show(f) != show(want) {
 			t.Errorf("file %d staged as\n%s, want\n%s", i, show(f), show(want))
 		}
-		// The backend's clock decides; the two times may be taken at both ends of staging.
+		// Both times are the backend's, and may be taken at both ends of staging.
 		if life := f.ExpiresAt.Sub(f.CreatedAt); life > limits.TTL+testTimeout || life < limits.TTL-testTimeout {
 			t.Errorf("file %d is kept for %s, want %s", i, life, limits.TTL)
 		}
@@ -88,7 +88,7 @@ func (s suite) stageOne(t *testing.T, ctx context.Context, workspace uuid.UUID, 
 	return f, s.stage(t, ctx, workspace, f)[0]
 }
 
-// open opens a file that must be there, and closes it at the end of the test.
+// open opens a file that must exist, and closes it at the end of the test.
 func (s suite) open(t *testing.T, ctx context.Context, f pendinguploads.File) io.ReadSeekCloser {
 	t.Helper()
 	_, content, err := s.Storage.Open(ctx, f.Workspace, f.ID)
@@ -108,7 +108,7 @@ func (s suite) mustRead(t *testing.T, ctx context.Context, f pendinguploads.File
 	}
 	defer content.Close()
 	if show(opened) != show(s.get(t, ctx, f)) {
-		t.Errorf("Open says\n%s, Get says\n%s", show(opened), show(s.get(t, ctx, f)))
+		t.Errorf("Open returns\n%s, Get returns\n%s", show(opened), show(s.get(t, ctx, f)))
 	}
 	if got, err := io.ReadAll(content); err != nil || !bytes.Equal(got, want.data) {
 		t.Errorf("read %d bytes of %d, equal: %t, error: %v", len(got), len(want.data), bytes.Equal(got, want.data), err)
@@ -141,7 +141,7 @@ func (s suite) ack(t *testing.T, ctx context.Context, f pendinguploads.File, wan
 	}
 }
 
-// mustBeMissing checks that for workspace there is no such file, whatever it asks.
+// mustBeMissing checks that no call of the workspace finds the file.
 func (s suite) mustBeMissing(t *testing.T, ctx context.Context, workspace, id uuid.UUID) {
 	t.Helper()
 	if _, _, err := s.Storage.Open(ctx, workspace, id); !errors.Is(err, pendinguploads.ErrNotFound) {
@@ -170,7 +170,7 @@ func (s suite) mustBeMissing(t *testing.T, ctx context.Context, workspace, id uu
 // mustBeEmpty checks that the workspace has neither a file nor an inbox row.
 func (s suite) mustBeEmpty(t *testing.T, ctx context.Context, workspace uuid.UUID) {
 	t.Helper()
-	ctx = context.WithoutCancel(ctx) // a test may have ended it
+	ctx = context.WithoutCancel(ctx) // the test may have cancelled it
 	files := s.list(t, ctx, workspace, pendinguploads.ListQuery{Filter: pendinguploads.All})
 	rows, err := s.Inbox(ctx, workspace)
 	if err != nil || len(files) != 0 || len(rows) != 0 {
@@ -187,7 +187,7 @@ func (s suite) list(t *testing.T, ctx context.Context, workspace uuid.UUID, q pe
 	return files
 }
 
-// eventually calls do until it succeeds, which must be soon.
+// eventually calls do until it succeeds, at most ten seconds.
 func (s suite) eventually(t *testing.T, ctx context.Context, what string, do func() error) {
 	t.Helper()
 	again := time.NewTicker(5 * time.Millisecond)
@@ -208,7 +208,7 @@ func (s suite) eventually(t *testing.T, ctx context.Context, what string, do fun
 	}
 }
 
-// show renders all of a file, the same for the same instants in other zones.
+// show renders all fields of a file, and equal instants in different zones alike.
 func show(f pendinguploads.File) string {
 	at := func(t *time.Time) string {
 		if t == nil {

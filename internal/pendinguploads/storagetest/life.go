@@ -48,7 +48,7 @@ func (s suite) expired(t *testing.T, ctx context.Context) {
 	if first, err := s.Storage.MarkFetched(ctx, f.Workspace, f.ID); err != nil || !first {
 		t.Fatalf("MarkFetched: first %t, %v", first, err)
 	}
-	s.expire(t, ctx, f) // to have been fetched is not to have been acknowledged
+	s.expire(t, ctx, f) // fetched is not acknowledged
 	s.mustBeMissing(t, ctx, f.Workspace, f.ID)
 }
 
@@ -61,11 +61,11 @@ func (s suite) expire(t *testing.T, ctx context.Context, f pendinguploads.File) 
 
 func (s suite) swept(t *testing.T, ctx context.Context) {
 	workspace := uuid.New()
-	s.mustBeMissing(t, ctx, workspace, uuid.New()) // never there
+	s.mustBeMissing(t, ctx, workspace, uuid.New()) // never existed
 	staged := s.stage(t, ctx, workspace, newSamples(0, mib+1, 20)...)
 	s.ack(t, ctx, staged[0], true)
 	for _, f := range staged[:2] {
-		for range 2 { // two sweeps at once may both want it
+		for range 2 { // two sweeps may pick the same file
 			if err := s.Delete(ctx, f.ID); err != nil {
 				t.Fatal(err)
 			}
@@ -75,8 +75,8 @@ func (s suite) swept(t *testing.T, ctx context.Context) {
 	s.mustRead(t, ctx, staged[2], newSample(20))
 }
 
-// Every call of the other workspace is made, acknowledged file and not; afterwards the
-// file is as it was.
+// Every call is made by the other workspace, for an acknowledged file and another; afterwards the file is
+// unchanged.
 func (s suite) isolation(t *testing.T, ctx context.Context) {
 	owner, other := uuid.New(), uuid.New()
 	samples := newSamples(10, mib+1, 20)
@@ -119,7 +119,7 @@ func (s suite) markFetched(t *testing.T, ctx context.Context) {
 	}
 }
 
-// A caller that gives up must not be told that the file is gone: it would not come back.
+// A call whose context has ended must not report that the file is gone: the caller would not try again.
 func (s suite) cancelledCalls(t *testing.T, ctx context.Context) {
 	want, f := s.stageOne(t, ctx, uuid.New(), 10)
 	cancelled, cancel := context.WithCancel(ctx)

@@ -52,7 +52,7 @@ func (s suite) listStates(t *testing.T, ctx context.Context) {
 
 func (s suite) listPages(t *testing.T, ctx context.Context) {
 	workspace := uuid.New()
-	s.stage(t, ctx, uuid.New(), newSamples(1, 2)...) // another's, not to be seen
+	s.stage(t, ctx, uuid.New(), newSamples(1, 2)...) // of another workspace, not to be listed
 	staged := append(s.stage(t, ctx, workspace, newSamples(3, 2, 1)...), s.stage(t, ctx, workspace, newSamples(0, 9, 8, 7)...)...)
 	var want []uuid.UUID
 	for i, f := range staged {

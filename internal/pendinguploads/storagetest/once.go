@@ -17,7 +17,7 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// mustStageOnce stages with a key, and checks that the key is new or not.
+// mustStageOnce stages with a key, and checks whether that was a replay.
 func (s suite) mustStageOnce(t *testing.T, ctx context.Context, workspace uuid.UUID, key string, wantReplayed bool, samples ...sample) []pendinguploads.File {
 	t.Helper()
 	staged, replayed, err := s.Storage.StageOnce(ctx, workspace, key, newFiles(samples...))
@@ -34,8 +34,7 @@ func (s suite) mustHaveRows(t *testing.T, ctx context.Context, workspace uuid.UU
 	}
 }
 
-// The answer is the first one, whatever has become of the files: what the client missed is
-// what it gets.
+// A replay returns the first answer, whatever has become of the files: the client missed exactly that.
 func (s suite) onceReplays(t *testing.T, ctx context.Context) {
 	workspace, samples := uuid.New(), newSamples(0, mib+1, 20)
 	first := s.mustStageOnce(t, ctx, workspace, "key", false, samples...)
@@ -105,7 +104,7 @@ func (s suite) onceIndependent(t *testing.T, ctx context.Context) {
 	}
 	s.mustStageOnce(t, ctx, other, "key", true, f)
 	s.mustHaveRows(t, ctx, other, 1)
-	for range 2 { // no key is none to remember
+	for range 2 { // an empty key is not stored
 		s.mustStageOnce(t, ctx, other, "", false, f)
 	}
 	s.mustHaveRows(t, ctx, other, 3)
@@ -128,7 +127,7 @@ func (s suite) onceFailed(t *testing.T, ctx context.Context) {
 		}
 		s.mustBeEmpty(t, ctx, workspace)
 	}
-	s.eventually(t, ctx, "the key is free", func() error { // the cut one may be rolled back a moment later
+	s.eventually(t, ctx, "the key is free", func() error { // the cancelled call may be rolled back a moment later
 		_, replayed, err := s.Storage.StageOnce(ctx, workspace, "key", newFiles(newSample(7)))
 		if err == nil && replayed {
 			t.Error("a failed upload is replayed")
@@ -138,14 +137,14 @@ func (s suite) onceFailed(t *testing.T, ctx context.Context) {
 	s.mustHaveRows(t, ctx, workspace, 1)
 }
 
-// While the first is at it, the second is told so and does not wait; who has another key or
-// another workspace is not concerned.
+// While the first call is running, a second with its key fails at once. Calls with another key or of
+// another workspace are not affected.
 func (s suite) onceInUse(t *testing.T, ctx context.Context) {
 	workspace, f, other := uuid.New(), newSample(2*mib+1), s.Open(limits)
 	slow := f.file()
 	content, started, goOn := slow.Content, make(chan struct{}), make(chan struct{})
 	finish := sync.OnceFunc(func() { close(goOn) })
-	defer finish() // also if the test ends early
+	defer finish() // also if the test fails early
 	slow.Content = io.MultiReader(io.LimitReader(content, mib), call(func() { close(started); <-goOn }), content)
 	var first []pendinguploads.File
 	ended := make(chan error, 1)
@@ -220,7 +219,7 @@ func (s suite) onceConcurrent(t *testing.T, ctx context.Context) {
 	}
 }
 
-func (s suite) onceOver(t *testing.T, ctx context.Context) {
+func (s suite) onceExpired(t *testing.T, ctx context.Context) {
 	workspace, before, after := uuid.New(), newSample(10), newSample(20)
 	s.mustStageOnce(t, ctx, workspace, "key", false, before)
 	if err := s.ExpireKey(ctx, workspace, "key"); err != nil {

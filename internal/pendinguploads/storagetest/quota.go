@@ -15,7 +15,7 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// withQuota is another Storage on the same files, with a quota; 0 is none.
+// withQuota returns another Storage on the same files with a quota; 0 is unlimited.
 func (s suite) withQuota(bytes, files int64) suite {
 	l := limits
 	l.QuotaBytes, l.QuotaFiles = bytes, files
@@ -23,8 +23,7 @@ func (s suite) withQuota(bytes, files int64) suite {
 	return s
 }
 
-// mustBeFull checks that the files are refused for want of room, unread, and what the error
-// says.
+// mustBeFull checks that the quota refuses the files before they are read, and the figures of the error.
 func (s suite) mustBeFull(t *testing.T, ctx context.Context, workspace uuid.UUID, want pendinguploads.QuotaError, samples ...sample) {
 	t.Helper()
 	files := newFiles(samples...)
@@ -38,7 +37,7 @@ func (s suite) mustBeFull(t *testing.T, ctx context.Context, workspace uuid.UUID
 	}
 }
 
-// usage is what counts: files that are neither acknowledged nor expired.
+// usage returns what counts for the quota: files that are neither acknowledged nor expired.
 func (s suite) usage(t *testing.T, ctx context.Context, workspace uuid.UUID) (bytes, files int64) {
 	t.Helper()
 	for _, f := range s.list(t, ctx, workspace, pendinguploads.ListQuery{Limit: pendinguploads.MaxListLimit}) {
@@ -48,8 +47,8 @@ func (s suite) usage(t *testing.T, ctx context.Context, workspace uuid.UUID) (by
 	return bytes, files
 }
 
-// Fifty uploads at once on two replicas, for about twice the room: not a byte too much is
-// staged, and what was refused would not have fitted.
+// Fifty uploads at the same time on two replicas, for about twice the quota: the quota is never exceeded,
+// and what was refused would not have fitted.
 func (s suite) quotaEdge(t *testing.T, ctx context.Context) {
 	const uploads, limitBytes, limitFiles = 50, 6 * mib, 60
 	for round := range 4 {
@@ -111,12 +110,12 @@ func (s suite) quotaFills(t *testing.T, ctx context.Context) {
 	s.mustBeFull(t, ctx, workspace, quota, newSamples(20, 21)...)
 	staged = append(staged, s.stage(t, ctx, workspace, newSample(40))...) // to the byte
 	s.mustBeFull(t, ctx, workspace, pendinguploads.QuotaError{What: "bytes", Used: 100, Limit: 100}, newSample(1))
-	s.stage(t, ctx, workspace, newSample(0)) // which needs no byte, and is the fourth file
+	s.stage(t, ctx, workspace, newSample(0)) // needs no bytes; the fourth file
 	s.mustBeFull(t, ctx, workspace, pendinguploads.QuotaError{What: "files", Used: 4, Limit: 4}, newSample(0))
 	s.mustBeFull(t, ctx, workspace, pendinguploads.QuotaError{What: "files", Used: 4, Limit: 4}, newSample(101))
 	s.mustHaveRows(t, ctx, workspace, 4)
-	s.stage(t, ctx, uuid.New(), newSample(100)) // another workspace has its own
-	s.stage(t, ctx, workspace)                  // nothing always fits
+	s.stage(t, ctx, uuid.New(), newSample(100)) // another workspace has its own quota
+	s.stage(t, ctx, workspace)                  // an empty upload always fits
 
 	if first, err := s.Storage.MarkFetched(ctx, workspace, staged[0].ID); err != nil || !first {
 		t.Fatalf("MarkFetched: first %t, %v", first, err)
@@ -130,7 +129,7 @@ func (s suite) quotaFills(t *testing.T, ctx context.Context) {
 	s.stage(t, ctx, workspace, newSample(50))
 }
 
-// What an upload in flight will take is taken already; if it fails, it is free at once.
+// A running upload counts for the quota. If it fails, its part is free at once.
 func (s suite) quotaInFlight(t *testing.T, ctx context.Context) {
 	s = s.withQuota(2*mib, 3)
 	for name, end := range map[string]struct {
@@ -144,7 +143,7 @@ func (s suite) quotaInFlight(t *testing.T, ctx context.Context) {
 	} {
 		workspace, goOn, started := uuid.New(), make(chan struct{}), make(chan struct{})
 		finish := sync.OnceFunc(func() { close(goOn) })
-		defer finish() // also if the test ends early
+		defer finish() // also if the test fails early
 		flight, cancel := context.WithCancel(ctx)
 		file := newSample(mib + 1).file()
 		file.Content = io.MultiReader(io.LimitReader(file.Content, mib), call(func() { close(started); <-goOn }), end.last(cancel))
@@ -177,7 +176,7 @@ func (s suite) quotaInFlight(t *testing.T, ctx context.Context) {
 	}
 }
 
-// A client that sends again what was staged is not told that there is no room for it.
+// A replay is not refused for the quota.
 func (s suite) quotaAndKeys(t *testing.T, ctx context.Context) {
 	s = s.withQuota(10, 1)
 	workspace, f := uuid.New(), newSample(10)
@@ -187,7 +186,7 @@ func (s suite) quotaAndKeys(t *testing.T, ctx context.Context) {
 		t.Errorf("%v, want ErrQuota", err)
 	}
 	s.ack(t, ctx, s.mustStageOnce(t, ctx, workspace, "key", true, f)[0], true)
-	s.mustStageOnce(t, ctx, workspace, "another", false, f) // a refusal is not remembered
+	s.mustStageOnce(t, ctx, workspace, "another", false, f) // a refused upload leaves its key free
 	s.mustHaveRows(t, ctx, workspace, 2)
 }
 

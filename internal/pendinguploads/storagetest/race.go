@@ -53,8 +53,8 @@ func (s suite) oneFirst(t *testing.T, ctx context.Context) {
 	}
 }
 
-// In each round the sweep comes a little later, after 0, 1, 2 … of the acks, so that it
-// meets everything.
+// In each round the sweep starts a little later, after 0, 1, 2 … of the acknowledgements, so that it meets
+// every state.
 func (s suite) race(t *testing.T, ctx context.Context) {
 	for round := range 2 * (ackers + 1) {
 		want, f := s.stageOne(t, ctx, uuid.New(), 2*mib+1)
@@ -104,7 +104,7 @@ func (s suite) race(t *testing.T, ctx context.Context) {
 	}
 }
 
-// fetch reads the file as a poller does; the bytes are right or there is an error.
+// fetch reads the file like a poller: it returns an error unless all bytes are right.
 func (s suite) fetch(ctx context.Context, f pendinguploads.File, want sample) error {
 	_, content, err := s.Storage.Open(ctx, f.Workspace, f.ID)
 	if err != nil {
@@ -121,7 +121,7 @@ func (s suite) fetch(ctx context.Context, f pendinguploads.File, want sample) er
 	return nil
 }
 
-// vanished takes away the errors that a file may end with when it is swept.
+// vanished drops the errors that are allowed when a file is swept.
 func vanished(err error) error {
 	if errors.Is(err, pendinguploads.ErrNotFound) || errors.Is(err, pendinguploads.ErrTruncated) {
 		return nil

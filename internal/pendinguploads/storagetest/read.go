@@ -108,7 +108,7 @@ func (s suite) independentReaders(t *testing.T, ctx context.Context) {
 	}
 }
 
-// A backend may go on reading what it holds open. It may not end early without an error.
+// A backend may go on reading a swept file that it holds open. It may not end early without an error.
 func (s suite) sweptMidRead(t *testing.T, ctx context.Context) {
 	const size = 3*mib + 1
 	for _, offset := range []int64{0, 1, mib - 1, mib, 2 * mib, size - 1} {
@@ -158,7 +158,7 @@ func (s suite) closedReader(t *testing.T, ctx context.Context) {
 	}
 }
 
-// mustBePartOf checks that what was read, however little, is right.
+// mustBePartOf checks that the bytes that were read are a prefix of the sample.
 func mustBePartOf(t *testing.T, got, want []byte) {
 	t.Helper()
 	if !bytes.HasPrefix(want, got) {

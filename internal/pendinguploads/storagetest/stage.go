@@ -20,7 +20,7 @@ func (s suite) everySize(t *testing.T, ctx context.Context) {
 	for _, size := range []int{0, 1, mib - 1, mib, mib + 1, 2 * mib, 3*mib + 1, int(limits.MaxFileBytes)} {
 		want, f := s.stageOne(t, ctx, uuid.New(), size)
 		if got := s.get(t, ctx, f); show(got) != show(f) {
-			t.Errorf("size %d: Get says\n%s, Stage said\n%s", size, show(got), show(f))
+			t.Errorf("size %d: Get returns\n%s, Stage returned\n%s", size, show(got), show(f))
 		}
 		s.mustRead(t, ctx, f, want)
 	}
@@ -50,7 +50,7 @@ func (s suite) tooLarge(t *testing.T, ctx context.Context) {
 	s.mustRefuse(t, ctx, workspace, pendinguploads.ErrTooLarge, newFiles(newSample(capped+1)))
 	s.mustRefuse(t, ctx, workspace, pendinguploads.ErrBatchTooLarge, newFiles(newSamples(capped, rest, 1)...))
 	s.mustRefuse(t, ctx, workspace, pendinguploads.ErrBatchTooLarge, newFiles(newSamples(capped, rest+1)...))
-	s.stage(t, ctx, workspace, newSamples(capped, rest)...) // exactly the cap of both
+	s.stage(t, ctx, workspace, newSamples(capped, rest)...) // exactly both limits
 }
 
 func (s suite) invalid(t *testing.T, ctx context.Context) {
@@ -88,8 +88,8 @@ func (s suite) lyingSize(t *testing.T, ctx context.Context) {
 
 var errReader = errors.New("storagetest: the reader fails")
 
-// The failing file is the last of five, so that four are written before it. The last of
-// the offsets is where the file ought to end.
+// The failing file is the last of five, so that four are written before it. The last offset is where the
+// file should end.
 func (s suite) failingReader(t *testing.T, ctx context.Context) {
 	workspace, size := uuid.New(), 2*mib+9
 	for _, offset := range []int{0, 1, mib - 1, mib, mib + 1, 2 * mib, size} {
@@ -125,7 +125,7 @@ func (f call) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-// mustRefuse checks that Stage fails so and leaves nothing in the workspace.
+// mustRefuse checks that Stage fails with want and leaves nothing in the workspace.
 func (s suite) mustRefuse(t *testing.T, ctx context.Context, workspace uuid.UUID, want error, files []pendinguploads.NewFile) {
 	t.Helper()
 	staged, err := s.Storage.Stage(ctx, workspace, files)

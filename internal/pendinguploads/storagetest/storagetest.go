@@ -1,8 +1,9 @@
-// Package storagetest is the suite that every pendinguploads.Storage must pass.
+// Package storagetest is the conformance suite that every pendinguploads.Storage must pass.
 //
-// It checks what the interface promises, through the interface, with the odd cases first.
-// How a backend keeps files is not its business; what only one backend can promise is for
-// that backend's own tests, which call Run once.
+// It checks the guarantees of the interface through the interface, unusual cases first: empty files, files
+// of exactly the limit, readers that fail midway, contexts that have ended. It does not know how a backend
+// stores files; what only one backend guarantees is tested beside that backend. A backend's own test calls
+// Run once.
 package storagetest
 
 import (
@@ -16,33 +17,31 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// A Backend is a Storage under test, with what the suite must do behind its back. All of
-// it is used from several goroutines.
+// A Backend is a Storage under test, with the operations that the suite needs beside the interface. All of
+// them are called from several goroutines.
 type Backend struct {
 	Storage pendinguploads.Storage
 
-	// Open returns another Storage on the same files, as another replica has it, with other
-	// limits.
+	// Open returns another Storage on the same files with other limits, like another replica.
 	Open func(limits pendinguploads.Limits) pendinguploads.Storage
 
 	// Age moves all times of a file into the past.
 	Age func(ctx context.Context, id uuid.UUID, by time.Duration) error
 
-	// ExpireKey ends the time of a key.
+	// ExpireKey makes an idempotency key expire.
 	ExpireKey func(ctx context.Context, workspace uuid.UUID, key string) error
 
-	// Expire ends the time of a file, as if it had been staged long ago.
+	// Expire makes a file expire, as if it had been staged long ago.
 	Expire func(ctx context.Context, id uuid.UUID) error
 
-	// Delete removes a file with all its bytes, as a sweep does. A file that is gone is
-	// no error.
+	// Delete deletes a file with its content, as a sweep does. Deleting a missing file succeeds.
 	Delete func(ctx context.Context, id uuid.UUID) error
 
 	// Inbox returns all inbox rows of a workspace, oldest first.
 	Inbox func(ctx context.Context, workspace uuid.UUID) ([]activity.Row, error)
 }
 
-// limits keep the suite quick: a file at the cap has four pieces of a MiB.
+// limits keep the suite fast: a file of the maximum size has four chunks of a MiB.
 var limits = pendinguploads.Limits{MaxFileBytes: 4 * mib, MaxBatchBytes: 6 * mib, TTL: time.Hour}
 
 const (
@@ -52,9 +51,8 @@ const (
 	testTimeout = 2 * time.Minute
 )
 
-// Run runs the suite against the Storage that open returns, which must have those limits.
-// open is called once for all tests, for each has workspaces of its own, and once more for each
-// test that sweeps.
+// Run runs the suite against the Storage that open returns, which must have the given limits. It calls
+// open once for all tests that have workspaces of their own, and once for each test that sweeps.
 func Run(t *testing.T, open func(t *testing.T, limits pendinguploads.Limits) Backend) {
 	s := suite{open(t, limits)}
 	for _, c := range []struct {
@@ -93,21 +91,21 @@ func Run(t *testing.T, open func(t *testing.T, limits pendinguploads.Limits) Bac
 		{"ListIsBounded", s.listBounds},
 
 		{"OneOfManyIsTheFirst", s.oneFirst},
-		{"AckersFetchersAndDeletersDoNotHurtEachOther", s.race},
+		{"AckersFetchersAndDeletersDoNotInterfere", s.race},
 
 		{"AnUploadSentAgainGetsItsFirstAnswer", s.onceReplays},
-		{"AKeyIsForTheVeryFiles", s.onceOtherFiles},
+		{"AKeyIsForItsFilesOnly", s.onceOtherFiles},
 		{"KeysAreIndependent", s.onceIndependent},
 		{"AFailedUploadFreesItsKey", s.onceFailed},
 		{"AKeyInUseIsNotWaitedFor", s.onceInUse},
 		{"OfManyWithOneKeyOneIsStaged", s.onceConcurrent},
-		{"AKeyThatIsOverIsNew", s.onceOver},
+		{"AnExpiredKeyIsNew", s.onceExpired},
 
 		{"AtItsEdgeAQuotaIsExact", s.quotaEdge},
 		{"AQuotaIsFilledAndFreed", s.quotaFills},
-		{"AnUploadInFlightHasItsRoom", s.quotaInFlight},
-		{"AReplayNeedsNoRoom", s.quotaAndKeys},
-		{"NoQuotaIsNone", s.noQuota},
+		{"ARunningUploadCountsForTheQuota", s.quotaInFlight},
+		{"AReplayNeedsNoQuota", s.quotaAndKeys},
+		{"NoQuotaIsUnlimited", s.noQuota},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -116,14 +114,14 @@ func Run(t *testing.T, open func(t *testing.T, limits pendinguploads.Limits) Bac
 			c.test(t, ctx)
 		})
 	}
-	// A sweep is of all workspaces, so these must not see each other's files.
+	// A sweep is of all workspaces, so these tests must not share their files.
 	for _, c := range []struct {
 		name string
 		test func(suite, *testing.T, context.Context)
 	}{
-		{"ASweepTakesWhatIsOverAndNothingElse", suite.sweepTakesWhatIsOver},
+		{"ASweepDeletesWhatIsDueAndNothingElse", suite.sweepDeletesWhatIsDue},
 		{"SweepersShareTheWork", suite.sweepersShare},
-		{"ASweepHurtsNobody", suite.sweepRaces},
+		{"ASweepDisturbsNoReader", suite.sweepRaces},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -12,7 +12,7 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// age makes it look as if all that happened to the file had happened earlier.
+// age moves everything that happened to the file into the past.
 func (s suite) age(t *testing.T, ctx context.Context, f pendinguploads.File, by time.Duration) {
 	t.Helper()
 	if err := s.Age(ctx, f.ID, by); err != nil {
@@ -20,7 +20,7 @@ func (s suite) age(t *testing.T, ctx context.Context, f pendinguploads.File, by 
 	}
 }
 
-// sweepAll sweeps until there is no more.
+// sweepAll sweeps until More is not set.
 func (s suite) sweepAll(ctx context.Context, retention time.Duration) (pendinguploads.Swept, error) {
 	var all pendinguploads.Swept
 	for {
@@ -37,7 +37,7 @@ func (s suite) sweepAll(ctx context.Context, retention time.Duration) (pendingup
 
 func (s suite) mustSweep(t *testing.T, ctx context.Context, retention time.Duration, want pendinguploads.Swept) {
 	t.Helper()
-	for range 2 { // to look deletes nothing
+	for range 2 { // Sweepable deletes nothing
 		if due, err := s.Storage.Sweepable(ctx, retention); err != nil || due != want {
 			t.Errorf("Sweepable(%s): %+v, %v; want %+v", retention, due, err, want)
 		}
@@ -53,19 +53,19 @@ func (s suite) mustSweep(t *testing.T, ctx context.Context, retention time.Durat
 	}
 }
 
-func (s suite) sweepTakesWhatIsOver(t *testing.T, ctx context.Context) {
+func (s suite) sweepDeletesWhatIsDue(t *testing.T, ctx context.Context) {
 	s.mustSweep(t, ctx, 0, pendinguploads.Swept{})
 	const big = 2*mib + 1
 	type want int
 	const (
 		stays     want = iota // whatever the retention
-		stillThen             // with a retention of an hour, but not with none
+		stillThen             // with a retention of an hour, but not of 0
 		goes
 	)
 	var files []pendinguploads.File
 	var wants []want
 	add := func(w want, do ...func(pendinguploads.File)) {
-		_, f := s.stageOne(t, ctx, uuid.New(), big+len(files)) // each has another size
+		_, f := s.stageOne(t, ctx, uuid.New(), big+len(files)) // all sizes differ
 		for _, d := range do {
 			d(f)
 		}
@@ -117,7 +117,7 @@ func (s suite) sweepTakesWhatIsOver(t *testing.T, ctx context.Context) {
 		}
 	}
 	s.mustSweep(t, ctx, 1000*time.Hour+time.Minute, pendinguploads.Swept{
-		Expired: 3, ExpiredBytes: files[9].Size + files[10].Size + files[11].Size, // which no retention keeps
+		Expired: 3, ExpiredBytes: files[9].Size + files[10].Size + files[11].Size, // whatever the retention
 	})
 	wants[9], wants[10], wants[11] = 3, 3, 3
 	s.mustSweep(t, ctx, time.Hour, total(goes))
@@ -126,7 +126,7 @@ func (s suite) sweepTakesWhatIsOver(t *testing.T, ctx context.Context) {
 	check(stillThen)
 }
 
-// Several at once take a file each once, together all of them.
+// Several sweeps at the same time delete each file once, and together all of them.
 func (s suite) sweepersShare(t *testing.T, ctx context.Context) {
 	const workspaces, each = 8, 80
 	var want pendinguploads.Swept
@@ -174,10 +174,9 @@ func (s suite) sweepersShare(t *testing.T, ctx context.Context) {
 	s.mustSweep(t, ctx, 0, pendinguploads.Swept{})
 }
 
-// Files are acknowledged, expire and are read while they are swept. Nobody sees another error
-// than that a file is gone, and nobody less than all of it with a clean end. In each round it
-// is over a little later, after 0, 1, 2 … of the reads. Where a read is over too soon to be cut
-// often, there are more rounds.
+// Files are acknowledged, expire and are read while they are swept. The only error is that a file is gone,
+// and no reader gets less than all of it with io.EOF. In each round the file ends a little later, after 0,
+// 1, 2 … of the reads. Where reads are too fast to be cut often, there are more rounds.
 func (s suite) sweepRaces(t *testing.T, ctx context.Context) {
 	const enough, atMost, readers = 40, 400, 4
 	var swept, firsts, expired, read atomic.Int64

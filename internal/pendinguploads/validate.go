@@ -6,9 +6,9 @@ import (
 	"github.com/molecule-ai/platform/internal/uploadname"
 )
 
-// check refuses what no workspace should be offered, before anything is written. Every
-// Storage calls it first.
-func (l Limits) check(files []NewFile) error {
+// validate checks the descriptions of the files of an upload. Every Storage calls it first, before
+// it writes anything.
+func (l Limits) validate(files []NewFile) error {
 	var total int64
 	for _, f := range files {
 		total += f.Size
@@ -30,4 +30,12 @@ func (l Limits) check(files []NewFile) error {
 		}
 	}
 	return nil
+}
+
+// totalBytes returns the size of the files together.
+func totalBytes(files []NewFile) (bytes int64) {
+	for _, f := range files {
+		bytes += f.Size
+	}
+	return bytes
 }
