@@ -43,7 +43,7 @@ func (withoutReclaim) Reclaim(context.Context) error { return nil }
 // the schema's, and with the sweep's reclaim in addition.
 func measureChurn(ctx context.Context, o options, p *platform) error {
 	w := tabwriter.NewWriter(o.output, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "GiB on disk after round\tPostgreSQL's settings\tthe schema's\tand the sweep's VACUUM\t")
+	fmt.Fprintln(w, "GiB on disk after round\tPostgreSQL's defaults\tschema's settings\twith the sweep's VACUUM\t")
 	columns := make([][]int64, 3)
 	settings := make(map[string]string)
 	for _, table := range []string{"pending_uploads", "pending_upload_chunks"} {
@@ -110,7 +110,7 @@ func measureChurn(ctx context.Context, o options, p *platform) error {
 	if highest > churnTarget {
 		verdict = "MISSED"
 	}
-	_, err := fmt.Fprintf(o.output, "at most %.2f GiB (%.2f) %s\n", float64(highest)/(1<<30), float64(churnTarget)/(1<<30), verdict)
+	_, err := fmt.Fprintf(o.output, "maximum %.2f GiB, target %.2f GiB: %s\n", float64(highest)/(1<<30), float64(churnTarget)/(1<<30), verdict)
 	return err
 }
 

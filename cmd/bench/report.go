@@ -148,7 +148,7 @@ func (f *caseResult) compareTargets() string {
 		if !holds {
 			word = "MISSED"
 		}
-		verdicts = append(verdicts, fmt.Sprintf("%s %.3g (%.3g) %s", name, got, want, word))
+		verdicts = append(verdicts, fmt.Sprintf("%s %.3g, target %.3g: %s", name, got, want, word))
 	}
 	if f.target > 0 {
 		got, _, _ := f.ratio(f.Limit)
