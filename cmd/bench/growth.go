@@ -23,8 +23,8 @@ const (
 	rowsPerWorkspace  = 100
 	filesPerWorkspace = 10
 
-	// askedWorkspaces is the number of workspaces that poll, growthWorkers the number of those that get uploads, so that
-	// the polls stay empty. A small database has no other workspaces.
+	// askedWorkspaces is the number of workspaces that poll, growthWorkers the number of those that get uploads, so
+	// that the polls stay empty. A small database has no other workspaces.
 	askedWorkspaces = 32
 	growthWorkers   = 4
 

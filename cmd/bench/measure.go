@@ -35,8 +35,8 @@ type benchCase struct {
 	besideWorkers int
 }
 
-// An operation does one thing once; worker and item count from 0. It may set fields of s; otherwise only its duration is
-// recorded.
+// An operation does one thing once; worker and item count from 0. It may set fields of s; otherwise only its duration
+// is recorded.
 type operation func(ctx context.Context, p *platform, worker, item int, s *sample) error
 
 // A sample is one operation.

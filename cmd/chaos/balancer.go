@@ -66,13 +66,13 @@ func (b *balancer) close() error {
 // builds are the two binaries between which platforms are rolled; they may be the same. A run starts with the old one.
 type builds struct {
 	paths    [2]string // old, new
-	present  int       // which of them runs
+	present  int       // index of the running one
 	migrated bool      // the schema is the new one's
-	older    bool      // the old one's schema is another
-	drains   [2]bool   // it tells the balancer before it stops
+	older    bool      // the old one has an older schema
+	drains   [2]bool   // it supports --drain-delay
 }
 
-// newBuilds looks at both. old may be "": then it is the same.
+// newBuilds inspects both binaries. old may be "": then both are the same.
 func newBuilds(binary, old string) (*builds, error) {
 	if old == "" {
 		old = binary
@@ -84,16 +84,16 @@ func newBuilds(binary, old string) (*builds, error) {
 			return nil, fmt.Errorf("%s: %w\n%s", path, err, help)
 		}
 		b.drains[i] = bytes.Contains(help, []byte("--drain-delay"))
-		// Keys came with a later migration than the first that a run can begin with.
+		// Idempotency keys need a later migration than the oldest supported build has.
 		b.older = b.older || !bytes.Contains(help, []byte("--quota-bytes"))
 	}
 	return b, nil
 }
 
-// smooth reports whether nobody should notice when the present build is stopped in order.
+// graceful reports whether no request may fail when the present build is stopped gracefully.
 func (b *builds) graceful() bool { return b != nil && b.drains[b.present] }
 
-// keyless reports whether some build does not know keys of uploads.
+// keyless reports whether one of the builds does not support Idempotency-Key.
 func (b *builds) keyless() bool { return b != nil && b.older }
 
 // roll replaces the platforms one after the other by the other build. Before the first roll, the new build migrates the

@@ -79,8 +79,8 @@ func (p *process) fetch(t *testing.T, w servertest.Workspace, id string, header 
 	return p.call(t, servertest.Request{Path: pending(w.ID) + "/" + id + "/content", Token: w.Token, Header: header})
 }
 
-// post is upload for concurrent use and for a platform that may be killed: it fails no test. The error is nil only if the
-// whole answer was read.
+// post is upload for concurrent use and for a platform that may be killed: it fails no test. The error is nil only if
+// the whole answer was read.
 func (p *process) post(client *http.Client, w servertest.Workspace, contentType string, body io.Reader) (status int, files []stagedFile, err error) {
 	request, err := http.NewRequest(http.MethodPost, p.url+uploads(w.ID), body)
 	if err != nil {

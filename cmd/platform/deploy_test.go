@@ -21,8 +21,8 @@ import (
 // postgresVariables are the variables of PostgreSQL's image that are used.
 var postgresVariables = []string{"POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "POSTGRES_INITDB_ARGS"}
 
-// Planted faults: a misspelt variable in compose.yaml, in config.yaml, in platform.env, in the image; a value that is not
-// a number; a variable that PostgreSQL's image does not have; an unused one in .env.example.
+// Planted faults: a misspelt variable in compose.yaml, in config.yaml, in platform.env, in the image; a value that is
+// not a number; a variable that PostgreSQL's image does not have; an unused one in .env.example.
 func TestDeploy_EveryVariableIsASettingWithAGoodValue(t *testing.T) {
 	t.Parallel()
 	for _, r := range recipes(t) {
@@ -72,8 +72,8 @@ func TestDeploy_EveryVariableIsASettingWithAGoodValue(t *testing.T) {
 	}
 }
 
-// Planted faults: memory: 512Mi; GOMEMLIMIT above the limit; MAX_DOWNLOADS, and so the sum, raised; SPOOL_BYTES above the
-// spool's size; nofile and LimitNOFILE below MAX_WAITS; TimeoutStopSec=30; a grace period that preStop uses up.
+// Planted faults: memory: 512Mi; GOMEMLIMIT above the limit; MAX_DOWNLOADS, and so the sum, raised; SPOOL_BYTES above
+// the spool's size; nofile and LimitNOFILE below MAX_WAITS; TimeoutStopSec=30; a grace period that preStop uses up.
 func TestDeploy_LimitsHoldWhatTheSettingsLetIn(t *testing.T) {
 	t.Parallel()
 	for _, r := range recipes(t) {
@@ -112,7 +112,8 @@ func bytesOf(t *testing.T, s string) uint64 {
 	return n
 }
 
-// Planted faults: 'migrate upp' in compose.yaml, 'migrate status' in migrate.yaml, 'server' in the unit, 'health' in the health check.
+// Planted faults: 'migrate upp' in compose.yaml, 'migrate status' in migrate.yaml, 'server' in the unit, 'health' in
+// the health check.
 func TestDeploy_CommandsAreThoseOfThePlatform(t *testing.T) {
 	t.Parallel()
 	want := func(where string, args []string, command string) {

@@ -30,8 +30,8 @@ const (
 	largest   = 3 << 20
 )
 
-// The platform is killed at 50 random moments under uploads. Files answered with 200 must be there; an upload without an
-// answer must be there completely or not at all.
+// The platform is killed at 50 random moments under uploads. Files answered with 200 must be there; an upload without
+// an answer must be there completely or not at all.
 func TestKill_UnderUploadsKeepsEvery200AndAnnouncesNothingElse(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.New(t)

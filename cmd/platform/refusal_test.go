@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// startLimit bounds the time until the platform reports that it cannot start; it waits 10 s for a database that does
-	// not answer.
+	// startLimit bounds the time until the platform reports that it cannot start; it waits 10 s for a database that
+	// does not answer.
 	startLimit = 20 * time.Second
 
 	password = "correct-horse"

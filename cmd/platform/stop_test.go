@@ -112,8 +112,8 @@ type uploadAnswer struct {
 	err    error
 }
 
-// beginUpload returns when the platform reads the upload's body: the client sends Expect: 100-continue, and the platform
-// answers when it first reads the body.
+// beginUpload returns when the platform reads the upload's body: the client sends Expect: 100-continue, and the
+// platform answers when it first reads the body.
 func (p *process) beginUpload(t *testing.T, w servertest.Workspace, name string) *slowUpload {
 	t.Helper()
 	r, body := io.Pipe()

@@ -48,8 +48,8 @@ func TestMemory_HeldPollsCostLittle(t *testing.T) {
 	}
 }
 
-// holds waits until the process holds n polls. The metric counts polls that still query the database, so two checks in a
-// row must find no query.
+// holds waits until the process holds n polls. The metric counts polls that still query the database, so two checks in
+// a row must find no query.
 func (p *process) holds(t *testing.T, n int) {
 	t.Helper()
 	idle := 0

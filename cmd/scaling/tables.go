@@ -6,8 +6,8 @@ import (
 	"math"
 )
 
-// tables prints the costs, and the load of a hundredth, a tenth and all of the workspaces, with their files in PostgreSQL
-// and in a bucket.
+// tables prints the costs, and the load of a hundredth, a tenth and all of the workspaces, with their files in
+// PostgreSQL and in a bucket.
 func tables(w io.Writer, a assumptions, c costs) {
 	fmt.Fprintf(w, "\nProcessor time of an operation in ms (%s):\n\n| | upload | each further MiB | download | each further MiB | ack | empty poll | heartbeat | check of 500 inboxes |\n|---|---|---|---|---|---|---|---|---|\n", c.Source)
 	all := []cost{c.Upload, c.UploadMiB, c.Fetch, c.FetchMiB, c.Ack, c.Poll, c.Heartbeat, c.InboxCheck}

@@ -151,9 +151,9 @@ func followCursor(t *testing.T, c *testcluster.Cluster) {
 	}
 }
 
-// roll replaces all replicas under load. Planted fault: a replica that neither delays its stop nor waits for requests in
-// flight. Both must be planted, because either one alone fails no request: HAProxy sends a request whose connection was
-// refused to another replica, and a replica that got no request for 4 s has none in flight.
+// roll replaces all replicas under load. Planted fault: a replica that neither delays its stop nor waits for requests
+// in flight. Both must be planted, because either one alone fails no request: HAProxy sends a request whose connection
+// was refused to another replica, and a replica that got no request for 4 s has none in flight.
 func roll(t *testing.T, c *testcluster.Cluster) {
 	f := startTraffic(t, c.URL, 6)
 	f.awaitSuccesses(t, 100)

@@ -13,7 +13,8 @@ import (
 )
 
 // The primary is lost under load, and its synchronous standby promoted. The replicas find the new primary without help,
-// because DATABASE_URL names both. Everything answered with 200 is there once, and every poller goes on from its cursor.
+// because DATABASE_URL names both. Everything answered with 200 is there once, and every poller goes on from its
+// cursor.
 //
 // Planted fault: no synchronous_standby_names, and the standby's receiver stopped (SIGSTOP) until the primary is lost.
 func TestFailover_LosesNothingThatWasAnswered(t *testing.T) {
@@ -61,8 +62,8 @@ func TestFailover_LosesNothingThatWasAnswered(t *testing.T) {
 	}
 }
 
-// Without its standby, PostgreSQL lets a commit wait. If the wait is cancelled, it reports the commit as successful with
-// a warning. The data is then on one machine only, so the platform must not answer 200. Planted fault: the warning
+// Without its standby, PostgreSQL lets a commit wait. If the wait is cancelled, it reports the commit as successful
+// with a warning. The data is then on one machine only, so the platform must not answer 200. Planted fault: the warning
 // ignored (internal/synced).
 func TestFailover_WithoutTheStandbyNoWriteIsAcknowledged(t *testing.T) {
 	t.Parallel()

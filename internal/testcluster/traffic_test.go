@@ -70,8 +70,8 @@ func startTraffic(t *testing.T, base string, n int) *traffic {
 	return f
 }
 
-// end stops the uploads, reads all inboxes to their end, and checks that every file answered with 200 is there once, and
-// no other more than once.
+// end stops the uploads, reads all inboxes to their end, and checks that every file answered with 200 is there once,
+// and no other more than once.
 func (f *traffic) end(t *testing.T) (requests int, failed []failure) {
 	t.Helper()
 	f.stop()
@@ -146,7 +146,8 @@ func (f *traffic) upload(w *inbox, name string) {
 	w.answered[name] = ok
 }
 
-// poll requests the rows after the cursor, handles them, and returns their number. Only the workspace's poller calls it.
+// poll requests the rows after the cursor, handles them, and returns their number. Only the workspace's poller calls
+// it.
 func (f *traffic) poll(w *inbox, wait int) int {
 	path := fmt.Sprintf("/activity?limit=20&wait=%d", wait)
 	if w.last == "" {
