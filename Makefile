@@ -1,11 +1,11 @@
-# The front door. `make help` lists what there is; CI runs `make test` and nothing else.
+# `make help` lists the targets. CI runs `make test` and nothing else.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
 
-# go.mod names the toolchain; an older Go from 1.21 on fetches it.
+# go.mod names the toolchain; Go 1.21 and later downloads it.
 export GOTOOLCHAIN := auto
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -21,17 +21,17 @@ help: ## List the targets.
 
 .PHONY: run
 run: export LOG_FORMAT ?= text
-run: setup build ## Set up, build and serve on 127.0.0.1:8080 with a private PostgreSQL under ./data.
+run: setup build ## Set up, build and serve on 127.0.0.1:8080, with a private PostgreSQL in ./data.
 	@exec bin/platform serve
 
-# Ctrl-C stops all of it. CLUSTER takes flags, such as CLUSTER='-replicas 5 -addr 127.0.0.1:9000'.
+# Ctrl-C stops everything. CLUSTER sets flags, such as CLUSTER='-replicas 5 -addr 127.0.0.1:9000'.
 .PHONY: cluster
-cluster: setup-cluster build ## Serve on 127.0.0.1:8080 with three replicas behind HAProxy, on one throw-away PostgreSQL.
+cluster: setup-cluster build ## Serve on 127.0.0.1:8080 with three replicas behind HAProxy and a temporary PostgreSQL.
 	go build -trimpath -o bin/cluster ./cmd/trycluster
 	@exec bin/cluster -platform bin/platform $(CLUSTER)
 
 .PHONY: test
-test: setup-test lint test-go coverage test-python ## Everything that CI runs: set-up, lint, all tests, coverage.
+test: setup-test lint test-go coverage test-python ## Run what CI runs: set-up, lint, all tests, coverage.
 
 # Without symbols, which only a debugger needs, and without gin's MessagePack, which nothing here uses: 6 MB.
 .PHONY: build
@@ -39,7 +39,7 @@ build: setup-go ## Build bin/platform.
 	go build -trimpath -tags nomsgpack -ldflags '-s -w -X main.version=$(VERSION)' -o bin/platform ./cmd/platform
 
 .PHONY: migrate
-migrate: build ## Migrate the database of DATABASE_URL; ARGS='up', 'down 1' or 'status'.
+migrate: build ## Migrate the database of DATABASE_URL; ARGS is 'up' (default), 'down N' or 'status'.
 	@bin/platform migrate $(ARGS)
 
 .PHONY: lint
@@ -53,16 +53,16 @@ lint: setup-go .venv/ready ## Check form and sense of the Go and Python code.
 	$(PYTHON) -m ruff format --check workspace
 	cd workspace && ../$(PYTHON) -m mypy --strict .
 
-# Never from the cache: it does not know that PostgreSQL or Python has changed or is gone.
+# -count 1: Go's test cache does not notice a changed or missing PostgreSQL or Python.
 .PHONY: test-go
-test-go: setup-test ## The Go tests, on a real PostgreSQL that they start themselves.
+test-go: setup-test ## Run the Go tests, on a temporary PostgreSQL that they start.
 	go tool gotestsum --format pkgname-and-test-fails -- -race -count 1 -timeout 12m -covermode atomic -coverprofile coverage.out ./...
 
-# The storage is the part that must not lose a file: there is no line of it that no test runs.
+# The storage must not lose a file, so the tests must run every statement of it.
 COVERED := pendinguploads spool uploadname
 
 .PHONY: coverage
-coverage: ## Check that the last test run covered every statement of the storage: COVERED in this Makefile.
+coverage: ## Check that the last `make test-go` covered every statement of the storage.
 	@for package in $(COVERED); do \
 		awk -v package="internal/$$package" '$$0 ~ "/" package "/[a-z0-9_]+[.]go:" { all += $$(NF-1); if ($$NF == 0) { print "not covered:", $$1; missed += $$(NF-1) } } \
 		END { if (!all) { print "no coverage of " package " in coverage.out"; exit 1 } \
@@ -70,36 +70,36 @@ coverage: ## Check that the last test run covered every statement of the storage
 	done
 
 .PHONY: test-python
-test-python: .venv/ready build ## The Python tests, on the platform as it is built.
+test-python: .venv/ready build ## Run the Python tests, against the compiled platform.
 	cd workspace && ../$(PYTHON) -m pytest -q -n 3 --dist worksteal
 
 .PHONY: demo
-demo: setup-postgres build .venv/ready ## See files arrive: a throw-away platform, two workspaces, and a table.
+demo: setup-postgres build .venv/ready ## Demonstrate delivery: a temporary platform, two workspaces, a table of results.
 	@exec $(PYTHON) workspace/devtools/demo.py
 
-# What is given on make's command line is in the environment of what it runs.
+# make exports the variables of its command line, so demo.py finds BASE_URL and the others in its environment.
 .PHONY: e2e
-e2e: .venv/ready ## The same against a platform that runs: BASE_URL=... ADMIN_TOKEN=... [PUSH_LISTEN=host:port].
+e2e: .venv/ready ## Run the demo against a running platform: BASE_URL=... ADMIN_TOKEN=... [PUSH_LISTEN=host:port].
 	@exec $(PYTHON) workspace/devtools/demo.py e2e
 
 .PHONY: fuzz
-fuzz: setup-test ## Run every fuzz target for FUZZTIME (20s).
+fuzz: setup-test ## Run every fuzz test for FUZZTIME (default 20s).
 	@grep -rlE '^func Fuzz' internal --include '*_test.go' | xargs -n1 dirname | sort -u | while read -r dir; do \
 		grep -hoE '^func Fuzz\w+' $$dir/*_test.go | sed 's/func //' | while read -r target; do \
 			echo "$$dir $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) ./$$dir; \
 		done; \
 	done
 
-# Linux; as root it also fills a small file system that it mounts. SEED=0 is a new one.
+# Linux only. As root it also mounts a small file system and fills it. SEED=0 chooses a new seed.
 .PHONY: chaos
-chaos: setup build ## Break everything around two platforms for LENGTH (10m), with SEED, and check what they promise.
+chaos: setup build ## Inject faults into two platforms for LENGTH (default 10m), with SEED, and check that no file is lost.
 	go build -trimpath -o bin/chaos ./cmd/chaos
 	@bin/chaos -platform bin/platform -length $(LENGTH) -seed $(SEED)
 
-# OLD is a commit whose build the run begins with; its platforms are rolled to the present one and back. The oldest is
-# the one that folded the migrations, with 20260701100000_quotas_events_objects.
+# OLD is a commit: the run starts with its build, and the platforms are rolled to the current build and back.
+# The oldest possible OLD is the commit that folded the migrations into 20260701100000_quotas_events_objects.
 .PHONY: chaos-cluster
-chaos-cluster: setup-cluster build ## The same with three platforms behind HAProxy, which are also rolled; from the commit OLD, if given.
+chaos-cluster: setup-cluster build ## Inject faults into three platforms behind HAProxy, with rolling upgrades from the commit OLD, if given.
 	go build -trimpath -o bin/chaos ./cmd/chaos
 	@old=(); if [ -n '$(OLD)' ]; then \
 		tree=$$(mktemp -d); trap 'git worktree remove --force "$$tree"' EXIT; git worktree add --quiet --detach "$$tree" '$(OLD)'; \
@@ -107,40 +107,39 @@ chaos-cluster: setup-cluster build ## The same with three platforms behind HAPro
 	fi; \
 	bin/chaos -platform bin/platform -replicas 3 -balancer haproxy "$${old[@]}" -length $(LENGTH) -seed $(SEED)
 
-# BENCH takes flags, such as BENCH='-only upload -rounds 5'; bin/bench -help lists them.
+# BENCH sets flags, such as BENCH='-only upload -rounds 5'; bin/bench -help lists them.
 .PHONY: bench
-bench: setup build bin/bench ## Measure the platform beside PostgreSQL alone, on a quiet machine.
+bench: setup build bin/bench ## Compare the platform's speed with bare PostgreSQL's. Use an idle machine.
 	@bin/bench -platform bin/platform -json bin/bench.json -svg bin/bench.svg $(BENCH)
 
 .PHONY: bench-growth
-bench-growth: setup build bin/bench ## Measure it with a million rows beside it with few.
+bench-growth: setup build bin/bench ## Compare the platform's speed with a million rows and with few.
 	@bin/bench -platform bin/platform -growth $(BENCH)
 
 .PHONY: bench-churn
-bench-churn: setup build bin/bench ## Measure what 10 x 2 GiB of files that come and go take on disk.
+bench-churn: setup build bin/bench ## Measure the disk space after 10 x 2 GiB of files were staged and deleted.
 	@bin/bench -platform bin/platform -churn 10
 
 .PHONY: bench-stores
-bench-stores: setup build bin/bench bin/versitygw ## Measure large files in a folder and in S3 beside PostgreSQL.
+bench-stores: setup build bin/bench bin/versitygw ## Compare large files in a folder, in S3 and in PostgreSQL.
 	@bin/bench -platform bin/platform -stores -s3 bin/versitygw $(BENCH)
 
 .PHONY: bench-compare
-bench-compare: setup build bin/bench ## Measure it beside the commit BASE.
-	@test -n '$(BASE)' || { echo "Say which commit: make bench-compare BASE=HEAD~1"; exit 1; }
+bench-compare: setup build bin/bench ## Compare the platform's speed with that of the commit BASE.
+	@test -n '$(BASE)' || { echo "BASE is empty; write, for example, make bench-compare BASE=HEAD~1"; exit 1; }
 	@tree=$$(mktemp -d); trap 'git worktree remove --force "$$tree"' EXIT; git worktree add --quiet --detach "$$tree" '$(BASE)'; \
 	(cd "$$tree" && go build -trimpath -o '$(CURDIR)/bin/platform-base' ./cmd/platform); \
 	bin/bench -platform bin/platform -base bin/platform-base $(BENCH)
 
 .PHONY: scaling
-scaling: setup-go ## Compute docs/scaling.md anew, with the costs that the last `make bench` measured.
+scaling: setup-go ## Update docs/scaling.md with the costs that the last `make bench` measured.
 	go run ./cmd/scaling -bench bin/bench.json -write
 
 .PHONY: bin/bench
 bin/bench:
 	go build -trimpath -o bin/bench ./cmd/bench
 
-# Set-up. What is there is left alone; what is missing is installed where the machine has apt,
-# and otherwise named in a sentence.
+# Set-up installs only what is missing. Without apt it prints what to install.
 
 INSTALL = sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	install() { \
@@ -159,14 +158,14 @@ INSTALL = sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	}
 
 .PHONY: setup
-setup: setup-go setup-postgres setup-curl ## Install what `make run` needs and is not there.
+setup: setup-go setup-postgres setup-curl ## Install the missing prerequisites of `make run`.
 
 .PHONY: setup-go
 setup-go:
 	@command -v go >/dev/null || { echo "Please install Go 1.21 or later (https://go.dev/dl) and try again."; exit 1; }
-	@go version >/dev/null || { echo "The Go toolchain that go.mod names cannot be fetched; install it, or allow go to download it."; exit 1; }
+	@go version >/dev/null || { echo "The Go toolchain of go.mod cannot be downloaded; install it, or allow go to download it."; exit 1; }
 
-# Debian's package would also make a database of its own and start it: nobody asked for one.
+# create_main_cluster = false: Debian's package would otherwise create and start a database server.
 .PHONY: setup-postgres
 setup-postgres:
 	@$(INSTALL); \
@@ -181,13 +180,13 @@ setup-postgres:
 		install "the PostgreSQL server, 14 or later," postgresql; \
 	fi
 
-# What `make run` prints to paste is curl commands.
+# `make run` prints curl commands to paste.
 .PHONY: setup-curl
 setup-curl:
 	@$(INSTALL); command -v curl >/dev/null || install curl curl ca-certificates
 
-# What stands around replicas in tests and in `make cluster`. Debian's packages would also start and enable
-# services; install_stopped prevents that.
+# HAProxy and PgBouncer, for tests and `make cluster`. install_stopped keeps Debian's packages from starting
+# and enabling services.
 .PHONY: setup-cluster
 setup-cluster: setup
 	@$(INSTALL); missing=(); \
@@ -200,7 +199,7 @@ setup-cluster: setup
 setup-promtool:
 	@$(INSTALL); command -v promtool >/dev/null || install_stopped "promtool, which is part of Prometheus," prometheus
 
-# The S3 server that the tests start. It is no part of the platform, so it is not in go.mod.
+# The S3 server that the tests start. The platform does not import it, so it is not in go.mod.
 VERSITYGW := v1.8.0
 
 bin/versitygw: Makefile
@@ -223,5 +222,5 @@ setup-test: setup-cluster setup-promtool bin/versitygw .venv/ready
 	@touch $@
 
 .PHONY: clean
-clean: ## Remove what was built; the data folder stays.
+clean: ## Remove what was built. ./data is kept.
 	rm -rf bin .venv coverage.out

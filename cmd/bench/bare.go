@@ -15,8 +15,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// bareCommand makes this program a server of the bare handlers: gin, the queries that the platform
-// cannot do without, and nothing else. No checks, no logs, no metrics.
+// bareCommand makes this program a server of bare handlers: gin and the necessary queries, without checks, logs or
+// metrics.
 const bareCommand = "serve-bare"
 
 type bareServer struct{ access, page, ack, first, chunk *sql.Stmt }
@@ -28,7 +28,7 @@ func serveBare(addr, dsn string) error {
 	}
 	var b bareServer
 	for stmt, query := range map[**sql.Stmt]string{&b.access: rawAccess, &b.page: rawPage, &b.ack: rawAck, &b.first: rawFirst, &b.chunk: rawNext} {
-		if *stmt, err = db.Prepare(query); err != nil { //nolint:noctx // it is kept
+		if *stmt, err = db.Prepare(query); err != nil { //nolint:noctx // cached
 			return err
 		}
 	}
@@ -75,7 +75,7 @@ func (b *bareServer) acknowledge(c *gin.Context) {
 	c.JSON(http.StatusOK, gin.H{"acked": true})
 }
 
-// content writes each row as the driver has it, without a copy.
+// content writes each row as the driver returns it, without a copy.
 func (b *bareServer) content(c *gin.Context) {
 	ctx := c.Request.Context()
 	rows, err := b.first.QueryContext(ctx, c.Param("file_id"), c.Param("id"))
@@ -89,7 +89,7 @@ func (b *bareServer) content(c *gin.Context) {
 		}
 		_ = rows.Close()
 		if err != nil || !found {
-			return // who reads counts the bytes
+			return // the client notices, because it counts the bytes
 		}
 		rows, err = b.chunk.QueryContext(ctx, c.Param("file_id"), seq)
 	}
@@ -120,8 +120,8 @@ func startBare(ctx context.Context, dsn string) (*platform, error) {
 	return b, b.awaitStatus(ctx, "/", http.StatusNotFound)
 }
 
-// through makes c's operation go through the bare server instead of the platform. Its ratio is what
-// the platform's could be at most.
+// viaBareServer returns c with its operations sent to the bare server instead of the platform. Its ratio is the maximum
+// that the platform could reach.
 func (c benchCase) viaBareServer() benchCase {
 	servers := map[*platform]*platform{}
 	prepare, cleanup := c.prepare, c.cleanup

@@ -17,15 +17,15 @@ const (
 	kib = 1 << 10
 	mib = 1 << 20
 
-	// stagedBytes is how much is staged to be fetched, so that not all reads are of one file.
+	// stagedBytes is the size of all files staged for downloads, so that not all downloads read the same file.
 	stagedBytes = 200 * mib
 
-	// uploaders is how many workspaces are sent files in turn. Each has few that wait, as in life: to
-	// see whether there is room the platform looks at each of them.
+	// uploaders is the number of workspaces that get uploads in turn. Each has few unacknowledged files, as in
+	// production: the quota check reads all of them.
 	uploaders = 512
 )
 
-// sizes are those of the files, each with how many of them are there to be acknowledged.
+// sizes are the files' sizes, and the number of files to acknowledge in the ack cases.
 var sizes = []struct {
 	bytes, acks int
 }{{kib, 64}, {100 * kib, 64}, {5 * mib, 32}, {25 * mib, 16}, {100 * mib, 8}}
@@ -39,21 +39,21 @@ func formatSize(n int) string {
 	return fmt.Sprintf("%d MiB", n/mib)
 }
 
-// world is what a platform has for a case: workspaces, and files of theirs.
+// fixture is the data of a case: workspaces, and their files and cursors.
 type fixture struct {
 	workspaces []workspace
 	files      []uuid.UUID
 	cursors    []string
 }
 
-// A caseSet makes cases that share the same random bytes.
+// A caseSet creates cases that share the same random bytes.
 type caseSet struct{ data []byte }
 
 // allCases returns the cases of a run.
 func allCases() []benchCase {
 	s := caseSet{data: make([]byte, 100*mib)}
 	source := rand.NewChaCha8([32]byte{1})
-	_, _ = source.Read(s.data) // it never fails
+	_, _ = source.Read(s.data) // never fails
 	var cases []benchCase
 	for _, size := range sizes {
 		for _, n := range concurrencies {
@@ -78,7 +78,7 @@ func allCases() []benchCase {
 	return cases
 }
 
-// empty removes all files and rows, and has the disk done with what was written before.
+// empty removes all files and rows, and runs a checkpoint, so that earlier writes do not slow the next measurement.
 func empty(ctx context.Context, p *platform) error {
 	if _, err := p.db.ExecContext(ctx, `TRUNCATE pending_uploads, pending_upload_chunks, activity_logs, activity_counters, receipts, receipt_counters`); err != nil {
 		return err
@@ -115,7 +115,7 @@ func (s caseSet) uploadCase(size, workers int) benchCase {
 	return c
 }
 
-// staged prepares files of a size, as many as a case needs, each of the workspace of its number.
+// staged stages files of a size, distributed over the workspaces in turn.
 func (s caseSet) staged(ctx context.Context, p *platform, size, files, workspaces int) (*fixture, error) {
 	if err := empty(ctx, p); err != nil {
 		return nil, err
@@ -186,8 +186,8 @@ func (s caseSet) ackCase(size, files, workers int) benchCase {
 	}
 }
 
-// besideCase is small acks while as many large files are uploaded as the machine takes. Their limit
-// are the same without.
+// besideCase measures small acks while large files are uploaded as fast as the machine allows. The limit is the same
+// acks without the uploads.
 func (s caseSet) besideCase() benchCase {
 	c := s.ackCase(kib, 64, 1)
 	fixtures := map[*platform][]workspace{}
@@ -207,7 +207,7 @@ func (s caseSet) besideCase() benchCase {
 	return c
 }
 
-// seen gives each workspace a message that it has read.
+// markAllRead gives each workspace one message, and sets its cursor to it.
 func (w *fixture) markAllRead(ctx context.Context, p *platform) error {
 	w.cursors = make([]string, len(w.workspaces))
 	ids := map[uuid.UUID]int{}
@@ -278,14 +278,13 @@ func pollCase(workers int) benchCase {
 	}
 }
 
-// A waiter is a poller that is held, over and over.
+// A waiter is a poller that repeats held polls.
 type waiter struct {
 	answered chan time.Time
 	failed   chan error
 }
 
-// wakeCase measures from the commit of a message to its being in the hands of the poller, while n
-// of them wait.
+// wakeCase measures the time from the commit of a message to its arrival at the poller, while n polls are held.
 func wakeCase(n int) benchCase {
 	fixtures := map[*platform]*fixture{}
 	waiting := map[*platform][]waiter{}
@@ -325,7 +324,7 @@ func wakeCase(n int) benchCase {
 			case err := <-waiting[p][i].failed:
 				return err
 			case <-time.After(time.Minute):
-				return fmt.Errorf("nobody was woken within a minute")
+				return fmt.Errorf("the held poll did not return within a minute")
 			}
 		},
 	}
@@ -338,7 +337,7 @@ func wakeCase(n int) benchCase {
 	return c
 }
 
-// waitAll has all workspaces wait, and returns when they do.
+// waitAll starts a held poll for every workspace, and returns when the platform holds all of them.
 func (p *platform) waitAll(ctx context.Context, w *fixture) ([]waiter, error) {
 	all := make([]waiter, len(w.workspaces))
 	slots := make(chan struct{}, 32)
@@ -346,7 +345,7 @@ func (p *platform) waitAll(ctx context.Context, w *fixture) ([]waiter, error) {
 		all[i] = waiter{answered: make(chan time.Time, 1), failed: make(chan error, 1)}
 		slots <- struct{}{}
 		go func() {
-			// Its connection first, so that thousands do not come at once.
+			// An immediate poll first, so that not thousands of connections are opened at once.
 			_, err := p.poll(ctx, w.workspaces[i], w.cursors[i], 0)
 			<-slots
 			for cursor := w.cursors[i]; err == nil; {
@@ -382,14 +381,13 @@ func (p *platform) gauge(ctx context.Context, name string) (value float64, err e
 	}
 	_, rest, found := strings.Cut(string(body), "\n"+name+" ")
 	if !found {
-		return 0, fmt.Errorf("there is no metric %s", name)
+		return 0, fmt.Errorf("the platform has no metric %s", name)
 	}
 	_, err = fmt.Sscanf(rest, "%g", &value)
 	return value, err
 }
 
-// sinceCommit makes s the time from the commit of the newest row of w, as PostgreSQL noted it, to
-// when it was read.
+// sinceCommit sets s to the time from the commit of w's newest row, as PostgreSQL recorded it, to read.
 func (p *platform) sinceCommit(ctx context.Context, w workspace, read time.Time, s *sample) error {
 	var committed time.Time
 	err := p.db.QueryRowContext(ctx, `SELECT pg_xact_commit_timestamp(xmin) FROM activity_logs WHERE workspace_id = $1 ORDER BY seq DESC LIMIT 1`,

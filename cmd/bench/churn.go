@@ -23,27 +23,27 @@ import (
 )
 
 const (
-	// churnBytes is what comes and goes in a round, by churnWriters at once.
+	// churnBytes is staged and deleted in each round, by churnWriters workers.
 	churnBytes   = 2 << 30
 	churnWriters = 4
 
-	// churnTarget is what the tables may take on disk: twice what they hold at most, and half a GiB.
+	// churnTarget is the maximum size of the tables on disk: twice the staged bytes, plus half a GiB.
 	churnTarget = 2*churnBytes + 512<<20
 )
 
-// churnSizes are those of the files, in turn.
+// churnSizes are the sizes of the files, in turn.
 var churnSizes = []int{4 * kib, 25 * mib, 100 * kib, 5 * mib, kib, 10 * mib, 64 * kib, mib}
 
-// lazy keeps the room of what was swept for PostgreSQL to find.
+// withoutReclaim leaves reclaiming the space of deleted files to autovacuum.
 type withoutReclaim struct{ pendinguploads.Storage }
 
 func (withoutReclaim) Reclaim(context.Context) error { return nil }
 
-// measureChurn fills and empties the tables, over and over, and tells how large they are then: with
-// PostgreSQL's own settings, with those of the schema, and with what the sweep does besides.
+// measureChurn fills and empties the tables repeatedly, and prints their size: with PostgreSQL's default settings, with
+// the schema's, and with the sweep's reclaim in addition.
 func measureChurn(ctx context.Context, o options, p *platform) error {
 	w := tabwriter.NewWriter(o.output, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "GiB on disk after round\tPostgreSQL's settings\tthe schema's\tand the sweep's VACUUM\t")
+	fmt.Fprintln(w, "GiB on disk after round\tPostgreSQL's defaults\tschema's settings\twith the sweep's VACUUM\t")
 	columns := make([][]int64, 3)
 	settings := make(map[string]string)
 	for _, table := range []string{"pending_uploads", "pending_upload_chunks"} {
@@ -110,15 +110,15 @@ func measureChurn(ctx context.Context, o options, p *platform) error {
 	if highest > churnTarget {
 		verdict = "MISSED"
 	}
-	_, err := fmt.Fprintf(o.output, "at most %.2f GiB (%.2f) %s\n", float64(highest)/(1<<30), float64(churnTarget)/(1<<30), verdict)
+	_, err := fmt.Fprintf(o.output, "maximum %.2f GiB, target %.2f GiB: %s\n", float64(highest)/(1<<30), float64(churnTarget)/(1<<30), verdict)
 	return err
 }
 
-// churn stages churnBytes.
+// churn stages churnBytes of files.
 func churn(ctx context.Context, storage pendinguploads.Storage) error {
 	data := make([]byte, 25*mib)
 	source := rand.NewChaCha8([32]byte{2})
-	_, _ = source.Read(data) // it never fails
+	_, _ = source.Read(data) // never fails
 	g, ctx := errgroup.WithContext(ctx)
 	for worker := range churnWriters {
 		g.Go(func() error {

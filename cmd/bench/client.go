@@ -22,19 +22,18 @@ import (
 	"github.com/lib/pq"
 )
 
-// client is what all workers share. Its connections stay open, as those of a browser and a
-// poller do.
+// client is shared by all workers. Its connections stay open, like a browser's and a poller's.
 var client = &http.Client{Transport: &http.Transport{
 	MaxIdleConnsPerHost: 20_000, IdleConnTimeout: 20 * time.Second, DisableCompression: true,
 }}
 
-// A workspace is one that polls.
+// A workspace is a poll-mode workspace.
 type workspace struct {
 	id    uuid.UUID
 	token string
 }
 
-// addWorkspaces makes n of them past the platform, for ten thousand requests take their time.
+// addWorkspaces inserts n workspaces into the database directly, which is faster than ten thousand requests.
 func (p *platform) addWorkspaces(ctx context.Context, n int) ([]workspace, error) {
 	added := make([]workspace, n)
 	ids, hashes := make([]uuid.UUID, n), make([][]byte, n)
@@ -54,7 +53,7 @@ func (p *platform) addWorkspaces(ctx context.Context, n int) ([]workspace, error
 	return added, err
 }
 
-// do sends a request and returns the answer, whose status is 200.
+// do sends a request and returns the answer. Any status but 200 is an error.
 func (p *platform) do(ctx context.Context, token, method, path, contentType string, body io.Reader, length int64) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, method, cmp.Or(p.bare, p.url)+path, body)
 	if err != nil {
@@ -112,7 +111,7 @@ func (p *platform) upload(ctx context.Context, w workspace, data []byte) error {
 
 var readBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
 
-// content fetches a file, and notes when its first byte was there.
+// content downloads a file, and sets s.first to the time until its first byte.
 func (p *platform) content(ctx context.Context, w workspace, file uuid.UUID, size int64, s *sample) error {
 	start := time.Now()
 	response, err := p.do(ctx, w.token, http.MethodGet, w.filePath(file)+"/content", "", nil, 0)
@@ -151,15 +150,14 @@ func (p *platform) ack(ctx context.Context, w workspace, file uuid.UUID) error {
 	return err
 }
 
-// send puts a message into the inbox of w.
+// send sends a message to w.
 func (p *platform) send(ctx context.Context, w workspace) error {
 	_, err := p.call(ctx, adminToken, http.MethodPost, "/workspaces/"+w.id.String()+"/a2a",
 		[]byte(`{"jsonrpc":"2.0","id":1,"method":"message/send","params":{"message":{"parts":[{"kind":"text","text":"hello"}]}}}`))
 	return err
 }
 
-// poll reads what is in the inbox after a row, and returns the id of the last row, or after if
-// there is none.
+// poll reads the rows after a cursor. It returns the id of the last row, or after if there is none.
 func (p *platform) poll(ctx context.Context, w workspace, after string, wait int) (string, error) {
 	path := fmt.Sprintf("/workspaces/%s/activity?type=a2a_receive&since_id=%s", w.id, after)
 	if wait > 0 {
@@ -179,4 +177,4 @@ func (p *platform) poll(ctx context.Context, w workspace, after string, wait int
 	return rows[len(rows)-1].ID, nil
 }
 
-var errRows = errors.New("the inbox has rows that it should not have")
+var errRows = errors.New("the inbox is not empty")

@@ -1,14 +1,12 @@
 //go:build linux
 
-// Command bench measures what the platform costs beside what PostgreSQL costs alone.
+// Command bench compares the platform's speed with a limit: PostgreSQL without the platform.
 //
-// It starts a private PostgreSQL that syncs, as a real one does, and the compiled platform on it,
-// and runs each case twice a round, the one right after the other: through the platform, as its
-// clients do, and at the limit: the same rows written or read through the same driver by as many
-// workers, without a platform, or a bare handler with the same queries. Client, platform and
-// PostgreSQL share the machine. A machine that is busy with something else slows both, so the
-// ratio of the two is the figure to look at; the table gives the median of the rounds and how far
-// they are apart.
+// It starts a private PostgreSQL, which syncs to disk, and the compiled platform on it. In each round it runs each case
+// twice, one right after the other: through the platform, with HTTP clients; and at the limit, where as many workers
+// read or write the same rows through the same driver, or call a bare handler with the same queries. Client, platform
+// and PostgreSQL share the machine. Other load on the machine slows both, so the ratio of the two is the figure to use.
+// The table shows the median of the rounds, and the lowest and highest value.
 //
-// It says nothing about a network between the parts, or about disks that other machines have.
+// The figures do not cover a network between the parts, or other machines' disks.
 package main

@@ -18,24 +18,24 @@ import (
 )
 
 const (
-	// What a grown database has: 100 rows and 10 files for each workspace.
+	// A grown database has 100 rows and 10 files per workspace.
 	grownWorkspaces   = 10_000
 	rowsPerWorkspace  = 100
 	filesPerWorkspace = 10
 
-	// askedWorkspaces are those of a database that are asked for something, growthWorkers those that
-	// are sent files, so that the others' polls stay empty. A small database has no others.
+	// askedWorkspaces is the number of workspaces that poll, growthWorkers the number of those that get uploads, so
+	// that the polls stay empty. A small database has no other workspaces.
 	askedWorkspaces = 32
 	growthWorkers   = 4
 
-	// sweptFiles is how many are due at a time.
+	// sweptFiles is the number of files that each sweep deletes.
 	sweptFiles = 64
 
-	// grownRatio is what must be left of the rate on a small database.
+	// grownRatio is the minimum ratio of the rate on a grown database to the rate on a small one.
 	grownRatio = 1 / 1.5
 )
 
-// measureGrowth measures what clients and the sweep do on a grown database, beside a small one.
+// measureGrowth compares the operations of clients and of the sweep on a grown and on a small database.
 func (r *report) measureGrowth(ctx context.Context, o options, s *stack, small *platform) error {
 	grown, err := s.startPlatform(ctx, o.binary, "grown")
 	if err != nil {
@@ -65,7 +65,7 @@ func (r *report) measureGrowth(ctx context.Context, o options, s *stack, small *
 	return nil
 }
 
-// grow fills the database for n workspaces, and returns those that are asked.
+// grow fills the database for n workspaces, and returns those that poll.
 func (p *platform) grow(ctx context.Context, n int) (*fixture, error) {
 	workspaces, err := p.addWorkspaces(ctx, n)
 	if err != nil {
@@ -73,7 +73,7 @@ func (p *platform) grow(ctx context.Context, n int) (*fixture, error) {
 	}
 	for _, statement := range []string{
 		fmt.Sprintf(`INSERT INTO activity_counters (workspace_id, last_seq) SELECT id, %d FROM workspaces`, rowsPerWorkspace),
-		// In the order in which they would have come: all workspaces' first rows first.
+		// In a realistic order: the first rows of all workspaces first.
 		fmt.Sprintf(`INSERT INTO activity_logs (workspace_id, seq, activity_type, target_id, method, summary, request_body, body_bytes, status, created_at)
 			SELECT w.id, n, 'a2a_receive', w.id, 'message/send', 'hello', '%s', 200, 'ok', now() - (%d - n) * interval '1 minute'
 			FROM generate_series(1, %[2]d) n, workspaces w`, rawBody, rowsPerWorkspace),
@@ -98,7 +98,7 @@ func (p *platform) grow(ctx context.Context, n int) (*fixture, error) {
 	return w, nil
 }
 
-// growthCases are run on the grown platform, and their limit is the small one.
+// growthCases run on the grown platform; their limit is the small one.
 func growthCases(asked map[*platform]*fixture, small *platform) []benchCase {
 	beside := func(op operation) (grown, limit operation) {
 		return op, func(ctx context.Context, _ *platform, worker, item int, s *sample) error {
@@ -170,7 +170,7 @@ func growthCases(asked map[*platform]*fixture, small *platform) []benchCase {
 
 var uploaded = make([]byte, kib)
 
-// unack makes all files wait again.
+// unack makes all files unacknowledged again.
 func unack(ctx context.Context, p *platform) error {
 	_, err := p.db.ExecContext(ctx, `UPDATE pending_uploads SET acked_at = NULL WHERE acked_at IS NOT NULL`)
 	return err

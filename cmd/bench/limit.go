@@ -12,10 +12,10 @@ import (
 	"github.com/google/uuid"
 )
 
-// chunkBytes is how the platform cuts files.
+// chunkBytes is the size of the chunks in which the platform stores files.
 const chunkBytes = 1 << 20
 
-// The statements of the limit: what the platform has to do to the database, and nothing else.
+// The statements of the limit: only what is necessary to store, read and acknowledge a file.
 const (
 	rawFile = `INSERT INTO pending_uploads (workspace_id, filename, mimetype, size_bytes, sha256, content, expires_at) ` +
 		`VALUES ($1, 'bench.bin', 'application/octet-stream', $2, $3, $4, now() + interval '1 day') RETURNING file_id`
@@ -38,7 +38,7 @@ const (
 		`WHERE workspace_id = $1 AND activity_type = 'a2a_receive' AND seq > (SELECT seq FROM activity_logs WHERE id = $2 AND workspace_id = $1) ORDER BY seq LIMIT 100`
 )
 
-// statements are prepared once, which is the fastest that lib/pq can do.
+// statements caches prepared statements, the fastest way with lib/pq.
 type statements struct {
 	mu   sync.Mutex
 	made map[*sql.DB]map[string]*sql.Stmt
@@ -52,7 +52,7 @@ func (s *statements) get(db *sql.DB, query string) (*sql.Stmt, error) {
 	if stmt := s.made[db][query]; stmt != nil {
 		return stmt, nil
 	}
-	stmt, err := db.Prepare(query) //nolint:noctx // it is kept
+	stmt, err := db.Prepare(query) //nolint:noctx // cached
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func (s *statements) get(db *sql.DB, query string) (*sql.Stmt, error) {
 const rawBody = `{"file_id":"00000000-0000-0000-0000-000000000000","name":"bench.bin","mimeType":"application/octet-stream","size":1024,` +
 	`"uri":"platform-pending:00000000-0000-0000-0000-000000000000/00000000-0000-0000-0000-000000000000","sha256":"0000000000000000000000000000000000000000000000000000000000000000"}`
 
-// rawStage writes the rows of a file and its announcement, as durably as the platform does.
+// rawStage inserts the rows of a file and its inbox row, as durably as the platform.
 func (p *platform) rawStage(ctx context.Context, w workspace, data []byte) (file uuid.UUID, err error) {
 	digest := [sha256.Size]byte{} // the limit does not compute it
 	tx, err := p.writes.BeginTx(ctx, nil)
@@ -110,7 +110,7 @@ func (p *platform) rawRead(ctx context.Context, w workspace, file uuid.UUID, siz
 		args  []any
 	}{{rawFirst, []any{file, w.id}}, {rawChunks, []any{file}}} {
 		if got == size && size > 0 {
-			break // nothing is in chunks
+			break // the file has no chunks
 		}
 		stmt, err := prepared.get(p.db, q.query)
 		if err != nil {

@@ -18,19 +18,19 @@ import (
 	"github.com/molecule-ai/platform/internal/embeddedpg"
 )
 
-// options are what a run goes by.
+// options configure a run.
 type options struct {
 	binary string
 	rounds int
 	length time.Duration  // of one measurement
 	only   *regexp.Regexp // cases
 	growth bool
-	churn  int    // rounds
-	stores bool   // files in stores beside those in PostgreSQL
-	s3     string // the S3 server's binary; "": none
+	churn  int    // rounds of staging and deleting; 0: another benchmark
+	stores bool   // compare object stores with PostgreSQL
+	s3     string // path of the S3 server's binary; "": no S3
 	json   string
 	svg    string
-	base   string // another binary
+	base   string // path of another compiled platform to compare with
 	output io.Writer
 }
 
@@ -41,16 +41,16 @@ func main() {
 	}
 	o := options{output: os.Stdout}
 	only := flag.String("only", "", "run only the cases whose name matches this regular expression")
-	flag.StringVar(&o.binary, "platform", "bin/platform", "the compiled platform")
-	flag.IntVar(&o.rounds, "rounds", 3, "how often each case is measured")
-	flag.DurationVar(&o.length, "length", 2*time.Second, "how long one measurement takes")
-	flag.BoolVar(&o.growth, "growth", false, "measure an empty database beside one with a million rows instead")
-	flag.IntVar(&o.churn, "churn", 0, "measure so many rounds of files that come and go instead, and what they take on disk")
-	flag.BoolVar(&o.stores, "stores", false, "measure large files in a folder, and in S3 if -s3 is given, beside PostgreSQL instead")
-	flag.StringVar(&o.s3, "s3", "", "the binary of versitygw, for -stores")
+	flag.StringVar(&o.binary, "platform", "bin/platform", "path of the compiled platform")
+	flag.IntVar(&o.rounds, "rounds", 3, "number of measurements of each case")
+	flag.DurationVar(&o.length, "length", 2*time.Second, "duration of one measurement")
+	flag.BoolVar(&o.growth, "growth", false, "compare a small database with one of a million rows instead")
+	flag.IntVar(&o.churn, "churn", 0, "stage and delete files for this number of rounds instead, and measure the disk space")
+	flag.BoolVar(&o.stores, "stores", false, "compare large files in a folder, and in S3 with -s3, with PostgreSQL instead")
+	flag.StringVar(&o.s3, "s3", "", "path of the versitygw binary, for -stores")
 	flag.StringVar(&o.json, "json", "", "write the figures to this file")
-	flag.StringVar(&o.svg, "svg", "", "draw the ratios into this file")
-	flag.StringVar(&o.base, "base", "", "another compiled platform, to be measured beside")
+	flag.StringVar(&o.svg, "svg", "", "write a chart of the ratios to this file")
+	flag.StringVar(&o.base, "base", "", "path of another compiled platform to compare with")
 	flag.Parse()
 	var err error
 	if o.only, err = regexp.Compile(*only); err != nil || flag.NArg() > 0 || o.rounds < 1 {
@@ -68,14 +68,14 @@ func fail(err error) {
 	}
 }
 
-// run measures all cases and reports them.
+// run measures all cases and prints the report.
 func run(ctx context.Context, o options) (err error) {
 	dir, err := os.MkdirTemp("", "bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL runs as somebody else if this is root
+	if err := os.Chmod(dir, 0o755); err != nil { // as root, PostgreSQL runs as another user
 		return err
 	}
 	s, err := startStack(ctx, filepath.Join(dir, "data"))

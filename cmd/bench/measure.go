@@ -15,28 +15,28 @@ import (
 	"time"
 )
 
-// A benchCase is one thing that is measured, through the platform and at the limit.
+// A benchCase is one operation that is measured, through the platform and at the limit.
 type benchCase struct {
 	name    string
 	workers int
-	bytes   int           // of files that one operation moves
-	items   int           // how many operations there are until reset makes them possible again; 0: no end
-	rate    time.Duration // the least time between two operations of a worker
-	fresh   bool          // on a platform that has done nothing else, so that its peak memory is this case's
-	target  float64       // the least ratio of the platform's rate to the limit's
+	bytes   int           // of file content that one operation transfers
+	items   int           // number of operations until reset is needed; 0: unlimited
+	rate    time.Duration // minimum time between two operations of a worker
+	fresh   bool          // restart the platform first, so that its peak memory is this case's
+	target  float64       // minimum ratio of the platform's rate to the limit's
 	targets map[string]float64
 
 	prepare       func(ctx context.Context, p *platform) error // before a round
 	reset         func(ctx context.Context, p *platform) error // before each pass; not timed
 	cleanup       func(ctx context.Context, p *platform) error // after a round
 	platform      operation
-	limit         operation // nil: there is none
-	beside        operation // goes on while platform does, by besides workers of its own, and is not measured
+	limit         operation // nil: no limit
+	beside        operation // runs at the same time as platform, by besideWorkers workers, and is not measured
 	besideWorkers int
 }
 
-// An operation does one thing once, with worker and item counting from 0. It may fill s with what
-// only it knows; else all that is known is how long it took.
+// An operation does one thing once; worker and item count from 0. It may set fields of s; otherwise only its duration
+// is recorded.
 type operation func(ctx context.Context, p *platform, worker, item int, s *sample) error
 
 // A sample is one operation.
@@ -45,7 +45,7 @@ type sample struct {
 	first time.Duration // until the first byte of a file
 }
 
-// A result is what one measurement brought.
+// A result is the outcome of one measurement.
 type result struct {
 	Operations int     `json:"operations"`
 	Seconds    float64 `json:"seconds"`
@@ -59,7 +59,7 @@ type result struct {
 	PostgresS  float64 `json:"postgres_cpu_s"`
 }
 
-// measureBeside is measure while beside goes on.
+// measureBeside is measure while c.beside runs.
 func (c *benchCase) measureBeside(ctx context.Context, s *stack, p *platform, length time.Duration) (result, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wait sync.WaitGroup
@@ -74,7 +74,7 @@ func (c *benchCase) measureBeside(ctx context.Context, s *stack, p *platform, le
 			}
 		})
 	}
-	time.Sleep(time.Second) // until all are at it
+	time.Sleep(time.Second) // until all workers are busy
 	r, err := c.measure(ctx, s, p, c.platform, length)
 	cancel()
 	wait.Wait()
@@ -191,13 +191,13 @@ func percentile(sorted []time.Duration, p int) float64 {
 	return float64(sorted[max(i, 1)-1]) / float64(time.Millisecond)
 }
 
-// cpuTimes are seconds of both cores' time.
+// cpuTimes are CPU times in seconds.
 type cpuTimes struct{ platform, postgres float64 }
 
 // clockTick is a hundredth of a second on every Linux that Go runs on.
 const clockTick = 100
 
-// cpu reads what the platform and PostgreSQL have used.
+// cpu returns the CPU time that the platform and PostgreSQL have used.
 func (s *stack) cpu(p *platform) (cpuTimes, error) {
 	entries, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
@@ -211,10 +211,10 @@ func (s *stack) cpu(p *platform) (cpuTimes, error) {
 			continue // it has ended
 		}
 		pid, _, _ := strings.Cut(string(raw), " ")
-		// The name of the program, in brackets, may have anything in it.
+		// The program's name, in parentheses, may contain any character.
 		fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
 		var used float64
-		// utime and stime; of PostgreSQL's first process also those of its children that have ended.
+		// utime and stime; for the postmaster also those of its exited children.
 		for _, i := range []int{11, 12, 13, 14} {
 			n, err := strconv.ParseFloat(fields[i], 64)
 			if err != nil {
@@ -234,12 +234,12 @@ func (s *stack) cpu(p *platform) (cpuTimes, error) {
 	return t, nil
 }
 
-// resetPeak makes peak count from here.
+// resetPeak resets the peak of the platform's memory to its present size.
 func (p *platform) resetPeak() error {
 	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.cmd.Process.Pid), []byte("5"), 0)
 }
 
-// peak is the most memory that the platform had since resetPeak, in MiB.
+// peak returns the platform's peak memory since resetPeak, in MiB.
 func (p *platform) peak() (float64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {

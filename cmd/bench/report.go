@@ -13,7 +13,7 @@ import (
 	"text/tabwriter"
 )
 
-// The figures other than the rate that a case may have a target for: no more than that.
+// The figures besides the rate for which a case may have a target, which is a maximum.
 const (
 	peakMiB   = "peak MiB"
 	firstByte = "first byte / limit"
@@ -22,7 +22,7 @@ const (
 	tailRatio = "p99 / alone"
 )
 
-// A finding is what the rounds of a case brought, in their order.
+// A caseResult holds the results of a case, one per round.
 type caseResult struct {
 	Case     string   `json:"case"`
 	Bytes    int      `json:"bytes_per_operation,omitempty"`
@@ -37,7 +37,7 @@ type caseResult struct {
 type report struct {
 	Findings []*caseResult `json:"cases"`
 	output   io.Writer
-	limit    string // what the limit is called
+	limit    string // name of the limit in the table
 }
 
 // measureAll measures every case in every round.
@@ -71,7 +71,7 @@ func (r *report) measureAll(ctx context.Context, o options, s *stack, p *platfor
 	return nil
 }
 
-// run measures one case once, at the limit too if limit is not nil.
+// run measures one case once, and its limit if limit is not nil.
 func (c *benchCase) run(ctx context.Context, o options, s *stack, p *platform, platformResults, limit *[]result) (err error) {
 	if c.fresh {
 		if err := p.restart(ctx); err != nil {
@@ -92,7 +92,7 @@ func (c *benchCase) run(ctx context.Context, o options, s *stack, p *platform, p
 			op   operation
 			into *[]result
 		}{c.limit, limit})
-		if len(*limit)%2 == 1 { // neither is always the first
+		if len(*limit)%2 == 1 { // alternate which one is measured first
 			slices.Reverse(sides)
 		}
 	}
@@ -115,7 +115,7 @@ func (c *benchCase) run(ctx context.Context, o options, s *stack, p *platform, p
 	return nil
 }
 
-// median returns the middle of what figure is in the rounds, and the least and the most.
+// median returns the median, the lowest and the highest value of a figure over the rounds.
 func median(rounds []result, figure func(i int) float64) (middle, lowest, highest float64) {
 	values := make([]float64, len(rounds))
 	for i := range rounds {
@@ -130,17 +130,17 @@ func medianOf(rounds []result, figure func(result) float64) float64 {
 	return m
 }
 
-// ratio is the platform's rate to that of another, in the same round.
+// ratio returns the ratio of the platform's rate to another one in the same round.
 func (f *caseResult) ratio(to []result) (middle, lowest, highest float64) {
 	return median(to, func(i int) float64 { return f.Platform[i].Rate / to[i].Rate })
 }
 
-// perGB is seconds for each GB that the case moved.
+// perGB returns the seconds per GB that the case transferred.
 func (f *caseResult) perGB(seconds func(result) float64) float64 {
 	return medianOf(f.Platform, func(r result) float64 { return seconds(r) / (float64(r.Operations) * float64(f.Bytes) / 1e9) })
 }
 
-// judge compares with the targets.
+// compareTargets returns a sentence for each target: the figure, the target, and whether it was reached.
 func (f *caseResult) compareTargets() string {
 	var verdicts []string
 	say := func(name string, got, want float64, holds bool) {
@@ -148,7 +148,7 @@ func (f *caseResult) compareTargets() string {
 		if !holds {
 			word = "MISSED"
 		}
-		verdicts = append(verdicts, fmt.Sprintf("%s %.3g (%.3g) %s", name, got, want, word))
+		verdicts = append(verdicts, fmt.Sprintf("%s %.3g, target %.3g: %s", name, got, want, word))
 	}
 	if f.target > 0 {
 		got, _, _ := f.ratio(f.Limit)
@@ -177,10 +177,10 @@ func (f *caseResult) compareTargets() string {
 	return strings.Join(verdicts, "; ")
 }
 
-// print writes the table.
+// print prints the table.
 func (r *report) print() {
 	w := tabwriter.NewWriter(r.output, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "case\t/s\tMB/s\t"+r.limit+" /s\tratio\t(spread)\tp50 ms\tp95 ms\tp99 ms\tfirst byte ms\tpeak MiB\tCPU s/GB\tof PostgreSQL\tto base\t(spread)\t")
+	fmt.Fprintln(w, "case\t/s\tMB/s\t"+r.limit+" /s\tratio\t(spread)\tp50 ms\tp95 ms\tp99 ms\tfirst byte ms\tpeak MiB\tCPU s/GB\tPostgreSQL s/GB\tvs base\t(spread)\t")
 	for _, f := range r.Findings {
 		rate := medianOf(f.Platform, func(r result) float64 { return r.Rate })
 		cells := []string{f.Case, number(rate), "", "", "", ""}
@@ -217,7 +217,7 @@ func (r *report) print() {
 	}
 }
 
-// number writes a figure with three digits or so.
+// number formats a figure with about three digits.
 func number(x float64) string {
 	switch {
 	case x == 0:
@@ -236,5 +236,5 @@ func (r *report) writeJSON(name string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(name, append(raw, '\n'), 0o644) //nolint:gosec // it is to be read
+	return os.WriteFile(name, append(raw, '\n'), 0o644) //nolint:gosec // not secret
 }

@@ -24,7 +24,7 @@ import (
 const (
 	adminToken = "bench"
 
-	// conns is how many connections the limit may have: more than any case has workers.
+	// conns is the number of connections of the limit: more than the workers of any case.
 	conns = 64
 
 	startLimit = time.Minute
@@ -47,7 +47,7 @@ func startStack(ctx context.Context, dir string) (*stack, error) {
 			"max_connections":        "300",
 			"shared_buffers":         "512MB",
 			"max_wal_size":           "4GB",
-			"track_commit_timestamp": "on", // the wake-up is measured from the commit
+			"track_commit_timestamp": "on", // for wakeCase
 		},
 	})
 	if err != nil {
@@ -66,21 +66,21 @@ func (s *stack) stop() error {
 	return errors.Join(append(errs, s.postgres.Stop(ctx))...)
 }
 
-// A platform is a running one, its database, and the way past it.
+// A platform is a running platform, with direct connections to its database for the limit.
 type platform struct {
 	url    string
-	bare   string // where requests go instead, if it is set
+	bare   string // URL of the bare server, which gets the requests instead; "": none
 	dsn    string
 	binary string
 	env    []string
 	log    string
 	cmd    *exec.Cmd
 	exited chan error
-	db     *sql.DB // as the platform reads
-	writes *sql.DB // as the platform writes files
+	db     *sql.DB // with the platform's options for reading
+	writes *sql.DB // with the platform's options for writing files
 }
 
-// startPlatform starts a platform on a database of its own.
+// startPlatform starts a platform on its own database.
 func (s *stack) startPlatform(ctx context.Context, binary, database string, env ...string) (*platform, error) {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
@@ -134,7 +134,7 @@ func (p *platform) start(ctx context.Context) error {
 	return p.awaitStatus(ctx, "/readyz", http.StatusOK)
 }
 
-// restart makes it one that has done nothing yet.
+// restart replaces the process by a new one.
 func (p *platform) restart(ctx context.Context) error {
 	client.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
@@ -145,14 +145,14 @@ func (p *platform) restart(ctx context.Context) error {
 func command(env []string, name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Env = env
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for this process, which stops them in order
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // only this process gets Ctrl-C, and stops the others gracefully
 	return cmd
 }
 
-// awaitStatus waits until a path is answered with a status.
+// awaitStatus waits until a GET of path is answered with status.
 func (p *platform) awaitStatus(ctx context.Context, path string, status int) error {
 	for {
-		response, err := http.Get(p.url + path) //nolint:noctx // it answers at once or not at all
+		response, err := http.Get(p.url + path) //nolint:noctx // answers at once or fails
 		if err == nil {
 			response.Body.Close()
 			if response.StatusCode == status {
@@ -161,7 +161,7 @@ func (p *platform) awaitStatus(ctx context.Context, path string, status int) err
 		}
 		select {
 		case err := <-p.exited:
-			return fmt.Errorf("the platform ended: %w", err)
+			return fmt.Errorf("the platform exited: %w", err)
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), err)
 		case <-time.After(20 * time.Millisecond):
@@ -177,7 +177,7 @@ func (p *platform) stop() error {
 
 func (p *platform) end() error {
 	if p.exited == nil {
-		return nil // it was never started
+		return nil // never started
 	}
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -185,12 +185,12 @@ func (p *platform) end() error {
 		return err
 	case <-time.After(stopLimit):
 		_ = p.cmd.Process.Kill()
-		return errors.New("the platform does not end")
+		return errors.New("the platform did not exit")
 	}
 }
 
-// openPool opens a pool as the platform does: lib/pq writes bytes as they are with
-// binary_parameters, and reads them as they are without.
+// openPool opens a pool with the platform's options: lib/pq needs binary_parameters to write bytes without escaping
+// them, and must not have it to read them so.
 func openPool(dsn string, binary bool) (*sql.DB, error) {
 	c, err := pq.NewConfig(dsn)
 	if err != nil {

@@ -22,7 +22,7 @@ const (
 	storeBucket = "bench"
 )
 
-// storeTargets are what a folder is to bring beside PostgreSQL.
+// storeTargets are the targets of a folder compared with PostgreSQL.
 var storeTargets = map[string]struct {
 	ratio   float64
 	targets map[string]float64
@@ -31,15 +31,14 @@ var storeTargets = map[string]struct {
 	"upload 25 MiB × 32, file": {targets: map[string]float64{peakMiB: 96}},
 }
 
-// A store is a platform with its bytes elsewhere, and where they are on this disk.
+// A store is a platform with an object store, whose files are on this disk.
 type store struct {
 	*platform
 	name string
 	dirs []string
 }
 
-// measureStores measures large files with a folder, and with an S3 server if there is its binary,
-// beside PostgreSQL, in the same rounds.
+// measureStores compares large files in a folder, and in S3 if o.s3 is set, with PostgreSQL, in the same rounds.
 func (r *report) measureStores(ctx context.Context, o options, s *stack, p *platform) (err error) {
 	r.limit = "PostgreSQL"
 	folder := filepath.Join(filepath.Dir(s.dir), "objects")
@@ -99,7 +98,7 @@ func (r *report) measureStores(ctx context.Context, o options, s *stack, p *plat
 	return nil
 }
 
-// empty removes what the rows were of that are gone.
+// empty deletes the objects, whose rows are already deleted.
 func (x *store) empty() error {
 	for _, dir := range x.dirs {
 		entries, err := filepath.Glob(filepath.Join(dir, "*"))
@@ -115,8 +114,8 @@ func (x *store) empty() error {
 	return nil
 }
 
-// storeCases are uploads and downloads of large files. What is downloaded was uploaded, for only the
-// platform knows how to put bytes into a store.
+// storeCases are uploads and downloads of large files. The files to download are uploaded through the platform, because
+// there is no other way to put them into a store.
 func storeCases() []benchCase {
 	s := caseSet{data: make([]byte, 100*mib)}
 	for i := range s.data {
@@ -204,7 +203,7 @@ func startS3(ctx context.Context, binary, root string) (url string, stop func(),
 		_ = cmd.Wait()
 	}
 	for deadline := time.Now().Add(startLimit); ; {
-		response, err := http.Get("http://" + addr) //nolint:noctx // it answers at once or not at all
+		response, err := http.Get("http://" + addr) //nolint:noctx // answers at once or fails
 		if err == nil {
 			_ = response.Body.Close()
 			return "s3://" + storeBucket + "?endpoint=http://" + addr, stop, nil

@@ -11,11 +11,10 @@ import (
 
 const (
 	svgWidth, svgBar, svgGap = 900, 14, 6
-	svgLeft, svgScale        = 190, 600 // where a ratio of 0 is, and how far 1 is from there
+	svgLeft, svgScale        = 190, 600 // x of a ratio of 0, and the distance to a ratio of 1
 )
 
-// writeSVG draws the ratio of each case as a bar, from the least of the rounds to the most as a
-// line, and the target as a tick.
+// writeSVG draws each case's ratio as a bar, the range over the rounds as a line, and the target as a tick.
 func (r *report) writeSVG(name string) error {
 	var b strings.Builder
 	row, x := 0, func(ratio float64) float64 { return svgLeft + svgScale*min(ratio, 1.15) }
@@ -43,5 +42,5 @@ func (r *report) writeSVG(name string) error {
 		`<text x="8" y="14" font-weight="bold">Rate through the platform, of PostgreSQL's own (1 is the limit; red: the target)</text>%s
 %s</svg>
 `, svgWidth, height, axis.String(), b.String())
-	return os.WriteFile(name, []byte(svg), 0o644) //nolint:gosec // it is to be looked at
+	return os.WriteFile(name, []byte(svg), 0o644) //nolint:gosec // not secret
 }

@@ -64,7 +64,7 @@ func (b *balancer) close() error {
 // builds are the two binaries between which platforms are rolled; they may be the same. A run starts with the old one.
 type builds struct {
 	paths    [2]string // old, new
-	present  int       // which of them runs
+	present  int       // index of the running one
 	migrated bool      // the schema is the new one's
 }
 

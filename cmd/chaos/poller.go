@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// A poller follows the inbox of a workspace and queues its files. Like a real one it keeps its cursor on disk, and moves
-// it after a page was handled.
+// A poller follows the inbox of a workspace and queues its files. Like a real one it keeps its cursor on disk, and
+// moves it after a page was handled.
 type poller struct {
 	*load
 	w     *workspace

@@ -15,8 +15,8 @@ const (
 	// spoolBytes is the size of the file system for temporary files: many times the size of the uploads in flight.
 	spoolBytes = 256 << 20
 
-	// maxFileWhileFull is the maximum size of a file while a full disk is simulated, where nothing can be mounted. Every
-	// upload that does not stay in memory is larger.
+	// maxFileWhileFull is the maximum size of a file while a full disk is simulated, where nothing can be mounted.
+	// Every upload that does not stay in memory is larger.
 	maxFileWhileFull = 256 << 10
 )
 

@@ -15,7 +15,7 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// bombBound is how much more memory one hostile request may cost the process.
+// bombBound is the maximum growth of the process's memory by one hostile request.
 const bombBound = 32 << 20
 
 const (
@@ -24,16 +24,16 @@ const (
 	bombEnd   = "\r\n--b--\r\n"
 )
 
-// A bomb is a request that is out to cost more than it should.
+// A bomb is a hostile request, built to consume much memory or disk.
 type bomb struct {
 	name   string
 	header string // lines of it, each with its line break
 	body   io.Reader
 	status int
-	code   string // "": net/http answers by itself, in words, and closes the connection
+	code   string // "": net/http itself answers, with plain text, and closes the connection
 }
 
-// bombs of somebody who has a token, in whose header it is.
+// uploadBombs are sent with a valid token, in the given header line.
 func uploadBombs(token string) []bomb {
 	form := token + "Transfer-Encoding: chunked\r\nContent-Type: multipart/form-data; boundary=b\r\n"
 	boundary := func(n int) string {
@@ -55,7 +55,7 @@ func uploadBombs(token string) []bomb {
 	}
 }
 
-// strangerBombs are of somebody who has none.
+// anonymousBombs are sent without a token.
 func anonymousBombs() []bomb {
 	const chunked = "Transfer-Encoding: chunked\r\nContent-Type: multipart/form-data; boundary=b\r\n"
 	return []bomb{
@@ -66,7 +66,7 @@ func anonymousBombs() []bomb {
 	}
 }
 
-// nested begins a field which is multipart, whose first part is, and so on.
+// nested returns a multipart field whose first part is a multipart field, and so on.
 func nested(depth int) string {
 	var b strings.Builder
 	b.WriteString("--b\r\nContent-Disposition: form-data; name=other\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n")
@@ -76,11 +76,10 @@ func nested(depth int) string {
 	return b.String()
 }
 
-// Each is refused, at the cost of little memory, and nothing is left where temporary files go,
-// not even one without a name. internal/handlers has more such bodies, without a process around
-// them. Planted: no bound on a part's header; none on files, none on fields; the whole body read first
-// (which only its memory shows); a batch not closed when it is refused; the temporary file's name not
-// removed; no bound on the header of a request.
+// Each is refused, costs little memory, and leaves nothing in the folder for temporary files, not even a file without a
+// name. internal/handlers tests more such bodies, without a process. Planted faults: no limit on a part's header, on
+// files, on fields; the whole body read first (only the memory shows it); a batch not closed when it is refused; the
+// temporary file's name not removed; no limit on the header of a request.
 func TestBombs_AreRefusedCheaplyAndLeaveNothing(t *testing.T) {
 	t.Parallel()
 	spool := newFolder(t)
@@ -106,7 +105,7 @@ func TestBombs_AreRefusedCheaplyAndLeaveNothing(t *testing.T) {
 	}
 }
 
-// throw sends the request and returns the answer, whether or not the platform reads all of it.
+// throw sends the request and returns the answer, even if the platform does not read the whole request.
 func (p *process) throw(t *testing.T, w servertest.Workspace, b bomb) (status int, body string) {
 	t.Helper()
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(p.url, "http://"))
@@ -147,7 +146,7 @@ func (c chunks) Write(b []byte) (int, error) {
 	return len(b), err
 }
 
-// leftIn lists what the process has in a folder, by name or open without one.
+// leftIn lists the files in a folder, and those there that the process has open without a name.
 func leftIn(t *testing.T, p *process, folder string) []string {
 	t.Helper()
 	left, err := filepath.Glob(filepath.Join(folder, "*"))
@@ -166,7 +165,7 @@ func leftIn(t *testing.T, p *process, folder string) []string {
 	return left
 }
 
-// forgetPeak makes the process's peak of memory what it has now (proc(5), clear_refs).
+// forgetPeak resets the process's peak memory to its current memory (proc(5), clear_refs).
 func forgetPeak(t *testing.T, p *process) {
 	t.Helper()
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.pid()), []byte("5"), 0); err != nil {
@@ -176,14 +175,14 @@ func forgetPeak(t *testing.T, p *process) {
 
 func text(s string) io.Reader { return strings.NewReader(s) }
 
-// times is s n times, without holding it.
+// times yields s n times, without holding it in memory.
 func times(n int, s string) io.Reader {
 	return io.LimitReader(&repeated{text: s}, int64(n)*int64(len(s)))
 }
 
 func zeros(n int64) io.Reader { return io.LimitReader(&repeated{text: "\x00"}, n) }
 
-// repeated yields a text again and again.
+// repeated yields a text endlessly.
 type repeated struct {
 	text string
 	at   int

@@ -22,7 +22,7 @@ func (p *process) call(t *testing.T, request servertest.Request) *servertest.Res
 	return (&servertest.Platform{URL: p.url}).Do(t, request)
 }
 
-// get calls the platform, wants a 200 with JSON, and reads it into v.
+// get calls the platform and decodes the JSON of a 200 into v.
 func (p *process) get(t *testing.T, token, path string, v any) {
 	t.Helper()
 	r := p.call(t, servertest.Request{Path: path, Token: token})
@@ -32,7 +32,7 @@ func (p *process) get(t *testing.T, token, path string, v any) {
 	r.JSON(t, v)
 }
 
-// create makes a workspace as the operator.
+// create creates a workspace, with the operator's token.
 func (p *process) create(t *testing.T, admin, mode, url string) servertest.Workspace {
 	t.Helper()
 	body := fmt.Sprintf(`{"name":"laptop","delivery_mode":%q,"url":%q}`, mode, url)
@@ -49,7 +49,7 @@ func (p *process) create(t *testing.T, admin, mode, url string) servertest.Works
 	return servertest.Workspace(made)
 }
 
-// upload posts files to a workspace the way a browser does, and returns the answer.
+// upload posts files to a workspace like a browser, and returns the answer.
 func (p *process) upload(t *testing.T, w servertest.Workspace, files ...file) *servertest.Response {
 	t.Helper()
 	contentType, body := form(files...)
@@ -59,7 +59,7 @@ func (p *process) upload(t *testing.T, w servertest.Workspace, files ...file) *s
 	})
 }
 
-// mustUpload is upload where a 200 is expected; it returns what was staged.
+// mustUpload is upload, and fails unless the answer is 200. It returns the staged files.
 func (p *process) mustUpload(t *testing.T, w servertest.Workspace, files ...file) []stagedFile {
 	t.Helper()
 	r := p.upload(t, w, files...)
@@ -73,14 +73,14 @@ func (p *process) mustUpload(t *testing.T, w servertest.Workspace, files ...file
 	return answer
 }
 
-// fetch reads a file.
+// fetch downloads a file.
 func (p *process) fetch(t *testing.T, w servertest.Workspace, id string, header http.Header) *servertest.Response {
 	t.Helper()
 	return p.call(t, servertest.Request{Path: pending(w.ID) + "/" + id + "/content", Token: w.Token, Header: header})
 }
 
-// post is upload without a test to fail: for many at once, and for a platform that may end at
-// any moment. It returns no error only if the answer was read to its end.
+// post is upload for concurrent use and for a platform that may be killed: it fails no test. The error is nil only if
+// the whole answer was read.
 func (p *process) post(client *http.Client, w servertest.Workspace, contentType string, body io.Reader) (status int, files []stagedFile, err error) {
 	request, err := http.NewRequest(http.MethodPost, p.url+uploads(w.ID), body)
 	if err != nil {
@@ -101,7 +101,7 @@ func (p *process) post(client *http.Client, w servertest.Workspace, contentType 
 	return answer.StatusCode, files, err
 }
 
-// download fetches a file without holding it, and checks that it is whole.
+// download downloads a file without holding it in memory, and checks its size and digest.
 func (p *process) download(w servertest.Workspace, f stagedFile) error {
 	request, err := http.NewRequest(http.MethodGet, p.url+pending(w.ID)+"/"+f.id()+"/content", nil)
 	if err != nil {
@@ -124,13 +124,13 @@ func (p *process) download(w servertest.Workspace, f stagedFile) error {
 	return nil
 }
 
-// file is one to upload.
+// file is a file to upload.
 type file struct {
-	name    string // as it stands between the quotes of the header
+	name    string // as it is written between the quotes of the header
 	content []byte
 }
 
-// stagedFile is one in the answer to an upload.
+// stagedFile is a file in the answer to an upload.
 type stagedFile struct {
 	URI    string `json:"uri"`
 	Name   string `json:"name"`
@@ -138,10 +138,10 @@ type stagedFile struct {
 	SHA256 string `json:"sha256"`
 }
 
-// id is the last part of the uri.
+// id returns the last part of the URI.
 func (f stagedFile) id() string { return f.URI[strings.LastIndexByte(f.URI, '/')+1:] }
 
-// staged reads the answer to an upload.
+// staged parses the answer to an upload.
 func staged(body []byte) ([]stagedFile, error) {
 	var answer struct {
 		Files []stagedFile `json:"files"`
@@ -152,7 +152,7 @@ func staged(body []byte) ([]stagedFile, error) {
 	return answer.Files, nil
 }
 
-// form is the body of an upload. A browser sends names as they are, in UTF-8.
+// form returns the body of an upload. Names are sent unescaped in UTF-8, like a browser's.
 func form(files ...file) (contentType string, body []byte) {
 	var b bytes.Buffer
 	w := multipart.NewWriter(&b)
@@ -163,7 +163,7 @@ func form(files ...file) (contentType string, body []byte) {
 	return w.FormDataContentType(), b.Bytes()
 }
 
-// part begins the part of a file.
+// part starts the part of a file.
 func part(w *multipart.Writer, name string) io.Writer {
 	header := textproto.MIMEHeader{"Content-Disposition": {`form-data; name="files"; filename="` + name + `"`}, "Content-Type": {"application/octet-stream"}}
 	target, err := w.CreatePart(header)
@@ -173,7 +173,7 @@ func part(w *multipart.Writer, name string) io.Writer {
 	return target
 }
 
-// errorWriter fails at the next write, where the error is looked at.
+// errorWriter returns the error at the next write, where it is checked.
 type errorWriter struct{ err error }
 
 func (w errorWriter) Write([]byte) (int, error) { return 0, w.err }

@@ -19,7 +19,7 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// An empty folder and no settings: all that a newcomer has.
+// The platform is started in an empty folder without settings, like a newcomer's.
 func TestServe_FromAnEmptyFolderDeliversFilesAndKeepsThem(t *testing.T) {
 	t.Parallel()
 	dir := newFolder(t)
@@ -44,7 +44,7 @@ func TestServe_FromAnEmptyFolderDeliversFilesAndKeepsThem(t *testing.T) {
 			t.Errorf("%s: %d, %d bytes that are not those sent", f.Name, r.Status, len(r.Body))
 		}
 	}
-	// Across the border between two pieces.
+	// Across the boundary between two chunks.
 	r := p.fetch(t, w, files[1].id(), http.Header{"Range": {"bytes=1048570-1048599"}})
 	if r.Status != http.StatusPartialContent || !bytes.Equal(r.Body, long[1048570:1048600]) {
 		t.Errorf("range: %d, %d bytes", r.Status, len(r.Body))
@@ -83,7 +83,7 @@ func TestServe_FromAnEmptyFolderDeliversFilesAndKeepsThem(t *testing.T) {
 	}
 }
 
-// adminToken reads the token that the first start made, and checks that it is a secret.
+// adminToken returns the token that the first start generated, and checks that it is secret.
 func adminToken(t *testing.T, dir string) string {
 	t.Helper()
 	path := filepath.Join(dir, "data", server.AdminTokenFile)
@@ -119,7 +119,7 @@ func checkStaged(t *testing.T, w servertest.Workspace, files []stagedFile, sent 
 	}
 }
 
-// checkInbox reads the inbox as a poller does, a row at a time.
+// checkInbox reads the inbox like a poller, one row at a time.
 func checkInbox(t *testing.T, p *process, w servertest.Workspace, files []stagedFile) {
 	t.Helper()
 	var announced []stagedFile
@@ -143,7 +143,7 @@ func checkList(t *testing.T, p *process, w servertest.Workspace, state string, w
 	}
 }
 
-// inboxRow is an activity row, as far as a poller of files needs it.
+// inboxRow has the fields of an inbox row that a poller of files needs.
 type inboxRow struct {
 	ID       string     `json:"id"`
 	Method   string     `json:"method"`
@@ -176,7 +176,7 @@ func TestKill_OfThePlatformEndsItsPostgreSQLAndLosesNothing(t *testing.T) {
 
 	postgres := p.postgres(t)
 	p.kill(t)
-	// PostgreSQL is asked to end, told after 5 seconds, and killed after 10.
+	// PostgreSQL gets SIGINT, after 5 seconds SIGQUIT, and after 10 SIGKILL.
 	eventually(t, 15*time.Second, "PostgreSQL is gone", func() bool { return gone(postgres) })
 
 	p = serve(t, dir)

@@ -17,8 +17,8 @@ import (
 	"github.com/molecule-ai/platform/internal/config"
 )
 
-// What is in deploy/, as far as the tests look at it. Unknown fields are Docker's and Kubernetes's
-// own matter; docs/deploy.md tells how the files were checked for them.
+// The parts of the files in deploy/ that the tests check. Docker and Kubernetes check the other fields; docs/deploy.md
+// describes how.
 
 const (
 	repository = "../../"
@@ -34,14 +34,14 @@ func readFile(t *testing.T, path string) string {
 	return string(raw)
 }
 
-// A recipe is one way to run the platform: what it is given, and within what.
+// A recipe is one way to run the platform: its settings and its limits.
 type recipe struct {
 	name    string
 	env     map[string]string
-	memory  string // the most it may take
-	spool   string // size of the spool; "": a disk that it shares
-	files   int    // the most that may be open; 0: not said
-	stop    string // time from the signal to the kill
+	memory  string // memory limit
+	spool   string // size of the spool's volume; "": on a shared disk
+	files   int    // limit of open files; 0: not set
+	stop    string // time from SIGTERM to SIGKILL
 	serve   []string
 	migrate []string
 }
@@ -71,7 +71,7 @@ func readCompose(t *testing.T) composeFile {
 	return f
 }
 
-// A port of a container by number, or by its name.
+// A port is a container's port, by number or by name.
 type port struct {
 	Name          string
 	ContainerPort int `yaml:"containerPort"`
@@ -112,7 +112,7 @@ type container struct {
 	} `yaml:"securityContext"`
 }
 
-// A manifest is an object of Kubernetes: the union of those that there are.
+// A manifest is a Kubernetes object, with the fields of all kinds that are used.
 type manifest struct {
 	Kind       string
 	Metadata   struct{ Name string }
@@ -153,7 +153,7 @@ type manifest struct {
 	}
 }
 
-// readManifests returns them by kind.
+// readManifests returns the manifests by kind.
 func readManifests(t *testing.T) map[string]manifest {
 	t.Helper()
 	files, err := filepath.Glob(deployment + "kubernetes/*.yaml")
@@ -178,7 +178,7 @@ func readManifests(t *testing.T) map[string]manifest {
 	return all
 }
 
-// A unit of systemd, or a file of variables: the values of each name.
+// A unit is a systemd unit or a file of variables: the values by name.
 type unit map[string][]string
 
 func readUnit(t *testing.T, path string) unit {
@@ -197,7 +197,7 @@ func readUnit(t *testing.T, path string) unit {
 	return u
 }
 
-// one is the value of a name that has one.
+// one returns the value of a name that has exactly one.
 func (u unit) one(t *testing.T, name string) string {
 	t.Helper()
 	if len(u[name]) != 1 {
@@ -206,7 +206,7 @@ func (u unit) one(t *testing.T, name string) string {
 	return u[name][0]
 }
 
-// An instruction of the image's recipe.
+// An instruction of the Dockerfile.
 type instruction struct{ name, rest string }
 
 // readImage returns the instructions of each stage.
@@ -239,7 +239,7 @@ func pick(stage []instruction, name string) (rest []string) {
 
 var interpolated = regexp.MustCompile(`\$\{(\w+)(?::[-?][^}]*)?\}`)
 
-// recipes reads all ways to run the platform.
+// recipes returns all ways to run the platform.
 func recipes(t *testing.T) []recipe {
 	t.Helper()
 	image := map[string]string{}
@@ -293,7 +293,7 @@ func join(all ...map[string]string) map[string]string {
 	return joined
 }
 
-// load is what the platform would make of the recipe's variables, and which of them it does not know.
+// load returns the configuration from the recipe's variables, and the variables that are no settings.
 func (r recipe) load(t *testing.T) (c config.Config, unknown []string) {
 	t.Helper()
 	var s config.Settings
@@ -306,12 +306,12 @@ func (r recipe) load(t *testing.T) (c config.Config, unknown []string) {
 	for name, value := range r.env {
 		if field, ok := settings[name]; ok {
 			field.SetString(interpolated.ReplaceAllString(value, "x"))
-		} else if name != "GOMEMLIMIT" { // Go's own
+		} else if name != "GOMEMLIMIT" { // read by the Go runtime
 			unknown = append(unknown, name)
 		}
 	}
 	s.SpoolDir = t.TempDir()
-	if s.AdminToken == "" { // which is for the operator to fill in
+	if s.AdminToken == "" { // the operator sets it
 		s.AdminToken = "token"
 	}
 	s.TrustedProxies = strings.TrimPrefix(s.TrustedProxies, "x")

@@ -18,11 +18,11 @@ import (
 	"github.com/molecule-ai/platform/internal/config"
 )
 
-// postgresVariables are those of PostgreSQL's image that are used.
+// postgresVariables are the variables of PostgreSQL's image that are used.
 var postgresVariables = []string{"POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "POSTGRES_INITDB_ARGS"}
 
-// Planted: a misspelt variable in compose.yaml, in config.yaml, in platform.env, in the image; a value that is
-// no number; a variable of PostgreSQL's image that there is not; one in .env.example that nothing uses.
+// Planted faults: a misspelt variable in compose.yaml, in config.yaml, in platform.env, in the image; a value that is
+// not a number; a variable that PostgreSQL's image does not have; an unused one in .env.example.
 func TestDeploy_EveryVariableIsASettingWithAGoodValue(t *testing.T) {
 	t.Parallel()
 	for _, r := range recipes(t) {
@@ -65,15 +65,15 @@ func TestDeploy_EveryVariableIsASettingWithAGoodValue(t *testing.T) {
 	for _, v := range all["Job"].Spec.Template.Spec.Containers[0].Env {
 		ref := v.ValueFrom.SecretKeyRef
 		_, ok := all["Secret"].StringData[ref.Key]
-		allowed := ok && v.Name == "DATABASE_URL" || ref.Optional && v.Name == "DATABASE_DIRECT_URL" // who has no pooler has none
+		allowed := ok && v.Name == "DATABASE_URL" || ref.Optional && v.Name == "DATABASE_DIRECT_URL" // optional: only with a pooler
 		if !allowed || ref.Key != v.Name || ref.Name != all["Secret"].Metadata.Name {
 			t.Errorf("kubernetes: the job takes %s from %+v", v.Name, ref)
 		}
 	}
 }
 
-// Planted: memory: 512Mi; GOMEMLIMIT above the limit; MAX_DOWNLOADS and with that the sum raised; SPOOL_BYTES raised
-// past the spool; nofile and LimitNOFILE below MAX_WAITS; TimeoutStopSec=30; a grace period that preStop uses up.
+// Planted faults: memory: 512Mi; GOMEMLIMIT above the limit; MAX_DOWNLOADS, and so the sum, raised; SPOOL_BYTES above
+// the spool's size; nofile and LimitNOFILE below MAX_WAITS; TimeoutStopSec=30; a grace period that preStop uses up.
 func TestDeploy_LimitsHoldWhatTheSettingsLetIn(t *testing.T) {
 	t.Parallel()
 	for _, r := range recipes(t) {
@@ -89,20 +89,20 @@ func TestDeploy_LimitsHoldWhatTheSettingsLetIn(t *testing.T) {
 		if connections := c.MaxWaits + c.MaxStreams + c.MaxUploads + c.MaxDownloads + c.MaxMessages; r.files != 0 && 2*connections > r.files {
 			t.Errorf("%s: %d connections, and only %d files", r.name, connections, r.files)
 		}
-		// 30 s for requests in flight and 5 s for the last traces, see internal/server.
+		// 30 s for requests in flight and 5 s to flush traces, see internal/server.
 		if stop, err := time.ParseDuration(r.stop); err != nil || stop < 35*time.Second {
 			t.Errorf("%s: it is killed %s after the signal", r.name, r.stop)
 		}
 	}
 }
 
-// memory is the sum of docs/operations.md, "Limits and memory".
+// memory computes the memory limit as documented under "Limits and memory".
 func memory(c config.Config) uint64 {
 	sum := 100<<20 + c.MaxUploads*2<<20 + c.MaxDownloads*3<<20 + c.MaxMessages*2<<20 + int(c.MaxJSONBytes)*4 + c.MaxWaits*30<<10 + c.MaxStreams*40<<10
 	return uint64(sum)
 }
 
-// bytesOf reads sizes as Docker (1g), Kubernetes (1Gi) and systemd write them: all mean powers of two.
+// bytesOf parses sizes of Docker (1g), Kubernetes (1Gi) and systemd. All are powers of two.
 func bytesOf(t *testing.T, s string) uint64 {
 	t.Helper()
 	n, err := humanize.ParseBytes(regexp.MustCompile(`(?i)([kmg])i?b?$`).ReplaceAllString(s, "${1}iB"))
@@ -112,7 +112,8 @@ func bytesOf(t *testing.T, s string) uint64 {
 	return n
 }
 
-// Planted: 'migrate upp' in compose.yaml, 'migrate status' in migrate.yaml, 'server' in the unit, 'health' in the health check.
+// Planted faults: 'migrate upp' in compose.yaml, 'migrate status' in migrate.yaml, 'server' in the unit, 'health' in
+// the health check.
 func TestDeploy_CommandsAreThoseOfThePlatform(t *testing.T) {
 	t.Parallel()
 	want := func(where string, args []string, command string) {
@@ -146,7 +147,7 @@ func TestDeploy_CommandsAreThoseOfThePlatform(t *testing.T) {
 	}
 }
 
-// words reads an instruction in its form of a JSON array.
+// words parses an instruction's JSON array.
 func words(t *testing.T, rest []string) []string {
 	t.Helper()
 	if len(rest) != 1 || !strings.HasPrefix(rest[0], `["`) {
@@ -155,8 +156,8 @@ func words(t *testing.T, rest []string) []string {
 	return strings.Split(strings.Trim(rest[0], `["]`), `", "`)
 }
 
-// Planted: /healthz in deployment.yaml, /ready in haproxy.cfg; another containerPort, targetPort, EXPOSE and
-// published port; a port that has no such name; another name of the config map.
+// Planted faults: /healthz in deployment.yaml, /ready in haproxy.cfg; another containerPort, targetPort, EXPOSE and
+// published port; a port name that does not exist; another name of the config map.
 func TestDeploy_ProbesAndPortsAreThoseOfThePlatform(t *testing.T) {
 	t.Parallel()
 	p := serveOn(t, newDatabase(t))
@@ -235,8 +236,8 @@ func portOf(t *testing.T, addr string) string {
 	return port
 }
 
-// Planted: another version of Go; USER platform, USER 0; runAsUser 1000; a folder that is not there; one that
-// .dockerignore keeps out; a RUN in the last stage; cgo.
+// Planted faults: another version of Go; USER platform, USER 0; runAsUser 1000; a folder that does not exist; one that
+// .dockerignore excludes; a RUN in the last stage; cgo.
 func TestDeploy_ImageIsOneStaticFileOfAUserWhoIsNotRoot(t *testing.T) {
 	t.Parallel()
 	stages := readImage(t)

@@ -30,15 +30,15 @@ const (
 	largest   = 3 << 20
 )
 
-// The platform is killed at 50 random moments under uploads. A 200 that the client has read is
-// a promise, and what was not answered is there in whole or not at all.
+// The platform is killed at 50 random moments under uploads. Files answered with 200 must be there; an upload without
+// an answer must be there completely or not at all.
 func TestKill_UnderUploadsKeepsEvery200AndAnnouncesNothingElse(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.New(t)
 	killUnderUploads(t, kills, dsn, environmentOf(dsn))
 }
 
-// killUnderUploads kills a platform so often, and checks what is left.
+// killUnderUploads kills a platform several times under uploads, and checks the files.
 func killUnderUploads(t *testing.T, kills int, dsn string, database []string) {
 	t.Helper()
 	seed := rand.Uint64()
@@ -60,7 +60,7 @@ func killUnderUploads(t *testing.T, kills int, dsn string, database []string) {
 			prefix := fmt.Sprintf("kill%d-uploader%d", round, u)
 			g.Go(func() error { return l.upload(p, w, prefix, source) })
 		}
-		// Any moment, and every other time one soon after a client was told that all is well.
+		// A random moment, and every other time one shortly after an answer of 200.
 		moment := time.Duration(20+rng.IntN(380)) * time.Millisecond
 		if round%2 == 1 {
 			moment = time.Duration(rng.IntN(3000)) * time.Microsecond
@@ -72,7 +72,7 @@ func killUnderUploads(t *testing.T, kills int, dsn string, database []string) {
 			t.Fatal(err)
 		}
 		if round == kills-1 {
-			awaitNoSession(t, db) // what a killed platform had asked for may still be on its way
+			awaitNoSession(t, db) // a statement of the killed platform may still be running
 		}
 		p = serve(t, dir, database...)
 	}
@@ -81,20 +81,20 @@ func killUnderUploads(t *testing.T, kills int, dsn string, database []string) {
 	checkSpool(t, spool)
 }
 
-// ledger is what the uploaders know.
+// ledger records what the uploaders sent and which answers they got.
 type ledger struct {
 	workspaces []servertest.Workspace
-	answer     chan struct{} // has one if there was an answer since it was last looked at
+	answer     chan struct{} // has a value if there was an answer since the last receive
 
 	mu      sync.Mutex
 	uploads []*sentUpload
 }
 
-// sentUpload is an upload that the platform may have read in whole or in part.
+// sentUpload is an upload that the platform may have received, completely or in part.
 type sentUpload struct {
 	workspace string
-	files     []stagedFile // as sent; with uri once a 200 was read
-	answered  bool         // with 200, read to its end
+	files     []stagedFile // as sent; with a URI after a 200
+	answered  bool         // with 200, and the whole answer was read
 }
 
 // upload sends one upload after the other until the platform is killed.
@@ -125,7 +125,7 @@ func (l *ledger) upload(p *process, w servertest.Workspace, prefix string, seed 
 		contentType, body := form(files...)
 		status, staged, err := p.post(client, w, contentType, bytes.NewReader(body))
 		if err != nil {
-			return nil //nolint:nilerr // killed; what became of the upload is the question
+			return nil //nolint:nilerr // killed; check determines the outcome of the upload
 		}
 		if status != http.StatusOK || len(staged) != len(sent.files) {
 			return fmt.Errorf("upload to a living platform: %d, %d files", status, len(staged))
@@ -144,11 +144,11 @@ func (l *ledger) upload(p *process, w servertest.Workspace, prefix string, seed 
 	}
 }
 
-// awaitAnswer waits for the next upload that is answered.
+// awaitAnswer waits until another upload is answered.
 func (l *ledger) awaitAnswer(t *testing.T) {
 	t.Helper()
 	select {
-	case <-l.answer: // an old one, perhaps of a platform that is gone
+	case <-l.answer: // discard an old one
 	default:
 	}
 	select {
@@ -158,7 +158,7 @@ func (l *ledger) awaitAnswer(t *testing.T) {
 	}
 }
 
-// check compares what was sent and answered with what a poller sees and gets.
+// check compares what was sent and answered with what a poller receives.
 func (l *ledger) check(t *testing.T, p *process, kills int) {
 	t.Helper()
 	announced := map[string]map[string][]stagedFile{} // by workspace and name, which is never used twice
@@ -184,13 +184,13 @@ func (l *ledger) check(t *testing.T, p *process, kills int) {
 			delete(announced[u.workspace], f.Name)
 			for i := range rows {
 				if f.URI == "" {
-					rows[i].URI = "" // nobody was told it
+					rows[i].URI = "" // there was no answer with the URI
 				}
 			}
 			if slices.Equal(rows, []stagedFile{f}) {
 				there++
 			} else if len(rows) > 0 || u.answered {
-				if wrong++; wrong <= 5 { // enough to see what kind of fault it is
+				if wrong++; wrong <= 5 { // enough to recognize the fault
 					t.Errorf("sent %+v (answered: %t), announced %+v", f, u.answered, rows)
 				}
 			}
@@ -209,11 +209,11 @@ func (l *ledger) check(t *testing.T, p *process, kills int) {
 	unannounced := 0
 	for workspace, files := range announced {
 		for name := range files {
-			t.Errorf("workspace %s has %s, which nobody sent", workspace, name)
+			t.Errorf("workspace %s has %s, which was never sent", workspace, name)
 			unannounced++
 		}
 	}
-	t.Logf("kills %d; uploads sent %d, answered with 200: %d of %d files; lost files %d, files that nobody sent %d, unanswered uploads there in whole %d, in part %d",
+	t.Logf("kills %d; uploads sent %d, answered with 200: %d of %d files; lost files %d, files never sent %d, unanswered uploads stored completely %d, in part %d",
 		kills, len(l.uploads), answered, answeredFiles, lost, unannounced, lateWhole, torn)
 	if lost > 0 || torn > 0 || wrong > 0 {
 		t.Errorf("%d files lost, %d uploads there in part, %d files not announced as sent", lost, torn, wrong)
@@ -223,8 +223,7 @@ func (l *ledger) check(t *testing.T, p *process, kills int) {
 	}
 }
 
-// checkTables wants a row in the inbox for every file, the other way round, and no byte
-// without its file.
+// checkTables checks that every file has an inbox row and vice versa, and that all bytes belong to a file.
 func checkTables(t *testing.T, db *sql.DB) {
 	t.Helper()
 	for _, c := range []struct{ what, query string }{
@@ -246,8 +245,8 @@ func checkTables(t *testing.T, db *sql.DB) {
 	}
 }
 
-// checkSpool wants no bytes of killed uploads left on the disk. A name may be: it is there for
-// the moment before it is removed, when nothing has been written.
+// checkSpool checks that no bytes of killed uploads are left on the disk. An empty file may be: a temporary file has a
+// name until it is unlinked, before anything is written.
 func checkSpool(t *testing.T, dir string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -261,7 +260,7 @@ func checkSpool(t *testing.T, dir string) {
 	}
 }
 
-// awaitNoSession waits until the database has no session of a platform.
+// awaitNoSession waits until the platform has no database session.
 func awaitNoSession(t *testing.T, db *sql.DB) {
 	t.Helper()
 	eventually(t, testTimeout, "the killed platform's sessions have ended", func() bool {

@@ -11,8 +11,8 @@ import (
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 )
 
-// binary is the platform as its users run it. It is built without the race detector: what is
-// tested here is the program from outside, and how much memory it takes.
+// binary is the path of the compiled platform. It is built without the race detector: the tests treat it as a black box
+// and measure its memory.
 var binary string
 
 func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
@@ -25,7 +25,7 @@ func buildAndRun(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binary = filepath.Join(dir, "platform")
-	// Without the state of the repository, which is not always there to be read.
+	// -buildvcs=false: the git repository is not always readable.
 	if output, err := exec.Command("go", "build", "-buildvcs=false", "-o", binary, ".").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the platform: %v\n%s", err, output)
 		return 1
@@ -33,8 +33,7 @@ func buildAndRun(m *testing.M) int {
 	return pgtest.Run(m)
 }
 
-// newFolder makes an empty folder below one that every user may pass through, for as root
-// PostgreSQL runs as another one.
+// newFolder creates an empty folder in one that every user can enter: as root, PostgreSQL runs as another user.
 func newFolder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "platform-test-")
@@ -42,7 +41,7 @@ func newFolder(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		// A PostgreSQL whose platform was killed writes for a moment longer.
+		// The PostgreSQL of a killed platform may still write for a moment.
 		err := os.RemoveAll(dir)
 		for late := time.Now().Add(30 * time.Second); err != nil && time.Now().Before(late); err = os.RemoveAll(dir) {
 			time.Sleep(100 * time.Millisecond)

@@ -19,8 +19,7 @@ import (
 )
 
 const (
-	// memoryBound is generous, so that a busy machine does not fail the test; one upload held
-	// whole in memory would still break it.
+	// memoryBound is generous, so that the test passes on a busy machine, but fails if one upload is held in memory.
 	memoryBound = 96 << 20
 
 	manyUploads, manyBytes = 8, 25 << 20
@@ -58,7 +57,7 @@ func TestMemory_DoesNotGrowWithWhatIsSent(t *testing.T) {
 	}
 }
 
-// stream uploads size random bytes without ever holding them, and checks the answer.
+// stream uploads size random bytes without holding them in memory, and checks the answer.
 func (p *process) stream(w servertest.Workspace, seed byte, size int64) (stagedFile, error) {
 	r, body := io.Pipe()
 	form := multipart.NewWriter(body)
@@ -80,10 +79,10 @@ func (p *process) stream(w servertest.Workspace, seed byte, size int64) (stagedF
 	return files[0], nil
 }
 
-// peak is the most memory that the process has had, in bytes.
+// peak returns the process's peak memory, in bytes.
 func peak(t *testing.T, p *process) int64 { return inMemory(t, p.pid(), "VmHWM") }
 
-// inMemory is a line of a process's status, in bytes.
+// inMemory returns the value of a line of a process's status, in bytes.
 func inMemory(t *testing.T, pid int, line string) int64 {
 	t.Helper()
 	status, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))

@@ -13,7 +13,7 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// The migrations there are, in the order of their versions.
+// The migrations, in the order of their versions.
 const (
 	workspacesMigration = "20260401100000_workspaces"
 	activityMigration   = "20260401110000_activity_logs"
@@ -27,10 +27,10 @@ const (
 	appliedNone = "nothing to apply: the schema is up to date\n"
 )
 
-// newDatabase makes a database with the newest schema.
+// newDatabase creates a database with the newest schema.
 func newDatabase(t *testing.T) (env []string) { return environmentOf(pgtest.New(t)) }
 
-// emptyDatabase makes a database without a schema.
+// emptyDatabase creates a database without a schema.
 func emptyDatabase(t *testing.T) (env []string) { return environmentOf(pgtest.Empty(t)) }
 
 func environmentOf(dsn string) []string {
@@ -43,7 +43,7 @@ func serveOn(t *testing.T, database []string, more ...string) *process {
 	return serve(t, newFolder(t), append(database, more...)...)
 }
 
-// migrate runs a migrate command and wants it to succeed.
+// migrate runs a migrate command, which must succeed.
 func migrate(t *testing.T, database []string, args ...string) (printed string) {
 	t.Helper()
 	r := execute(t, newFolder(t), database, append([]string{"migrate"}, args...)...)
@@ -53,7 +53,7 @@ func migrate(t *testing.T, database []string, args ...string) (printed string) {
 	return r.stdout
 }
 
-// migrateFails runs a migrate command and wants a sentence with those words.
+// migrateFails runs a migrate command, which must fail with these words.
 func migrateFails(t *testing.T, database []string, want string, args ...string) {
 	t.Helper()
 	checkRefusal(t, execute(t, newFolder(t), database, append([]string{"migrate"}, args...)...), []string{want})

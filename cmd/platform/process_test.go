@@ -15,36 +15,36 @@ import (
 )
 
 const (
-	// patience is how long anything may take that should take a moment. It is generous, for the
-	// machine may be busy; no test waits for it unless it fails.
+	// testTimeout bounds every wait that should take a moment. It is generous, because the machine may be busy; only a
+	// failing test waits that long.
 	testTimeout = 30 * time.Second
 
-	// poll is how often a test looks again where nothing tells it.
+	// pollInterval is the time between two checks of a condition that nothing signals.
 	pollInterval = 20 * time.Millisecond
 )
 
-// process is a started binary.
+// process is a running binary.
 type process struct {
 	cmd            *exec.Cmd
 	stdout, stderr *output
 	url            string // set by serve
 
-	exited chan struct{} // closed when it has ended and all of its output is here
+	exited chan struct{} // closed when it has exited and all its output was read
 	err    error         // of Wait; written before exited is closed
 }
 
-// leash ends process $1 when the test is gone, which closes its standard input; a test that
-// panics or runs into its timeout has no other chance. A line says that there is nothing to do.
+// watchdogScript kills process $1 when the test binary has exited, which closes the script's standard input: after a
+// panic or a timeout the test cannot do it. A line on it means that $1 has exited.
 const watchdogScript = `read -r _ || kill -KILL "$1"`
 
-// start runs the binary in dir. Its environment is env and nothing else that means anything to
-// the platform, with a free port by default. It is killed at the end of the test.
+// start starts the binary in dir. Of the platform's variables it has only env, and by default a free port. It is killed
+// at the end of the test.
 func start(t *testing.T, dir string, env []string, args ...string) *process {
 	t.Helper()
 	p := &process{cmd: exec.Command(binary, args...), stdout: newOutput(), stderr: newOutput(), exited: make(chan struct{})}
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = dir, p.stdout, p.stderr
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir(), "ADDR=127.0.0.1:0"}, env...)
-	p.cmd.WaitDelay = 5 * time.Second // for a child that keeps the output open, which is a fault
+	p.cmd.WaitDelay = 5 * time.Second // if a child keeps the output open, which is a bug
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -69,14 +69,14 @@ func start(t *testing.T, dir string, env []string, args ...string) *process {
 		}
 	})
 	if err != nil {
-		t.Fatalf("start the leash: %v", err)
+		t.Fatalf("start the watchdog: %v", err)
 	}
 	return p
 }
 
 var servingLine = regexp.MustCompile(`"msg":"serving","addr":"([^"]+)"`)
 
-// serve starts a platform and returns when it serves.
+// serve starts a platform and returns when it is ready.
 func serve(t *testing.T, dir string, env ...string) *process {
 	t.Helper()
 	p := start(t, dir, env)
@@ -84,13 +84,13 @@ func serve(t *testing.T, dir string, env ...string) *process {
 	return p
 }
 
-// result is what a run left.
+// result is the output and the exit code of a run.
 type result struct {
 	code           int
 	stdout, stderr string
 }
 
-// execute runs the binary to its end.
+// execute runs the binary and waits for its exit.
 func execute(t *testing.T, dir string, env []string, args ...string) result {
 	t.Helper()
 	p := start(t, dir, env, args...)
@@ -106,14 +106,14 @@ func (p *process) signal(t *testing.T, sig syscall.Signal) {
 	}
 }
 
-// kill ends the process as nothing can prepare for.
+// kill kills the process.
 func (p *process) kill(t *testing.T) {
 	t.Helper()
 	p.signal(t, syscall.SIGKILL)
 	p.exit(t)
 }
 
-// stop ends the process as Ctrl-C does.
+// stop stops the process with SIGINT, like Ctrl-C.
 func (p *process) stop(t *testing.T) {
 	t.Helper()
 	p.signal(t, syscall.SIGINT)
@@ -122,7 +122,7 @@ func (p *process) stop(t *testing.T) {
 	}
 }
 
-// exit waits for the end and returns the exit code, -1 if it was a signal.
+// exit waits for the exit and returns the exit code, -1 after a signal.
 func (p *process) exit(t *testing.T) int {
 	t.Helper()
 	select {
@@ -160,7 +160,7 @@ func (p *process) await(t *testing.T, o *output, pattern *regexp.Regexp) string 
 
 var postgresLine = regexp.MustCompile(`"msg":"postgresql started","pid":(\d+)`)
 
-// postgres returns the process id of its private PostgreSQL.
+// postgres returns the process id of the platform's private PostgreSQL.
 func (p *process) postgres(t *testing.T) int {
 	t.Helper()
 	pid, err := strconv.Atoi(p.await(t, p.stderr, postgresLine))
@@ -170,7 +170,7 @@ func (p *process) postgres(t *testing.T) int {
 	return pid
 }
 
-// gone reports whether a process has ended; one that nobody has waited for yet has.
+// gone reports whether a process has exited; a zombie has.
 func gone(pid int) bool {
 	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
 		return true
@@ -179,7 +179,7 @@ func gone(pid int) bool {
 	return err == nil && len(command) == 0
 }
 
-// eventually waits until done.
+// eventually waits until done returns true.
 func eventually(t *testing.T, limit time.Duration, what string, done func() bool) {
 	t.Helper()
 	deadline := time.After(limit)
@@ -194,7 +194,7 @@ func eventually(t *testing.T, limit time.Duration, what string, done func() bool
 	}
 }
 
-// output collects what a process prints, and lets a test wait for more.
+// output collects a process's output, and lets a test wait for more.
 type output struct {
 	mu    sync.Mutex
 	b     bytes.Buffer
@@ -212,20 +212,20 @@ func (o *output) Write(p []byte) (int, error) {
 	return o.b.Write(p)
 }
 
-// now returns all so far, and a channel that is closed when there is more.
+// now returns the output so far, and a channel that is closed when there is more.
 func (o *output) now() (string, <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.b.String(), o.grown
 }
 
-// end returns what it printed last, which is what a failure is about.
+// end returns the end of the output, for failure messages.
 func (o *output) end() string {
 	text := o.String()
 	return text[max(0, len(text)-4<<10):]
 }
 
-// String returns all so far.
+// String returns the output so far.
 func (o *output) String() string {
 	text, _ := o.now()
 	return text

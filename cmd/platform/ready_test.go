@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Planted: an exit code of 0 whatever the status is; /health instead of /readyz; ADDR not looked at.
-func TestReady_IsTheExitCodeOfWhatReadyzSays(t *testing.T) {
+// Planted faults: exit code 0 for every status; /health instead of /readyz; ADDR ignored.
+func TestReady_ExitCodeIsThatOfReadyz(t *testing.T) {
 	t.Parallel()
 	p := serveOn(t, newDatabase(t))
 	addr := strings.TrimPrefix(p.url, "http://")
@@ -29,6 +29,6 @@ func TestReady_IsTheExitCodeOfWhatReadyzSays(t *testing.T) {
 
 	r = execute(t, newFolder(t), []string{"ADDR=" + closedAddr, "HTTP_PROXY=" + broken.URL}, "ready")
 	if r.code != 1 || !strings.Contains(r.stderr, "platform: the platform does not answer: ") {
-		t.Errorf("nobody there: exit code %d, stderr %q", r.code, r.stderr)
+		t.Errorf("nothing listens: exit code %d, stderr %q", r.code, r.stderr)
 	}
 }

@@ -12,19 +12,19 @@ import (
 )
 
 const (
-	// startLimit is how long the platform may take to see that it cannot start; it waits 10 s
-	// for a database that says nothing.
+	// startLimit bounds the time until the platform reports that it cannot start; it waits 10 s for a database that
+	// does not answer.
 	startLimit = 20 * time.Second
 
 	password = "correct-horse"
 
-	// nobody is an address that is reserved, and that no program is given unless it asks.
+	// closedAddr has a reserved port, which no program listens on by chance.
 	closedAddr = "127.0.0.1:1"
 )
 
-// Every reason not to start is told in a sentence, in which nothing is secret and nothing is
-// for programmers, and leaves nothing running.
-func TestServe_SaysWhyItCannotStart(t *testing.T) {
+// Every reason not to start is reported in one sentence, without secrets and without internals, and leaves no process
+// running.
+func TestServe_ReportsWhyItCannotStart(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name    string
@@ -83,24 +83,23 @@ func TestServe_SaysWhyItCannotStart(t *testing.T) {
 			began := time.Now()
 			r := execute(t, dir, env)
 			if took := time.Since(began); took > startLimit {
-				t.Errorf("it took %s to say so", took)
+				t.Errorf("it took %s to report it", took)
 			}
 			checkRefusal(t, r, c.want)
 			if c.name != "another instance runs on the data folder" && exists(filepath.Join(dir, "data", "postgres")) {
-				t.Error("a PostgreSQL was made though the platform cannot serve")
+				t.Error("a PostgreSQL was created, though the platform cannot serve")
 			}
 		})
 	}
 }
 
-func TestMigrate_SaysWhyItCannotStart(t *testing.T) {
+func TestMigrate_ReportsWhyItCannotStart(t *testing.T) {
 	t.Parallel()
 	r := execute(t, newFolder(t), []string{"DATABASE_URL=postgres://platform:" + password + "@" + closedAddr + "/platform?sslmode=disable"}, "migrate", "up")
 	checkRefusal(t, r, []string{"platform: the database cannot be reached: … connection refused"})
 }
 
-// checkRefusal wants an exit code and lines with the words that are separated by dots, in
-// their order.
+// checkRefusal checks the exit code, and that each line has the words that "…" separates, in that order.
 func checkRefusal(t *testing.T, r result, want []string) {
 	t.Helper()
 	if r.code != 1 {
@@ -119,7 +118,7 @@ func checkRefusal(t *testing.T, r result, want []string) {
 		}
 	}
 	if !strings.HasPrefix(r.stderr, "platform: ") {
-		t.Errorf("nobody knows who says this: %q", r.stderr)
+		t.Errorf("the message does not name the program: %q", r.stderr)
 	}
 	for _, never := range []string{password, "goroutine ", "panic:", ".go:"} {
 		if strings.Contains(r.stderr, never) {
@@ -143,7 +142,7 @@ func anyHas(lines []string, words string) bool {
 	return false
 }
 
-// listen takes an address until the end of the test.
+// listen listens on an address until the end of the test.
 func listen(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -154,7 +153,7 @@ func listen(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// somebodyElses returns a folder that does not belong to the user of this test.
+// somebodyElses returns a folder that belongs to another user.
 func somebodyElses(t *testing.T, dir string) string {
 	t.Helper()
 	if os.Geteuid() != 0 {

@@ -29,7 +29,7 @@ func TestStop_LetsAnUploadInFlightFinish(t *testing.T) {
 	p.await(t, p.stderr, stoppingLine)
 	eventually(t, testTimeout, "new connections are refused", func() bool { return !p.accepts() })
 
-	// A second of a slow line, and still above the minimum rate.
+	// A second of a slow connection, still above the minimum rate.
 	piece := strings.Repeat("0123456789abcdef", 256)
 	pace := time.NewTicker(50 * time.Millisecond)
 	defer pace.Stop()
@@ -66,7 +66,7 @@ func TestStop_SecondSignalEndsAtOnce(t *testing.T) {
 	p.signal(t, syscall.SIGINT)
 	p.await(t, p.stderr, stoppingLine)
 	began := time.Now()
-	// Again and again, as an impatient person does: one may come too soon after the first.
+	// Repeatedly: the second signal may arrive before the first was handled.
 	eventually(t, testTimeout, "the platform has ended", func() bool {
 		_ = p.cmd.Process.Signal(syscall.SIGINT)
 		select {
@@ -85,7 +85,7 @@ func TestStop_SecondSignalEndsAtOnce(t *testing.T) {
 	eventually(t, 15*time.Second, "PostgreSQL is gone", func() bool { return gone(postgres) })
 }
 
-// accepts reports whether the platform takes new connections.
+// accepts reports whether the platform accepts new connections.
 func (p *process) accepts() bool {
 	conn, err := net.DialTimeout("tcp", strings.TrimPrefix(p.url, "http://"), time.Second)
 	if err != nil {
@@ -95,7 +95,7 @@ func (p *process) accepts() bool {
 	return true
 }
 
-// firstPiece is what a slow upload has sent when it begins.
+// firstPiece is what a slow upload sends at its start.
 const firstPiece = "begun\n"
 
 // slowUpload is an upload in flight.
@@ -112,8 +112,8 @@ type uploadAnswer struct {
 	err    error
 }
 
-// beginUpload returns when the platform reads the upload's body: the client holds it back
-// until it is told to go on, which is when the body is first read.
+// beginUpload returns when the platform reads the upload's body: the client sends Expect: 100-continue, and the
+// platform answers when it first reads the body.
 func (p *process) beginUpload(t *testing.T, w servertest.Workspace, name string) *slowUpload {
 	t.Helper()
 	r, body := io.Pipe()
@@ -123,7 +123,7 @@ func (p *process) beginUpload(t *testing.T, w servertest.Workspace, name string)
 	go func() {
 		var a uploadAnswer
 		a.status, a.files, a.err = p.post(&http.Client{Transport: expecting{transport}}, w, u.form.FormDataContentType(), r)
-		r.CloseWithError(errors.New("the upload has been answered")) // who still sends must not wait
+		r.CloseWithError(errors.New("the upload has been answered")) // unblocks a sender
 		u.answer <- a
 	}()
 	u.file = part(u.form, name)
@@ -131,7 +131,7 @@ func (p *process) beginUpload(t *testing.T, w servertest.Workspace, name string)
 	return u
 }
 
-// expecting asks the platform to say when it wants the body.
+// expecting adds Expect: 100-continue to every request.
 type expecting struct{ http.RoundTripper }
 
 func (e expecting) RoundTrip(request *http.Request) (*http.Response, error) {

@@ -18,14 +18,14 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// onStore is the environment of a platform with its bytes in a store.
+// onStore returns the environment of a platform with an object store.
 func onStore(dsn, url string) []string {
 	return append(append(environmentOf(dsn), s3test.Environment...), "STORAGE_URL="+url)
 }
 
-// The platform is killed under uploads to S3. What was answered is there, byte for byte; what was
-// not, in whole or not at all; no visible file is without its bytes, and what was left in the bucket
-// is found and removed.
+// The platform is killed under uploads to S3. Files answered with 200 are there, byte for byte; an upload without an
+// answer is there completely or not at all; no visible file has lost its bytes; orphans in the bucket are found and
+// removed.
 func TestKill_UnderUploadsToS3LeavesNothingThatReconcileDoesNotFind(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.New(t)
@@ -67,8 +67,8 @@ func mustExec(t *testing.T, db *sql.DB, statement string) {
 	}
 }
 
-// 1,000 files go from PostgreSQL to S3 while they are interrupted three times, twice by a signal and
-// once by a kill; then all are there, verified, and clients get every byte of them.
+// 1,000 files are moved from PostgreSQL to S3, interrupted twice by a signal and once by a kill. Then all files are in
+// S3, verified, and clients can download them.
 func TestStorageMigrate_InterruptedThreeTimesMovesAll(t *testing.T) {
 	t.Parallel()
 	const all = 1000
@@ -141,7 +141,7 @@ func TestStorageMigrate_InterruptedThreeTimesMovesAll(t *testing.T) {
 	t.Logf("moved %d files; interrupted at %v; the last run: %s", all, steps, r.stdout)
 }
 
-func TestStorage_TellsWhatIsWrongWithTheStore(t *testing.T) {
+func TestStorage_ReportsWhatIsWrongWithTheStore(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.New(t)
 	for _, c := range []struct{ url, want string }{

@@ -11,7 +11,7 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// sweep runs the sweep command and wants it to succeed.
+// sweep runs the sweep command, which must succeed.
 func sweep(t *testing.T, env []string, args ...string) (printed string) {
 	t.Helper()
 	r := execute(t, newFolder(t), env, append([]string{"sweep"}, args...)...)
@@ -21,13 +21,13 @@ func sweep(t *testing.T, env []string, args ...string) (printed string) {
 	return r.stdout
 }
 
-// Planted: --dry-run ignored; the retention of the command's environment ignored.
-func TestSweep_TellsAndDeletesWhatIsOver(t *testing.T) {
+// Planted faults: --dry-run ignored; the retention of the command's environment ignored.
+func TestSweep_ReportsAndDeletesWhatHasExpired(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.New(t)
 	env, db := environmentOf(dsn), pgtest.Open(t, dsn)
 	p := serveOn(t, env, "SWEEP_INTERVAL=8760h")
-	eventually(t, testTimeout, "the sweep at the start is over", func() bool {
+	eventually(t, testTimeout, "the sweep at the start has ended", func() bool {
 		return bytes.Contains(p.call(t, servertest.Request{Path: "/metrics"}).Body, []byte("\nmolecule_sweep_duration_seconds_count 1\n"))
 	})
 	w := p.create(t, servertest.AdminToken, "poll", "")
@@ -56,11 +56,11 @@ func TestSweep_TellsAndDeletesWhatIsOver(t *testing.T) {
 	readable(http.StatusNotFound, http.StatusNotFound, http.StatusOK)
 	wantPrinted(t, sweep(t, atOnce, "--once"), "deleted files: 0 acknowledged (0 B), 0 expired (0 B); inbox rows: 0\n")
 	wantPrinted(t, sweep(t, append(slices.Clone(env), "ACTIVITY_RETENTION=0s"), "--dry-run"),
-		"would delete files: 0 acknowledged (0 B), 0 expired (0 B); inbox rows: 0\n") // nobody has read them
+		"would delete files: 0 acknowledged (0 B), 0 expired (0 B); inbox rows: 0\n") // unread rows are kept
 	p.stop(t)
 }
 
-func TestSweep_RefusesInASentence(t *testing.T) {
+func TestSweep_ReportsRefusalsInOneSentence(t *testing.T) {
 	t.Parallel()
 	old := newDatabase(t)
 	migrate(t, old, "down")

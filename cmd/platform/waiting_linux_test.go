@@ -13,23 +13,22 @@ import (
 const (
 	waitingPolls = 2000
 
-	// waitingBound is in KiB. What is garbage at that moment counts too, so it is more than what a
-	// poll needs, which is 29.
+	// waitingBound is in KiB. A poll needs 29; uncollected garbage counts too.
 	waitingBound = 44
 )
 
-// Planted: each poll holds what it has parsed on its stack.
+// Planted fault: each poll keeps what it has parsed on its stack.
 func TestMemory_HeldPollsCostLittle(t *testing.T) {
 	t.Parallel()
 	p := serveOn(t, newDatabase(t))
 	w := p.create(t, servertest.AdminToken, "poll", "")
 	var before int64
 	for i := range waitingPolls + 100 {
-		if i == 100 { // the platform has what it needs for itself
+		if i == 100 { // the platform's own memory has been allocated
 			p.holds(t, i)
 			before = resident(t, p)
 		}
-		if i%200 == 0 { // not so many at once that one waits too long for a connection to the database
+		if i%200 == 0 { // limits the number that wait for a database connection
 			p.holds(t, i)
 		}
 		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", strings.TrimPrefix(p.url, "http://"))
@@ -49,8 +48,8 @@ func TestMemory_HeldPollsCostLittle(t *testing.T) {
 	}
 }
 
-// holds waits until the process holds n polls. They are counted from their first moment, so none may
-// be asking the database, in two looks.
+// holds waits until the process holds n polls. The metric counts polls that still query the database, so two checks in
+// a row must find no query.
 func (p *process) holds(t *testing.T, n int) {
 	t.Helper()
 	idle := 0
@@ -67,7 +66,7 @@ func (p *process) holds(t *testing.T, n int) {
 	})
 }
 
-// resident is the memory that the process has now, in bytes.
+// resident returns the process's current memory, in bytes.
 func resident(t *testing.T, p *process) int64 {
 	t.Helper()
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.pid()))

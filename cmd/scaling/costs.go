@@ -9,23 +9,23 @@ import (
 	"slices"
 )
 
-// A cost is the processor time that one operation takes, in milliseconds.
+// A cost is the processor time of one operation, in milliseconds.
 type cost struct {
 	Platform float64 `json:"platform_ms"`
 	Postgres float64 `json:"postgres_ms"`
 }
 
-// costs are those of all operations that count.
+// costs are the costs of all operations of the model.
 type costs struct {
 	Source     string `json:"source"`
 	Upload     cost   `json:"upload"`     // of a file of 100 KiB
-	UploadMiB  cost   `json:"upload_mib"` // of a MiB more
+	UploadMiB  cost   `json:"upload_mib"` // of each further MiB
 	Fetch      cost   `json:"fetch"`
 	FetchMiB   cost   `json:"fetch_mib"`
 	Ack        cost   `json:"ack"`
-	Poll       cost   `json:"poll"`      // that finds nothing
-	Heartbeat  cost   `json:"heartbeat"` // not in the benchmark: taken to be an ack, which is an UPDATE by key, too
-	InboxCheck cost   `json:"look"`      // of the hub, at 500 workspaces; not in the benchmark
+	Poll       cost   `json:"poll"`      // that returns nothing
+	Heartbeat  cost   `json:"heartbeat"` // not measured: assumed equal to an ack, also an UPDATE by key
+	InboxCheck cost   `json:"look"`      // internal/notify's query for 500 workspaces; not measured
 }
 
 //go:embed costs.json
@@ -33,7 +33,7 @@ var saved []byte
 
 func savedCosts() (c costs, err error) { return c, json.Unmarshal(saved, &c) }
 
-// The cases of the benchmark that are read, and the bytes of their operations.
+// The cases of the benchmark that are used, and the bytes of their operations.
 const (
 	smallBytes = 100 << 10
 	largeBytes = 5 << 20
@@ -45,7 +45,7 @@ const (
 	casePoll                    = "empty poll × 8"
 )
 
-// benchmark is what `make bench` writes, as far as it is read here.
+// benchmark is the part of the output of `make bench` that is used.
 type benchmark struct {
 	Cases []struct {
 		Case     string `json:"case"`
@@ -57,7 +57,7 @@ type benchmark struct {
 	} `json:"cases"`
 }
 
-// readBenchmark replaces the costs that a benchmark has measured.
+// readBenchmark returns c with the costs that a benchmark measured.
 func (c costs) readBenchmark(path string) (costs, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -83,7 +83,7 @@ func (c costs) readBenchmark(path string) (costs, error) {
 	return c, errors.Join(missing...)
 }
 
-// cost is the median of what an operation took in the rounds of a case.
+// cost returns the median over the rounds of a case; false if there is no such case.
 func (b benchmark) cost(name string) (cost, bool) {
 	for _, found := range b.Cases {
 		if found.Case != name || len(found.Platform) == 0 {
@@ -101,13 +101,13 @@ func (b benchmark) cost(name string) (cost, bool) {
 	return cost{}, false
 }
 
-// split tells the cost of a small operation, and that of a MiB more.
+// split returns the cost of a small operation, and that of each further MiB.
 func split(small, large cost) (operation, perMiB cost) {
 	const more = float64(largeBytes-smallBytes) / mib
 	return small, cost{max(0, large.Platform-small.Platform) / more, max(0, large.Postgres-small.Postgres) / more}
 }
 
-// of is what a transfer of so many bytes costs.
+// forBytes returns the cost of a transfer of so many bytes.
 func (c cost) forBytes(perMiB cost, bytes float64) cost {
 	more := max(0, bytes-smallBytes) / mib
 	return cost{c.Platform + more*perMiB.Platform, c.Postgres + more*perMiB.Postgres}

@@ -1,8 +1,7 @@
-// Command scaling computes what so many connected workspaces ask of replicas, of PostgreSQL and of a bucket, and
-// where each runs out. It is arithmetic: rates from what workspaces do, times the processor time that an
-// operation was measured to take (`make bench`), against what machines have. Every assumption is a flag.
+// Command scaling computes the load of a number of connected workspaces on replicas, PostgreSQL and a bucket, and which
+// resource is exhausted first. It multiplies the rate of each operation by its processor time, measured by `make
+// bench`, and divides by the capacity of machines. Every assumption is a flag.
 //
-// It writes the tables of docs/scaling.md. It knows nothing of queues: it says how many machines are busy to the
-// share that is given, not how long anybody waits; and what was measured on one small machine is taken to hold
-// for each processor of a larger one.
+// It writes the tables of docs/scaling.md. It does not model queues: it computes the number of machines at a given
+// utilization, not waiting times. It assumes that each processor of a large machine is as fast as the measured one.
 package main

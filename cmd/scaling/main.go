@@ -14,7 +14,7 @@ const (
 	pagePath  = "docs/scaling.md"
 	costsPath = "cmd/scaling/costs.json"
 
-	// Between these lines the page has what this program prints.
+	// The page has this program's output between these lines.
 	beginMark = "<!-- go run ./cmd/scaling -->\n"
 	endMark   = "<!-- end -->\n"
 )
@@ -33,8 +33,8 @@ func run(args []string, out io.Writer) error {
 	}
 	a := defaultAssumptions()
 	flags := flag.NewFlagSet("scaling", flag.ContinueOnError)
-	bench := flags.String("bench", "", "JSON of make bench: take the costs from there")
-	write := flags.Bool("write", false, "keep the costs, and put the tables into "+pagePath+"; run it where go.mod is")
+	bench := flags.String("bench", "", "use the costs in this JSON file of make bench")
+	write := flags.Bool("write", false, "save the costs, and write the tables to "+pagePath+"; run it in the folder of go.mod")
 	a.flags(flags)
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -51,28 +51,28 @@ func run(args []string, out io.Writer) error {
 	return errors.Join(save(c), writePage(c))
 }
 
-// flags makes every assumption one.
+// flags defines a flag for every assumption.
 func (a *assumptions) flags(f *flag.FlagSet) {
 	for name, value := range map[string]struct {
 		to   *float64
 		help string
 	}{
-		"workspaces": {&a.Workspaces, "connected at the same time"}, "uploads": {&a.Uploads, "files a day and workspace"},
-		"file-bytes": {&a.FileBytes, "bytes of a file"}, "messages": {&a.Messages, "messages a day and workspace"},
-		"peak": {&a.Peak, "busiest hour over the average"}, "heartbeat": {&a.Heartbeat, "seconds between two heartbeats"},
-		"hold": {&a.Hold, "seconds that a poll is held"}, "ack-hours": {&a.AckHours, "hours that a file is there"},
-		"row-days": {&a.RowDays, "days that a row of the inbox is kept"}, "row-bytes": {&a.RowBytes, "bytes of a row, with its indexes"},
-		"busy": {&a.Busy, "share to which machines are used at the peak"}, "replica-cores": {&a.ReplicaCores, "processors of a replica"},
-		"replica-held": {&a.ReplicaHeld, "MAX_WAITS"}, "postgres-cores": {&a.PostgresCores, "processors of a PostgreSQL"},
-		"commits": {&a.CommitsLimit, "commits a second of a PostgreSQL"}, "wal": {&a.WALLimit, "MiB of WAL a second of a PostgreSQL"},
-		"notes": {&a.NotificationsLimit, "notifications a second of a PostgreSQL"}, "pooled": {&a.Pooled, "sessions of PgBouncer"},
-		"bucket-requests": {&a.BucketLimit, "requests a second and prefix of a bucket"},
+		"workspaces": {&a.Workspaces, "number of connected workspaces"}, "uploads": {&a.Uploads, "uploaded files per day and workspace"},
+		"file-bytes": {&a.FileBytes, "average size of a file in bytes"}, "messages": {&a.Messages, "messages per day and workspace"},
+		"peak": {&a.Peak, "ratio of the busiest hour's rate to the average"}, "heartbeat": {&a.Heartbeat, "seconds between two heartbeats"},
+		"hold": {&a.Hold, "seconds for which a poll is held"}, "ack-hours": {&a.AckHours, "hours for which a file is stored, staged and acknowledged"},
+		"row-days": {&a.RowDays, "days for which an inbox row is stored"}, "row-bytes": {&a.RowBytes, "bytes of an inbox row, with its indexes"},
+		"busy": {&a.Busy, "utilization of machines at the peak, from 0 to 1"}, "replica-cores": {&a.ReplicaCores, "processors of a replica"},
+		"replica-held": {&a.ReplicaHeld, "held polls per replica (MAX_WAITS)"}, "postgres-cores": {&a.PostgresCores, "processors of one PostgreSQL"},
+		"commits": {&a.CommitsLimit, "commits per second of one PostgreSQL"}, "wal": {&a.WALLimit, "MiB of WAL per second of one PostgreSQL"},
+		"notes": {&a.NotificationsLimit, "notifications per second of one PostgreSQL"}, "pooled": {&a.Pooled, "sessions that PgBouncer opens"},
+		"bucket-requests": {&a.BucketLimit, "requests per second and prefix of a bucket"},
 	} {
 		f.Float64Var(value.to, name, *value.to, value.help)
 	}
 }
 
-// save keeps the costs for the next time.
+// save writes the costs to costsPath.
 func save(c costs) error {
 	text, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {

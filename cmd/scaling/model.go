@@ -2,35 +2,35 @@ package main
 
 import "math"
 
-// Assumptions are what workspaces do, and what machines have.
+// assumptions are the behaviour of workspaces and the capacity of machines.
 type assumptions struct {
 	Workspaces float64 // connected at the same time
 
-	Uploads   float64 // files a day and workspace
-	FileBytes float64 // of a file, on average
-	Messages  float64 // a day and workspace
-	Peak      float64 // of the busiest hour over the average
-	Heartbeat float64 // seconds between two
-	Hold      float64 // seconds that a poll is held
+	Uploads   float64 // files per day and workspace
+	FileBytes float64 // average size of a file
+	Messages  float64 // per day and workspace
+	Peak      float64 // ratio of the busiest hour's rate to the average
+	Heartbeat float64 // seconds between two heartbeats
+	Hold      float64 // seconds for which a poll is held
 
-	AckHours float64 // how long a file is there, staged and acknowledged
-	RowDays  float64 // how long a row of the inbox is kept
-	RowBytes float64 // with its indexes
+	AckHours float64 // hours for which a file is stored, staged and acknowledged
+	RowDays  float64 // days for which an inbox row is stored
+	RowBytes float64 // of an inbox row, with its indexes
 
-	Busy               float64 // to what share machines are used at the peak
+	Busy               float64 // utilization of machines at the peak, from 0 to 1
 	ReplicaCores       float64
-	ReplicaHeld        float64 // MAX_WAITS
-	HeldBytes          float64 // of memory for each
+	ReplicaHeld        float64 // held polls per replica (MAX_WAITS)
+	HeldBytes          float64 // memory of a held poll
 	PostgresCores      float64
-	CommitsLimit       float64 // a second, that the disk of PostgreSQL syncs; several at once count as one each
-	WALLimit           float64 // MiB a second that its disk takes, with checkpoints
-	NotificationsLimit float64 // notifications a second that it passes on
-	Pooled             float64 // sessions of PgBouncer
-	BucketLimit        float64 // requests a second and prefix
-	Bucket             bool    // files longer than 64 KiB are in a bucket
+	CommitsLimit       float64 // per second that PostgreSQL's disk syncs; commits that share a sync count separately
+	WALLimit           float64 // MiB per second that its disk writes, with checkpoints
+	NotificationsLimit float64 // notifications per second that it delivers
+	Pooled             float64 // sessions that PgBouncer opens
+	BucketLimit        float64 // requests per second and prefix
+	Bucket             bool    // file content is in a bucket
 }
 
-// usual are the assumptions of docs/scaling.md.
+// defaultAssumptions are those of docs/scaling.md.
 func defaultAssumptions() assumptions {
 	return assumptions{
 		Workspaces: 1_000_000,
@@ -44,57 +44,57 @@ func defaultAssumptions() assumptions {
 const (
 	day = 24 * 60 * 60.0
 
-	// What internal/notify does: 500 workspaces a query, each about every 2.25 s.
+	// internal/notify's polling: 500 workspaces per query, each about every 2.25 s.
 	checkBatch, checkInterval = 500, 2.25
 
-	// What internal/server takes: connections of a replica without a pooler, and past one.
+	// Database connections of a replica: without a pooler, and those that bypass one.
 	direct, pastPooler = 35, 5
 
-	// inlineBytes stay in PostgreSQL for a file whose bytes are in a bucket.
+	// inlineBytes is the size in PostgreSQL of a file whose bytes are in a bucket.
 	inlineBytes = 1 << 10
 
-	// requestsPerFile of a bucket: written, read, deleted.
+	// requestsPerFile are the requests to a bucket for a file: write, read and delete.
 	requestsPerFile = 3
 )
 
-// A demand is what they come to at the peak.
+// A demand is the load at the peak, and the machines that it needs.
 type demand struct {
-	Uploads, Messages, Polls, Heartbeats, InboxChecks float64 // a second
-	InMiB                                             float64 // a second, of files
-	Notifications                                     float64 // notifications that PostgreSQL delivers a second
+	Uploads, Messages, Polls, Heartbeats, InboxChecks float64 // per second
+	InMiB                                             float64 // of file content per second
+	Notifications                                     float64 // that PostgreSQL delivers per second
 
-	ReplicaCores, PostgresCores float64 // kept busy
+	ReplicaCores, PostgresCores float64 // number of busy ones
 	ReplicasByCores             float64
 	ReplicasByPolls             float64
 	Replicas                    float64
-	HeldGiB                     float64 // on each replica, for polls
+	HeldGiB                     float64 // of memory per replica, for held polls
 
-	Commits     float64 // a second
-	WAL         float64 // MiB a second
+	Commits     float64 // per second
+	WAL         float64 // MiB per second
 	Connections float64 // without a pooler
 	Pooled      float64 // with one
 	StagedGiB   float64
 	InboxGiB    float64
-	BucketOps   float64 // a second
-	Prefixes    float64 // of the bucket's keys, at least
+	BucketOps   float64 // per second
+	Prefixes    float64 // minimum number of key prefixes in the bucket
 	BucketGiB   float64
 
-	// How many PostgreSQL there have to be, for each reason.
+	// Number of PostgreSQL servers needed, by resource.
 	ByCores, ByCommits, ByWAL, ByNotifications float64
 }
 
-// Postgres is how many PostgreSQL that makes.
+// Postgres returns the number of PostgreSQL servers needed.
 func (d demand) Postgres() float64 {
 	return math.Ceil(max(d.ByCores, d.ByCommits, d.ByWAL, d.ByNotifications))
 }
 
-// first is what runs out first, of PostgreSQL.
+// bottleneck returns the resource of PostgreSQL that is exhausted first.
 func (d demand) bottleneck() string {
 	switch d.largest() {
 	case d.ByCommits:
 		return "commits"
 	case d.ByNotifications:
-		return "news"
+		return "notifications"
 	case d.ByWAL:
 		return "WAL"
 	default:
@@ -104,14 +104,14 @@ func (d demand) bottleneck() string {
 
 func (d demand) largest() float64 { return max(d.ByCores, d.ByCommits, d.ByWAL, d.ByNotifications) }
 
-// demand computes what the assumptions come to with these costs.
+// demand computes the load under the assumptions, with these costs.
 func (a assumptions) demand(c costs) demand {
 	var d demand
 	d.Uploads = a.Workspaces * a.Uploads / day * a.Peak
 	d.Messages = a.Workspaces * a.Messages / day * a.Peak
 	d.Heartbeats = a.Workspaces / a.Heartbeat
 	rows := d.Uploads + d.Messages
-	d.Polls = a.Workspaces/a.Hold + rows // what comes answers a poll, and another follows
+	d.Polls = a.Workspaces/a.Hold + rows // each new row ends a held poll, and another one follows
 	d.InboxChecks = a.Workspaces / checkBatch / checkInterval
 	d.InMiB = d.Uploads * a.FileBytes / mib
 
@@ -122,7 +122,7 @@ func (a assumptions) demand(c costs) demand {
 	}
 	d.Prefixes = math.Ceil(d.BucketOps / (a.BucketLimit * a.Busy))
 	upload, fetch := c.Upload.forBytes(c.UploadMiB, a.FileBytes), c.Fetch.forBytes(c.FetchMiB, a.FileBytes)
-	if a.Bucket { // PostgreSQL has the rows alone
+	if a.Bucket { // PostgreSQL has only the rows
 		upload.Postgres, fetch.Postgres = c.Upload.Postgres, c.Fetch.Postgres
 	}
 	for _, load := range []struct {
@@ -134,7 +134,7 @@ func (a assumptions) demand(c costs) demand {
 	}
 	d.ReplicasByCores = math.Ceil(d.ReplicaCores / (a.ReplicaCores * a.Busy))
 	d.ReplicasByPolls = math.Ceil(a.Workspaces / a.ReplicaHeld)
-	d.Replicas = max(d.ReplicasByCores, d.ReplicasByPolls) + 1 // one may be away
+	d.Replicas = max(d.ReplicasByCores, d.ReplicasByPolls) + 1 // one may fail
 	d.HeldGiB = min(a.Workspaces/(d.Replicas-1), a.ReplicaHeld) * a.HeldBytes / (1 << 30)
 
 	d.Commits = 3*d.Uploads + d.Messages + d.Heartbeats // staged, fetched, acknowledged
@@ -143,7 +143,7 @@ func (a assumptions) demand(c costs) demand {
 	d.Pooled = a.Pooled + pastPooler*(d.Replicas+1)
 	d.StagedGiB = a.Workspaces * a.Uploads / 24 * a.AckHours * stored / (1 << 30)
 	d.InboxGiB = a.Workspaces * (a.Uploads + a.Messages) * a.RowDays * a.RowBytes / (1 << 30)
-	// What is announced together, within 2 ms, is one notification; every replica hears each.
+	// Rows announced within 2 ms share one notification; every replica receives each.
 	d.Notifications = min(rows+2*d.Uploads, 500*d.Replicas) * d.Replicas
 
 	d.ByCores = d.PostgresCores / (a.PostgresCores * a.Busy)

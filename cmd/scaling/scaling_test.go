@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// The page has what the program prints. Planted: another assumption in usual; another figure in costs.json.
+// The page has what the program prints. Planted faults: another default assumption; another figure in costs.json.
 func TestPage_HasWhatTheProgramPrints(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../../" + pagePath)
@@ -25,8 +25,8 @@ func TestPage_HasWhatTheProgramPrints(t *testing.T) {
 	}
 }
 
-// Reckoned by hand, with costs that make it easy.
-func TestDemand_IsWhatOneReckonsByHand(t *testing.T) {
+// The expected values are computed by hand, from costs that make it easy.
+func TestDemand_MatchesAComputationByHand(t *testing.T) {
 	t.Parallel()
 	one := cost{Platform: 1, Postgres: 2}
 	a := defaultAssumptions()
@@ -46,7 +46,7 @@ func TestDemand_IsWhatOneReckonsByHand(t *testing.T) {
 	}
 }
 
-// Twice as many ask for twice as much, and a bucket takes the bytes off PostgreSQL.
+// Twice as many workspaces need twice as much, and with a bucket PostgreSQL does not store the bytes.
 func TestDemand_GrowsWithTheWorkspaces(t *testing.T) {
 	t.Parallel()
 	c, err := savedCosts()
@@ -67,7 +67,7 @@ func TestDemand_GrowsWithTheWorkspaces(t *testing.T) {
 	}
 }
 
-func TestReadBenchmark_TakesTheMedianAndMissesNothingInSilence(t *testing.T) {
+func TestReadBenchmark_UsesTheMedianAndReportsMissingCases(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "bench.json")
 	round := func(operations, platform, postgres string) string {

@@ -6,10 +6,10 @@ import (
 	"math"
 )
 
-// tables prints the costs, and what a hundredth, a tenth and all of the workspaces come to, with their files in
+// tables prints the costs, and the load of a hundredth, a tenth and all of the workspaces, with their files in
 // PostgreSQL and in a bucket.
 func tables(w io.Writer, a assumptions, c costs) {
-	fmt.Fprintf(w, "\nProcessor time of an operation in ms (%s):\n\n| | upload | a MiB more | fetch | a MiB more | ack | empty poll | heartbeat | look at 500 |\n|---|---|---|---|---|---|---|---|---|\n", c.Source)
+	fmt.Fprintf(w, "\nProcessor time of an operation in ms (%s):\n\n| | upload | each further MiB | download | each further MiB | ack | empty poll | heartbeat | check of 500 inboxes |\n|---|---|---|---|---|---|---|---|---|\n", c.Source)
 	all := []cost{c.Upload, c.UploadMiB, c.Fetch, c.FetchMiB, c.Ack, c.Poll, c.Heartbeat, c.InboxCheck}
 	for _, side := range []struct {
 		name string
@@ -21,8 +21,10 @@ func tables(w io.Writer, a assumptions, c costs) {
 		}
 		fmt.Fprintln(w)
 	}
-	fmt.Fprintf(w, "\nA workspace uploads %s files of %s KiB and gets %s messages a day, the busiest hour has %s times the average; a heartbeat every %s s, polls held for %s s. "+
-		"Replicas have %s processors and hold %s polls, PostgreSQL has %s, %s commits and %s MiB of WAL a second, and passes on %s notifications; all are used to %s %%.\n\n",
+	fmt.Fprintf(w, "\nAssumptions: %s uploads of %s KiB and %s messages per day and workspace, the busiest hour with %s times the\n"+
+		"average rate; a heartbeat every %s s, polls held for %s s. A replica has %s processors and holds %s polls. One\n"+
+		"PostgreSQL has %s processors, and carries %s commits, %s MiB of WAL and %s notifications per second.\n"+
+		"The utilization at the peak is %s %%.\n\n",
 		figure(a.Uploads), figure(a.FileBytes/1024), figure(a.Messages), figure(a.Peak), figure(a.Heartbeat), figure(a.Hold),
 		figure(a.ReplicaCores), figure(a.ReplicaHeld), figure(a.PostgresCores), figure(a.CommitsLimit), figure(a.WALLimit), figure(a.NotificationsLimit), figure(100*a.Busy))
 	var columns []demand
@@ -43,26 +45,26 @@ func tables(w io.Writer, a assumptions, c costs) {
 		name string
 		of   func(demand) string
 	}{
-		{"uploads, messages a second", func(d demand) string { return figure(d.Uploads) + ", " + figure(d.Messages) }},
-		{"polls, heartbeats a second", func(d demand) string { return figure(d.Polls) + ", " + figure(d.Heartbeats) }},
-		{"files, MiB a second", func(d demand) string { return figure(d.InMiB) }},
-		{"processors: platform, PostgreSQL", func(d demand) string { return figure(d.ReplicaCores) + ", " + figure(d.PostgresCores) }},
+		{"uploads, messages per second", func(d demand) string { return figure(d.Uploads) + ", " + figure(d.Messages) }},
+		{"polls, heartbeats per second", func(d demand) string { return figure(d.Polls) + ", " + figure(d.Heartbeats) }},
+		{"file content, MiB per second", func(d demand) string { return figure(d.InMiB) }},
+		{"busy processors: platform, PostgreSQL", func(d demand) string { return figure(d.ReplicaCores) + ", " + figure(d.PostgresCores) }},
 		{"replicas (by processors, by held polls)", func(d demand) string {
 			return fmt.Sprintf("%s (%s, %s)", figure(d.Replicas), figure(d.ReplicasByCores), figure(d.ReplicasByPolls))
 		}},
-		{"memory of a replica for polls, GiB", func(d demand) string { return figure(d.HeldGiB) }},
-		{"connections without a pooler, with one", func(d demand) string { return figure(d.Connections) + ", " + figure(d.Pooled) }},
-		{"commits a second", func(d demand) string { return figure(d.Commits) }},
-		{"WAL, MiB a second", func(d demand) string { return figure(d.WAL) }},
-		{"notifications delivered a second", func(d demand) string { return figure(d.Notifications) }},
-		{"in PostgreSQL: files, inbox, GiB", func(d demand) string { return figure(d.StagedGiB) + ", " + figure(d.InboxGiB) }},
-		{"bucket: requests a second, prefixes, GiB", func(d demand) string {
+		{"memory per replica for held polls, GiB", func(d demand) string { return figure(d.HeldGiB) }},
+		{"database connections: without a pooler, with one", func(d demand) string { return figure(d.Connections) + ", " + figure(d.Pooled) }},
+		{"commits per second", func(d demand) string { return figure(d.Commits) }},
+		{"WAL, MiB per second", func(d demand) string { return figure(d.WAL) }},
+		{"notifications delivered per second", func(d demand) string { return figure(d.Notifications) }},
+		{"stored in PostgreSQL: files, inboxes, GiB", func(d demand) string { return figure(d.StagedGiB) + ", " + figure(d.InboxGiB) }},
+		{"bucket: requests per second, prefixes, GiB", func(d demand) string {
 			return figure(d.BucketOps) + ", " + figure(d.Prefixes) + ", " + figure(d.BucketGiB)
 		}},
-		{"**PostgreSQL by processors, commits, WAL, news**", func(d demand) string {
+		{"**PostgreSQL servers by processors, commits, WAL, notifications**", func(d demand) string {
 			return fmt.Sprintf("%.2f, %.2f, %.2f, %.2f", d.ByCores, d.ByCommits, d.ByWAL, d.ByNotifications)
 		}},
-		{"**how many PostgreSQL; what runs out first**", func(d demand) string { return figure(d.Postgres()) + "; " + d.bottleneck() }},
+		{"**PostgreSQL servers needed; exhausted first**", func(d demand) string { return figure(d.Postgres()) + "; " + d.bottleneck() }},
 	} {
 		fmt.Fprintf(w, "| %s |", row.name)
 		for _, d := range columns {
@@ -73,7 +75,7 @@ func tables(w io.Writer, a assumptions, c costs) {
 	fmt.Fprintln(w)
 }
 
-// figure is a number as a person reads it, in two digits or so.
+// figure formats a number with about two digits.
 func figure(f float64) string {
 	switch {
 	case f == 0:

@@ -1,6 +1,6 @@
-// Command trycluster serves three replicas of the platform behind HAProxy on one throw-away PostgreSQL, for a
-// person to try: `make cluster`. It prints what to paste, and ends everything with Ctrl-C; if it is killed
-// instead, what it started ends by itself, and its folder goes.
+// Command trycluster runs several replicas of the platform behind HAProxy on one temporary PostgreSQL, to try them by
+// hand: `make cluster`. It prints commands to paste. SIGHUP replaces the replicas one after the other. Ctrl-C stops
+// everything and removes all data; so does a kill, within seconds. It is not for production.
 package main
 
 import (
@@ -21,8 +21,8 @@ import (
 	"github.com/molecule-ai/platform/internal/testcluster"
 )
 
-// cleaner removes folder $1 when this process is gone, which closes its standard input, and with it
-// PostgreSQL.
+// cleaner removes folder $1 when this process has exited, which closes the script's standard input, and PostgreSQL has
+// stopped.
 const cleaner = `
 read -r _
 seconds=0
@@ -35,9 +35,9 @@ rm -rf "$1"`
 func main() {
 	o := testcluster.Options{}
 	flag.StringVar(&o.Binary, "platform", "bin/platform", "the compiled platform")
-	flag.StringVar(&o.Proxy, "proxy", "deploy/proxy/haproxy.cfg", "configuration of HAProxy")
-	flag.StringVar(&o.Addr, "addr", "127.0.0.1:8080", "address to serve on")
-	flag.IntVar(&o.Replicas, "replicas", 3, "how many")
+	flag.StringVar(&o.Proxy, "proxy", "deploy/proxy/haproxy.cfg", "HAProxy's configuration file")
+	flag.StringVar(&o.Addr, "addr", "127.0.0.1:8080", "address and port that HAProxy listens on")
+	flag.IntVar(&o.Replicas, "replicas", 3, "number of replicas")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -50,7 +50,7 @@ func main() {
 	}
 }
 
-// run serves until ctx is done; at each signal of again it replaces the replicas one after the other.
+// run serves until ctx is done. For every signal of roll it replaces the replicas one after the other.
 func run(ctx context.Context, o testcluster.Options, roll <-chan os.Signal, out io.Writer) (err error) {
 	if o.Dir, err = testcluster.NewDir(); err != nil {
 		return err
@@ -76,7 +76,7 @@ func run(ctx context.Context, o testcluster.Options, roll <-chan os.Signal, out 
 	o.Env = []string{"PUSH_ALLOW_CIDRS=127.0.0.0/8", "REGISTRATION=open", "LOG_FORMAT=text"}
 	c, err := testcluster.Start(ctx, o)
 	if err != nil {
-		return fmt.Errorf("%w; what the replicas say is in %s", err, log.Name())
+		return fmt.Errorf("%w; see the replicas' log, %s", err, log.Name())
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	greet(out, c, token, log.Name())
@@ -86,7 +86,7 @@ func run(ctx context.Context, o testcluster.Options, roll <-chan os.Signal, out 
 			fmt.Fprintln(out, "stopping")
 			return nil
 		case <-c.Balancer.Done():
-			return errors.New("HAProxy has ended; its last words are in " + log.Name())
+			return errors.New("HAProxy has exited; see its log, " + log.Name())
 		case <-c.Postgres.Done():
 			return c.Postgres.Err()
 		case <-roll:
@@ -99,7 +99,7 @@ func run(ctx context.Context, o testcluster.Options, roll <-chan os.Signal, out 
 	}
 }
 
-// clean starts what removes the folder in the end; it waits for the end of the pipe that is returned.
+// clean starts the cleaner, which runs when the returned pipe is closed.
 func clean(dir string) (io.Closer, error) {
 	cmd := exec.Command("/bin/sh", "-c", cleaner, "sh", dir)
 	cmd.Dir = "/"
@@ -112,11 +112,11 @@ func clean(dir string) (io.Closer, error) {
 }
 
 const greeting = `
-{n} replicas serve on {base}, behind HAProxy, on one PostgreSQL. Try it; paste this into another terminal:
+{n} replicas are serving on {base}, behind HAProxy, with one PostgreSQL. To try them, paste this into another terminal:
 
   ADMIN="Authorization: Bearer $(cat {token})"
 
-  echo "-- create a workspace that polls"
+  echo "-- create a poll-mode workspace"
   CREATED=$(curl -s {base}/workspaces -H "$ADMIN" -d '{"name":"laptop","delivery_mode":"poll"}'); echo "$CREATED"
   WORKSPACE=$(echo "$CREATED" | sed 's/.*"id":"\([^"]*\)".*/\1/')
   TOKEN="Authorization: Bearer $(echo "$CREATED" | sed 's/.*"auth_token":"\([^"]*\)".*/\1/')"
@@ -129,11 +129,11 @@ const greeting = `
   curl -s {third}/workspaces/$WORKSPACE/pending-uploads/$FILE/content -H "$TOKEN"
   curl -s -X POST {base}/workspaces/$WORKSPACE/pending-uploads/$FILE/ack -H "$TOKEN"; echo
 
-  make e2e BASE_URL={base} ADMIN_TOKEN=$(cat {token})   # every kind of file
-  kill -HUP {pid}                                       # replace the replicas one after the other, by bin/platform as it is then
-  kill -STOP {victim}; sleep 5; kill -CONT {victim}             # one that freezes
+  make e2e BASE_URL={base} ADMIN_TOKEN=$(cat {token})   # test every kind of file
+  kill -HUP {pid}                                       # replace the replicas one after the other with the current bin/platform
+  kill -STOP {victim}; sleep 5; kill -CONT {victim}             # freeze a replica
 
-Replicas: {pids}. Their log is {log}. Ctrl-C stops all of it and removes what was stored.
+Replicas: {pids}. Their log is {log}. Ctrl-C stops everything and removes all data.
 
 `
 

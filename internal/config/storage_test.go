@@ -7,7 +7,7 @@ import (
 	"github.com/molecule-ai/platform/internal/config"
 )
 
-// Planted: each check left out; the value repeated in an error.
+// Planted faults: each check left out; the value repeated in an error.
 func TestStorageURL_IsAStoreWithoutSecrets(t *testing.T) {
 	t.Parallel()
 	load := func(url string) error {

@@ -11,7 +11,8 @@ import (
 	"syscall"
 )
 
-// unprivileged are the candidates for PostgreSQL's user if the platform runs as root, as which PostgreSQL refuses to run.
+// unprivileged are the candidates for PostgreSQL's user if the platform runs as root, as which PostgreSQL refuses to
+// run.
 var unprivileged = []string{"postgres", "nobody"}
 
 // account is the user that runs PostgreSQL and owns its files.
@@ -70,7 +71,8 @@ func (a account) identity(folders ...string) (identity, error) {
 	return id, nil
 }
 
-// barrier returns the first folder of path that the account may not enter by owner, group and mode; "" if there is none.
+// barrier returns the first folder of path that the account may not enter by owner, group and mode; "" if there is
+// none.
 func (a account) barrier(path string) string {
 	for dir := path; ; dir = filepath.Dir(dir) {
 		info, err := os.Stat(dir)

@@ -6,8 +6,8 @@ import (
 	"syscall"
 )
 
-// capDACOverride is CAP_DAC_OVERRIDE of capabilities(7), which bypasses permission checks on files and folders. It is in
-// the default set of containers.
+// capDACOverride is CAP_DAC_OVERRIDE of capabilities(7), which bypasses permission checks on files and folders. It is
+// in the default set of containers.
 const capDACOverride = 1
 
 // passBarriers gives children the capability to enter every folder, and checks that this process can grant it.

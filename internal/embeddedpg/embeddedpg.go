@@ -222,8 +222,8 @@ func (s *Server) prepare(ctx context.Context) error {
 	return nil
 }
 
-// waitReady returns nil when the server accepts a connection. While it starts or recovers, there is no socket yet, or it
-// answers cannot_connect_now; any other answer is final.
+// waitReady returns nil when the server accepts a connection. While it starts or recovers, there is no socket yet, or
+// it answers cannot_connect_now; any other answer is final.
 func waitReady(ctx context.Context, db *sql.DB) error {
 	retry := time.NewTicker(25 * time.Millisecond)
 	defer retry.Stop()

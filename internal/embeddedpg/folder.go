@@ -82,8 +82,8 @@ func makeFolder(path string, account account) error {
 	return nil
 }
 
-// lockFile takes a lock that the kernel releases when the process exits, for whatever reason. The file is never removed:
-// otherwise two processes could lock two files of the same name.
+// lockFile takes a lock that the kernel releases when the process exits, for whatever reason. The file is never
+// removed: otherwise two processes could lock two files of the same name.
 func lockFile(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {

@@ -98,9 +98,9 @@ molecule_refusals_total{code="not_found",route="none"} 1
 `)
 }
 
-// A refusal is quick, and would make slow uploads look good. Planted: all requests timed; one
-// that stays in flight when it is over.
-func TestRequest_TimesOnlyWhatSucceeds(t *testing.T) {
+// Refusals are fast, and would hide slow uploads. Planted faults: all requests timed; a request that stays in flight
+// after its end.
+func TestRequest_TimesOnlySuccessfulRequests(t *testing.T) {
 	t.Parallel()
 	p := metrics.New(metrics.Options{})
 	held := p.Request("/r", "POST", "upload")

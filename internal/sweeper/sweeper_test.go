@@ -133,8 +133,8 @@ func TestRun_SweepsAtOnceAndThenByItsInterval(t *testing.T) {
 	})
 }
 
-// Planted faults: recover left out; the loop ended by an error; observe not called after an error; the rows skipped when
-// the files fail.
+// Planted faults: recover left out; the loop ended by an error; observe not called after an error; the rows skipped
+// when the files fail.
 func TestRun_GoesOnAfterErrorsAndPanics(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -317,9 +317,9 @@ func TestDue_ReturnsErrors(t *testing.T) {
 	}
 }
 
-// Space is reclaimed when 256 MiB have been deleted since the last success, in one sweep or several. After a failure the
-// next sweep tries again. Planted faults: the sum reset by each sweep, or not reset by a success, or reset by a failure;
-// no timeout.
+// Space is reclaimed when 256 MiB have been deleted since the last success, in one sweep or several. After a failure
+// the next sweep tries again. Planted faults: the sum reset by each sweep, or not reset by a success, or reset by a
+// failure; no timeout.
 func TestRunOnce_ReclaimsSpaceAfter256MiB(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -1,9 +1,9 @@
 // Package testcluster runs a whole deployment on one machine: replicas of the compiled binary behind HAProxy, one
 // PostgreSQL for all of them, and optionally PgBouncer and a synchronous standby. Tests and `make cluster` use it.
 //
-// HAProxy and PgBouncer run with the files of deploy/, in which only addresses and sizes are replaced, so the tests cover
-// those files. Everything listens on loopback or Unix sockets, and exits with the process that started it, even if that
-// is killed. It is not for production: nothing restarts what has failed.
+// HAProxy and PgBouncer run with the files of deploy/, in which only addresses and sizes are replaced, so the tests
+// cover those files. Everything listens on loopback or Unix sockets, and exits with the process that started it, even
+// if that is killed. It is not for production: nothing restarts what has failed.
 package testcluster
 
 import (

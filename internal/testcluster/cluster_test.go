@@ -19,7 +19,7 @@ import (
 	"github.com/molecule-ai/platform/internal/testcluster"
 )
 
-// Three replicas of the compiled binary behind HAProxy: each of these has them to itself, one after the other.
+// Three replicas of the compiled binary behind HAProxy. The subtests share them, one after the other.
 func TestThreeReplicas(t *testing.T) {
 	c := start(t, "")
 	for _, test := range []struct {
@@ -27,11 +27,11 @@ func TestThreeReplicas(t *testing.T) {
 		run  func(*testing.T, *testcluster.Cluster)
 	}{
 		{"the demo sees every file arrive", demo},
-		{"each step may be on another replica", stepByStep},
-		{"a cursor misses nothing", followCursor},
-		{"replacing all of them fails no request", roll},
-		{"killing one fails what it had in hand, and nothing is twice", kill},
-		{"one that freezes loses nothing", freeze},
+		{"each step may use another replica", stepByStep},
+		{"a cursor skips nothing", followCursor},
+		{"a rolling replacement fails no request", roll},
+		{"a kill fails only requests in flight, and duplicates nothing", kill},
+		{"a freeze loses nothing", freeze},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, c) })
 	}
@@ -46,12 +46,12 @@ func demo(t *testing.T, c *testcluster.Cluster) {
 	}
 }
 
-// stepByStep has an upload, its poll, which is held when it comes, its fetch and its ack each on another
-// replica, in several orders. Planted: nothing announced to other replicas.
+// stepByStep uses another replica for each of an upload, its held poll, its download and its ack, in several orders.
+// Planted fault: nothing announced to other replicas.
 func stepByStep(t *testing.T, c *testcluster.Cluster) {
 	w := platformAt(c.URL).Create(t, "poll", "")
 	last := ""
-	var waited time.Duration // after the uploads were answered
+	var waited time.Duration // from the answers of the uploads to those of the polls
 	for i := range 6 {
 		r := rand.New(rand.NewPCG(1, uint64(i))).Perm(3)
 		to := func(step int) *servertest.Platform { return platformAt(c.Replicas[r[step%3]].URL()) }
@@ -96,13 +96,13 @@ func stepByStep(t *testing.T, c *testcluster.Cluster) {
 			t.Errorf("show: %d %s", r.Status, r.Body)
 		}
 	}
-	if waited > 6*time.Second { // replicas look by themselves every 2.25 s or so
+	if waited > 6*time.Second { // without a notification a replica finds the row after about 2.25 s
 		t.Errorf("held polls were answered %v after their uploads", waited)
 	}
 }
 
-// followCursor has six writers send messages to two workspaces through the balancer, and four pollers each
-// follow them. Planted: the cursor's number from a sequence.
+// followCursor sends messages to two workspaces through the balancer, six writers at once, while four pollers of each
+// follow its cursor. Planted fault: the cursor's number from a sequence.
 func followCursor(t *testing.T, c *testcluster.Cluster) {
 	const writers, each, pollers = 6, 80, 4
 	for range 2 {
@@ -151,9 +151,9 @@ func followCursor(t *testing.T, c *testcluster.Cluster) {
 	}
 }
 
-// roll replaces all replicas under load. Planted: a replica that neither delays its stop nor waits for requests in
-// flight. One of the two is enough here: this HAProxy sends what did not get through to another, and who is not
-// sent anything for 4 s has nothing in flight.
+// roll replaces all replicas under load. Planted fault: a replica that neither delays its stop nor waits for requests
+// in flight. Both must be planted, because either one alone fails no request: HAProxy sends a request whose connection
+// was refused to another replica, and a replica that got no request for 4 s has none in flight.
 func roll(t *testing.T, c *testcluster.Cluster) {
 	f := startTraffic(t, c.URL, 6)
 	f.awaitSuccesses(t, 100)
@@ -161,7 +161,7 @@ func roll(t *testing.T, c *testcluster.Cluster) {
 	if err := c.Roll(t.Context(), binary); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("replaced in %s, with %d requests meanwhile", time.Since(begun).Round(100*time.Millisecond), f.successes()-before)
+	t.Logf("replaced in %s, during %d requests", time.Since(begun).Round(100*time.Millisecond), f.successes()-before)
 	f.awaitSuccesses(t, 100)
 	_, failed := f.end(t)
 	for _, failure := range failed {
@@ -169,12 +169,12 @@ func roll(t *testing.T, c *testcluster.Cluster) {
 	}
 }
 
-// notice is how long HAProxy may take, on a busy machine, to get round to what the kernel has told it: that its
-// connections to a replica have ended. What it sends down one of them until then is in that replica's hand.
+// detectionDelay is the time that HAProxy may take, on a busy machine, to process the kernel's report that its
+// connections to a replica are closed. Requests that it sends on one of them until then fail with that replica.
 const detectionDelay = 200 * time.Millisecond
 
-// kill ends one replica as nothing can prepare for, three times. What began afterwards is sent to the others,
-// before HAProxy's next check, which is 2 s later at most, too. Planted: no redispatch in haproxy.cfg.
+// kill kills one replica, three times. Requests that start afterwards go to the others, even before HAProxy's next
+// health check, which comes up to 2 s later. Planted fault: no redispatch in haproxy.cfg.
 func kill(t *testing.T, c *testcluster.Cluster) {
 	f := startTraffic(t, c.URL, 6)
 	type moment struct{ begun, end time.Time }
@@ -183,7 +183,7 @@ func kill(t *testing.T, c *testcluster.Cluster) {
 		f.awaitSuccesses(t, 100)
 		killed := moment{begun: time.Now()}
 		r.Kill()
-		// An answer from HAProxy's one thread comes after what the kernel had told it before.
+		// HAProxy has one thread: when it answers this, it has processed what the kernel reported before.
 		if err := c.Balancer.Await(t.Context(), c.Replicas[(i+1)%len(c.Replicas)].Name, testcluster.Up); err != nil {
 			t.Fatal(err)
 		}
@@ -208,19 +208,18 @@ func kill(t *testing.T, c *testcluster.Cluster) {
 		}
 	}
 	if len(failed) > len(kills)*2*6 {
-		t.Errorf("%d requests failed: more than were under way", len(failed))
+		t.Errorf("%d requests failed: more than were in flight", len(failed))
 	}
 }
 
-// freeze stops a replica's process for longer than HAProxy needs to see it, and lets it go on. What it had in
-// hand is answered late.
+// freeze stops a replica's process until HAProxy has noticed, and resumes it. Its requests in flight are answered late.
 func freeze(t *testing.T, c *testcluster.Cluster) {
 	f := startTraffic(t, c.URL, 6)
 	f.awaitSuccesses(t, 100)
 	r := c.Replicas[1]
 	r.Signal(syscall.SIGSTOP)
 	err := c.Balancer.Await(contextWithTimeout(t, testTimeout), r.Name, testcluster.Down)
-	for range 20 { // the others serve
+	for range 20 { // the other replicas serve
 		platformAt(c.URL).Create(t, "poll", "")
 	}
 	r.Signal(syscall.SIGCONT)

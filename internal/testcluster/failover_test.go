@@ -12,11 +12,11 @@ import (
 	"github.com/molecule-ai/platform/internal/testcluster"
 )
 
-// The primary is lost under load, with everything that only it had, and its synchronous standby promoted. The
-// replicas find it by themselves: DATABASE_URL names both. Whatever was answered with a 200 is there, once, and
-// every poller goes on by its cursor.
+// The primary is lost under load, and its synchronous standby promoted. The replicas find the new primary without help,
+// because DATABASE_URL names both. Everything answered with 200 is there once, and every poller goes on from its
+// cursor.
 //
-// Planted: no synchronous_standby_names, and the standby's receiver stopped (SIGSTOP) until the primary is lost.
+// Planted fault: no synchronous_standby_names, and the standby's receiver stopped (SIGSTOP) until the primary is lost.
 func TestFailover_LosesNothingThatWasAnswered(t *testing.T) {
 	t.Parallel()
 	ctx := contextWithTimeout(t, 3*testTimeout)
@@ -62,10 +62,10 @@ func TestFailover_LosesNothingThatWasAnswered(t *testing.T) {
 	}
 }
 
-// With its standby gone, PostgreSQL lets a write wait. If somebody cancels that, it says that the transaction is
-// committed, with a warning. That is not on two machines, so it is no 200. Planted: commits that are not looked
-// at (internal/synced).
-func TestFailover_WithoutTheStandbyNothingIsAnswered(t *testing.T) {
+// Without its standby, PostgreSQL lets a commit wait. If the wait is cancelled, it reports the commit as successful
+// with a warning. The data is then on one machine only, so the platform must not answer 200. Planted fault: the warning
+// ignored (internal/synced).
+func TestFailover_WithoutTheStandbyNoWriteIsAcknowledged(t *testing.T) {
 	t.Parallel()
 	ctx := contextWithTimeout(t, 3*testTimeout)
 	pair, err := testcluster.StartPair(ctx, newDir(t))

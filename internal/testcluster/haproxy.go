@@ -32,8 +32,8 @@ type HAProxy struct {
 	socket string
 }
 
-// StartHAProxy starts HAProxy on addr, or on a free loopback address if addr is "". Its servers are named replica1 and so
-// on; its configuration is that at path. It writes its files to dir.
+// StartHAProxy starts HAProxy on addr, or on a free loopback address if addr is "". Its servers are named replica1 and
+// so on; its configuration is that at path. It writes its files to dir.
 func StartHAProxy(path, dir, addr string, servers []string, log io.Writer) (*HAProxy, error) {
 	program, err := find("haproxy")
 	if err != nil {

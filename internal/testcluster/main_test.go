@@ -20,11 +20,11 @@ const (
 
 	proxyFile = "../../deploy/proxy/haproxy.cfg"
 
-	// patience is how long anything may take that should take a moment.
+	// testTimeout bounds every wait that should take a moment.
 	testTimeout = 40 * time.Second
 )
 
-// binary is the platform as its users run it, without the race detector.
+// binary is the path of the compiled platform, built without the race detector.
 var binary string
 
 func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
@@ -37,7 +37,7 @@ func buildAndRun(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binary = filepath.Join(dir, "platform")
-	// Without the state of the repository, which is not always there to be read.
+	// -buildvcs=false: the git repository is not always readable.
 	if output, err := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "../../cmd/platform").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the platform: %v\n%s", err, output)
 		return 1
@@ -45,7 +45,7 @@ func buildAndRun(m *testing.M) int {
 	return m.Run()
 }
 
-// newDir makes a folder that PostgreSQL's user can get through.
+// newDir creates a folder that PostgreSQL's user can enter.
 func newDir(t *testing.T) string {
 	t.Helper()
 	dir, err := testcluster.NewDir()
@@ -84,10 +84,10 @@ func start(t *testing.T, databaseURL string, env ...string) *testcluster.Cluster
 	return c
 }
 
-// at is what serves there, for calls that are checked against the OpenAPI file.
+// platformAt returns a client of the platform at url, whose calls are checked against the OpenAPI file.
 func platformAt(url string) *servertest.Platform { return &servertest.Platform{URL: url} }
 
-// within is a context that ends when something has taken too long.
+// contextWithTimeout returns a context that ends after limit or with the test.
 func contextWithTimeout(t *testing.T, limit time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
@@ -107,7 +107,7 @@ func (l *tail) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
-// String returns the end of it.
+// String returns the last 8 KiB.
 func (l *tail) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// watchdogScript kills process $1 when the process that started it has exited, which closes the script's standard input.
-// A line on it means that $1 has exited by itself.
+// watchdogScript kills process $1 when the process that started it has exited, which closes the script's standard
+// input. A line on it means that $1 has exited by itself.
 const watchdogScript = `read -r _ || kill -KILL "$1"`
 
 // A Process is a program that does not outlive the process that started it.

@@ -15,11 +15,11 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// backOff is how long a client waits after a failure.
+// backOff is a client's pause after a failure.
 const backOff = 50 * time.Millisecond
 
-// traffic is what workspaces do all the time: uploads, each sent once and without a key, and a poller
-// that follows its cursor with held polls, fetches and acknowledges.
+// traffic is the usual load of workspaces: uploads, each sent once and without a key, and a poller that follows its
+// cursor with held polls, downloads and acknowledges.
 type traffic struct {
 	base string
 	http *http.Client
@@ -32,22 +32,22 @@ type traffic struct {
 	failed     []failure
 }
 
-// An inbox is a workspace as its sender and its poller know it.
+// An inbox is what a workspace's sender and poller have seen.
 type inbox struct {
 	servertest.Workspace
-	answered map[string]bool // names of files that were sent; true: with a 200
-	seen     map[string]int  // names of files, by how many rows there were
+	answered map[string]bool // by name of a sent file: whether the answer was 200
+	seen     map[string]int  // by name of a file: number of rows
 	last     string          // the cursor
 	seq      int64
 }
 
-// A failure is a request that was not answered as it should have been.
+// A failure is a request that failed.
 type failure struct {
 	what       string
 	begun, end time.Time
 }
 
-// busy starts traffic of n workspaces.
+// startTraffic starts the traffic of n workspaces.
 func startTraffic(t *testing.T, base string, n int) *traffic {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
@@ -70,8 +70,8 @@ func startTraffic(t *testing.T, base string, n int) *traffic {
 	return f
 }
 
-// end stops the sending, reads all inboxes to their end, and wants every file that was answered with a 200
-// there once, and no other more than once.
+// end stops the uploads, reads all inboxes to their end, and checks that every file answered with 200 is there once,
+// and no other more than once.
 func (f *traffic) end(t *testing.T) (requests int, failed []failure) {
 	t.Helper()
 	f.stop()
@@ -90,7 +90,7 @@ func (f *traffic) end(t *testing.T) (requests int, failed []failure) {
 			}
 		}
 	}
-	t.Logf("%d requests, %d failed; %d uploads whose answer was lost", f.requests, len(f.failed), unknown)
+	t.Logf("%d requests, %d failed; %d uploads with unknown outcome", f.requests, len(f.failed), unknown)
 	return f.requests, f.failed
 }
 
@@ -146,8 +146,8 @@ func (f *traffic) upload(w *inbox, name string) {
 	w.answered[name] = ok
 }
 
-// poll asks for what comes after the cursor, handles it, and returns how much it was. Only the workspace's
-// poller calls it.
+// poll requests the rows after the cursor, handles them, and returns their number. Only the workspace's poller calls
+// it.
 func (f *traffic) poll(w *inbox, wait int) int {
 	path := fmt.Sprintf("/activity?limit=20&wait=%d", wait)
 	if w.last == "" {
@@ -182,26 +182,26 @@ func (f *traffic) poll(w *inbox, wait int) int {
 	return len(rows)
 }
 
-// fail notes what no fault excuses.
+// fail records a failure that no fault excuses.
 func (f *traffic) fail(what string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.failed = append(f.failed, failure{what: what, begun: time.Now(), end: time.Now()})
 }
 
-// sent returns the number of requests so far that were answered as they should be.
+// successes returns the number of successful requests so far.
 func (f *traffic) successes() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.requests - len(f.failed)
 }
 
-// flows returns when so many more requests have been answered as they should be.
+// awaitSuccesses waits for n more successful requests.
 func (f *traffic) awaitSuccesses(t *testing.T, n int) {
 	t.Helper()
 	for begun, first := time.Now(), f.successes(); f.successes() < first+n; time.Sleep(10 * time.Millisecond) {
 		if time.Since(begun) > testTimeout {
-			t.Fatalf("%d requests in %s", f.successes()-first, testTimeout)
+			t.Fatalf("only %d successful requests in %s", f.successes()-first, testTimeout)
 		}
 	}
 }

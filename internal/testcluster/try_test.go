@@ -18,8 +18,8 @@ import (
 	"github.com/molecule-ai/platform/internal/testcluster"
 )
 
-// What `make cluster` serves is what it prints, and neither Ctrl-C nor kill -9 leaves anything behind. Planted: no
-// leash for the replicas; no cleaner.
+// `make cluster` serves what it prints, and leaves nothing behind after Ctrl-C or kill -9. Planted faults: no watchdog
+// for the replicas; no cleaner.
 func TestTryCluster_LeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	program := filepath.Join(t.TempDir(), "trycluster")
@@ -85,7 +85,7 @@ func await(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// gone reports whether a process has ended; one that nobody has waited for yet has.
+// gone reports whether a process has exited; a zombie has.
 func gone(pid string) bool {
 	n, err := strconv.Atoi(pid)
 	if err != nil || errors.Is(syscall.Kill(n, 0), syscall.ESRCH) {

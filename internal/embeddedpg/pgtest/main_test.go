@@ -23,7 +23,7 @@ func TestOfTheChild(t *testing.T) {
 	case "fails":
 		t.Fatal("as requested")
 	case "panics":
-		panic("as told")
+		panic("as requested")
 	case "is killed":
 		self, err := os.FindProcess(os.Getpid())
 		if err != nil {

@@ -1,7 +1,7 @@
 // Package pgtest gives every test its own database on a real PostgreSQL.
 //
-// A test binary starts one temporary server in TestMain. Each test gets a database on it, cloned from a template that is
-// migrated once:
+// A test binary starts one temporary server in TestMain. Each test gets a database on it, cloned from a template that
+// is migrated once:
 //
 //	func TestMain(m *testing.M) { pgtest.Main(m) }
 //
@@ -142,8 +142,8 @@ func startCleaner(dir string) (io.Closer, error) {
 // Server returns the running server.
 func Server() *embeddedpg.Server { return server }
 
-// New creates a database with the newest schema and returns its connection string. The database is dropped at the end of
-// the test, even if there are open connections.
+// New creates a database with the newest schema and returns its connection string. The database is dropped at the end
+// of the test, even if there are open connections.
 func New(t testing.TB) string {
 	t.Helper()
 	need(t)

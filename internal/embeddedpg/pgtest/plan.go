@@ -13,8 +13,8 @@ import (
 )
 
 // Scans returns how the statement reads its tables, such as "Index Scan of things by things_pkey", sorted and without
-// duplicates. It uses the generic plan, which PostgreSQL uses for a prepared statement that is executed often; args only
-// need the right types. Fill and ANALYZE the tables first: PostgreSQL scans small tables sequentially.
+// duplicates. It uses the generic plan, which PostgreSQL uses for a prepared statement that is executed often; args
+// only need the right types. Fill and ANALYZE the tables first: PostgreSQL scans small tables sequentially.
 func Scans(t testing.TB, db *sql.DB, statement string, args ...any) []string {
 	t.Helper()
 	ctx := t.Context()

@@ -8,8 +8,8 @@ import (
 	"github.com/molecule-ai/platform/internal/schema"
 )
 
-// migrateTemplate creates the database that New clones. PostgreSQL refuses to clone a database with open connections, so
-// it closes its own.
+// migrateTemplate creates the database that New clones. PostgreSQL refuses to clone a database with open connections,
+// so it closes its own.
 func migrateTemplate() error {
 	if _, err := admin.Exec("CREATE DATABASE " + templateDatabase); err != nil {
 		return fmt.Errorf("create database %s: %w", templateDatabase, err)
