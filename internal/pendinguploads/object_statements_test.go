@@ -368,3 +368,15 @@ func TestObjectStorage_ListsOfMisplacedFilesReportWhatFails(t *testing.T) {
 		}
 	}
 }
+
+// Planted: Reclaim that does nothing.
+func TestObjectStorage_ReclaimsTheSpaceOfTheDatabase(t *testing.T) {
+	t.Parallel()
+	m, b := newMockedObjectStorage(t, &memStore{})
+	m.sessions.ExpectQuery("SELECT set_config").WillReturnRows(sqlmock.NewRows([]string{""}).AddRow(true))
+	m.sessions.ExpectExec("VACUUM").WillReturnResult(driver.RowsAffected(0))
+	m.sessions.ExpectExec("SELECT pg_advisory_unlock_all").WillReturnResult(driver.RowsAffected(0))
+	if err := b.Reclaim(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -12,7 +12,7 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 )
 
-// Storage returns s with spans around what takes long: staging files, and opening one.
+// Storage returns s with spans around the operations that may take long: staging files and opening one.
 func (t *Tracing) Storage(s pendinguploads.Storage) pendinguploads.Storage {
 	if t == nil {
 		return s
@@ -46,8 +46,8 @@ func (s *storage) Stage(ctx context.Context, workspace uuid.UUID, files []pendin
 	return staged, err
 }
 
-// Open implements pendinguploads.Storage. The span ends before the file is read on: that
-// takes as long as the client does, which is the request's span.
+// Open implements pendinguploads.Storage. The span does not include reading the content: that takes as
+// long as the client does and belongs to the span of the request.
 func (s *storage) Open(ctx context.Context, workspace, id uuid.UUID) (pendinguploads.File, io.ReadSeekCloser, error) {
 	opening, span := s.start(ctx, "open", workspace, attribute.String("molecule.file_id", id.String()))
 	f, content, err := s.Storage.Open(opening, workspace, id)

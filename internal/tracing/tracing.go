@@ -1,13 +1,12 @@
-// Package tracing sends what requests did, and how long it took, to an OpenTelemetry collector,
-// by OTLP over HTTP.
+// Package tracing sends a trace of each request to an OpenTelemetry collector, by OTLP over HTTP.
 //
-// It is only there if it is configured: a nil *Tracing costs nothing, and nothing is made, sent
-// or kept for one. A trace that a caller has begun (traceparent, W3C) is gone on with. Spans
-// have ids of workspaces and files, never names, contents or tokens. A collector that is away costs
-// spans, never requests: they wait in a queue of bounded length.
+// It is optional: a nil *Tracing stands for a platform without traces, for which nothing is created or
+// sent. A trace that the client has begun (traceparent, W3C) is continued. Spans contain the ids of workspaces and files, never names, contents
+// or tokens. Spans wait in a bounded queue; if the collector is down they are dropped, and no request
+// waits for it.
 //
-// Where to send is the platform's configuration. How (headers, certificates, sampling, the queue)
-// is set by the other variables that OpenTelemetry defines; its library reads them.
+// The platform's configuration has the URL of the collector. Headers, certificates, sampling and the
+// queue are set by the standard OTEL_* variables, which the OpenTelemetry library reads.
 package tracing
 
 import (
@@ -28,27 +27,29 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// scope names who makes the spans.
+// scope is the instrumentation scope of the spans.
 const scope = "github.com/molecule-ai/platform"
 
-// Tracing makes spans. nil makes none.
+// Tracing creates spans. A nil *Tracing creates none.
 type Tracing struct {
 	provider    *sdktrace.TracerProvider
 	tracer      trace.Tracer
 	propagation propagation.TraceContext
 }
 
-// New returns what sends spans to the collector at endpoint, a whole URL. It does not look
-// whether somebody is there. Close it, or the last spans are lost.
+// New returns a Tracing that sends spans to the collector at endpoint, a complete URL. It does not
+// connect yet, so a collector that is down is not an error. Close it, or the last spans are lost.
 func New(ctx context.Context, endpoint, version string, log *slog.Logger) (*Tracing, error) {
-	// The library's own complaints would go to standard error as they are, between lines of JSON.
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("traces were not sent", "error", err) }))
+	// The library would write its errors to standard error as plain text, between lines of JSON.
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
+		log.Warn("spans dropped; the OpenTelemetry collector did not accept them", "error", err)
+	}))
 	otel.SetLogger(logr.FromSlogHandler(log.Handler()))
 	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(endpoint))
 	if err != nil {
 		return nil, fmt.Errorf("traces: %w", err)
 	}
-	// What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say counts more.
+	// OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence, so WithFromEnv comes last.
 	about, err := resource.New(ctx, resource.WithTelemetrySDK(),
 		resource.WithAttributes(semconv.ServiceName("molecule-platform"), semconv.ServiceVersion(version)), resource.WithFromEnv())
 	if err != nil {
@@ -58,7 +59,7 @@ func New(ctx context.Context, endpoint, version string, log *slog.Logger) (*Trac
 	return &Tracing{provider: provider, tracer: provider.Tracer(scope, trace.WithInstrumentationVersion(version))}, nil
 }
 
-// Close sends what is left, for as long as ctx allows.
+// Close sends the spans that are still queued, until ctx ends.
 func (t *Tracing) Close(ctx context.Context) error {
 	if t == nil {
 		return nil
@@ -66,7 +67,7 @@ func (t *Tracing) Close(ctx context.Context) error {
 	return t.provider.Shutdown(ctx)
 }
 
-// ID returns the id of the trace that ctx belongs to, "" if there is none.
+// ID returns the trace id of ctx, "" if it belongs to no trace.
 func ID(ctx context.Context) string {
 	if id := trace.SpanContextFromContext(ctx).TraceID(); id.IsValid() {
 		return id.String()
@@ -74,12 +75,12 @@ func ID(ctx context.Context) string {
 	return ""
 }
 
-// Request begins the span of a request that goes to a route, "" if there is none. End it with
-// the status of the answer.
+// Request begins the span of a request. route is the pattern of its route, "" if none matches. The
+// caller calls end with the status of the response.
 func (t *Tracing) Request(r *http.Request, route, clientIP string) (ctx context.Context, end func(status int)) {
 	method, name := r.Method, r.Method+" "+route
 	if route == "" {
-		// Made up by the client: neither method nor path must make a span's name.
+		// The client chose both freely, so neither method nor path may become the name of a span.
 		method, name = "_OTHER", "HTTP"
 	}
 	attributes := []attribute.KeyValue{semconv.HTTPRequestMethodKey.String(method), semconv.ClientAddress(clientIP)}

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 
 const patience = 20 * time.Second
 
-// receiver is a collector that takes OTLP over HTTP.
+// receiver is a collector that accepts OTLP over HTTP.
 type receiver struct {
 	URL string
 
@@ -72,7 +72,7 @@ func (r *receiver) take(export *collector.ExportTraceServiceRequest) {
 	}
 }
 
-// wait returns the spans by name once all of those are there.
+// wait returns the spans by name as soon as all of the given names have arrived.
 func (r *receiver) wait(t *testing.T, names ...string) map[string]*tracepb.Span {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
@@ -113,7 +113,7 @@ const (
 	contentSpan = "GET /workspaces/:id/pending-uploads/:file_id/content"
 )
 
-// upload sends one file, as part of a trace if traceparent is not "".
+// upload uploads one file, as part of a trace unless traceparent is "".
 func upload(t *testing.T, p *servertest.Platform, w servertest.Workspace, traceparent string) (file string) {
 	t.Helper()
 	const form = "--b\r\nContent-Disposition: form-data; name=\"files\"; filename=\"secret name.txt\"\r\n\r\nsecret content\r\n--b--\r\n"
@@ -131,8 +131,8 @@ func upload(t *testing.T, p *servertest.Platform, w servertest.Workspace, tracep
 	return answer.Files[0].URI[strings.LastIndexByte(answer.Files[0].URI, '/')+1:]
 }
 
-// Planted: no route; children that belong to no request; the caller's trace not gone on with; a
-// path that is no route in the name; the file's name among the attributes.
+// Planted: no route; child spans without the request as their parent; the client's trace not continued; a
+// path that is not a route as the name; the name of the file among the attributes.
 func TestTraces_RequestsAreSpansWithStagingAndOpeningWithin(t *testing.T) {
 	t.Parallel()
 	r := newReceiver(t)
@@ -183,7 +183,7 @@ func TestTraces_RequestsAreSpansWithStagingAndOpeningWithin(t *testing.T) {
 	}
 }
 
-// Planted: trace_id left out of the lines.
+// Planted: trace_id left out of the log lines.
 func TestTraces_LogLinesNameTheTrace(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.OTELEndpoint = newReceiver(t).URL })
@@ -209,7 +209,8 @@ func TestTraces_LogLinesNameTheTrace(t *testing.T) {
 	}
 }
 
-// Nothing is made, sent or told. Planted: OTEL_SDK_DISABLED ignored; traces that are always on.
+// Without configuration nothing is created, sent or logged. Planted: OTEL_SDK_DISABLED ignored; traces
+// that are always on.
 func TestTraces_OffUnlessConfigured(t *testing.T) {
 	t.Parallel()
 	r := newReceiver(t)
@@ -226,7 +227,7 @@ func TestTraces_OffUnlessConfigured(t *testing.T) {
 			}
 		})
 	}
-	// The platforms have stopped, which sends what is left.
+	// The platforms have stopped, which sends the queued spans.
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.requests > 0 {
@@ -234,7 +235,7 @@ func TestTraces_OffUnlessConfigured(t *testing.T) {
 	}
 }
 
-// The last spans are sent when the platform stops. Planted: no Close.
+// The queued spans are sent when the platform stops. Planted: no Close.
 func TestTraces_LastSpansAreSentOnStop(t *testing.T) {
 	t.Parallel()
 	r := newReceiver(t)
@@ -249,8 +250,8 @@ func TestTraces_LastSpansAreSentOnStop(t *testing.T) {
 	}
 }
 
-// A collector that is away, or takes spans and never answers, costs spans and no requests. Planted:
-// spans sent one by one while the request waits.
+// A collector that is down, or accepts connections and never responds, costs spans and delays no request.
+// Planted: each span sent while the request waits.
 func TestTraces_CollectorThatIsAwayIsInNobodysWay(t *testing.T) {
 	t.Parallel()
 	end := make(chan struct{})
