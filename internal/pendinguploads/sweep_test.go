@@ -12,9 +12,9 @@ import (
 	"github.com/lib/pq"
 
 	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/database"
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
-	"github.com/molecule-ai/platform/internal/prepared"
 )
 
 const (
@@ -234,7 +234,7 @@ func TestReclaim_GivesRoomAndLeavesTheConnectionAsItWas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db := openPool(t, prepared.Connector(limited))
+	db := openPool(t, database.Prepared(limited))
 	db.SetMaxOpenConns(1)
 	for _, table := range []string{"pending_uploads", "pending_upload_chunks"} { // nobody else gives room
 		mustExec(t, db, `ALTER TABLE `+table+` SET (autovacuum_enabled = false, toast.autovacuum_enabled = false)`)

@@ -19,10 +19,9 @@ import (
 	"github.com/lib/pq"
 	"github.com/lib/pq/pqerror"
 
+	"github.com/molecule-ai/platform/internal/database"
 	"github.com/molecule-ai/platform/internal/embeddedpg"
-	"github.com/molecule-ai/platform/internal/prepared"
 	"github.com/molecule-ai/platform/internal/schema"
-	"github.com/molecule-ai/platform/internal/synced"
 )
 
 const (
@@ -139,7 +138,7 @@ func openPool(dsn string, n int, options ...poolOption) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sized(prepared.Connector(connector), n), nil
+	return sized(database.Prepared(connector), n), nil
 }
 
 func newConnector(dsn string, options ...poolOption) (driver.Connector, error) {
@@ -164,7 +163,7 @@ func newConnector(dsn string, options ...poolOption) (driver.Connector, error) {
 		return nil, fmt.Errorf("the database cannot be used: %w", err)
 	}
 	connector.Dialer(newDatabaseDialer())
-	return synced.Connector(connector), nil
+	return database.Confirmed(connector), nil
 }
 
 // databaseDialer dials the database.

@@ -1,12 +1,10 @@
-package pqconn_test
+package database
 
 import (
 	"context"
 	"database/sql/driver"
 	"errors"
 	"testing"
-
-	"github.com/molecule-ai/platform/internal/pqconn"
 )
 
 // failing connects to nowhere, or with another driver.
@@ -18,15 +16,15 @@ type failing struct {
 
 func (f failing) Connect(context.Context) (driver.Conn, error) { return f.conn, f.err }
 
-func TestWrap_TakesConnectionsOfPQOnly(t *testing.T) {
+func TestWrapConns_TakesConnectionsOfPQOnly(t *testing.T) {
 	t.Parallel()
-	around := func(c pqconn.Conn) driver.Conn { return c }
+	around := func(c pqConn) driver.Conn { return c }
 	errNowhere := errors.New("nowhere")
-	if conn, err := pqconn.Wrap(failing{err: errNowhere}, around).Connect(t.Context()); conn != nil || !errors.Is(err, errNowhere) {
+	if conn, err := wrapConns(failing{err: errNowhere}, around).Connect(t.Context()); conn != nil || !errors.Is(err, errNowhere) {
 		t.Errorf("%v, %v", conn, err)
 	}
 	other := &otherConn{}
-	if conn, err := pqconn.Wrap(failing{conn: other}, around).Connect(t.Context()); conn != nil || err == nil || !other.closed {
+	if conn, err := wrapConns(failing{conn: other}, around).Connect(t.Context()); conn != nil || err == nil || !other.closed {
 		t.Errorf("%v, %v, closed %t", conn, err, other.closed)
 	}
 }

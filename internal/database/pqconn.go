@@ -2,7 +2,7 @@
 //
 // A pool asks a connection which of the driver's interfaces it has, and does without, silently, what
 // it has not: cancelling, resetting, transactions that are read-only.
-package pqconn
+package database
 
 import (
 	"context"
@@ -10,8 +10,8 @@ import (
 	"errors"
 )
 
-// Conn is what a connection of lib/pq can do. Who embeds one can do it too.
-type Conn interface {
+// pqConn is what a connection of lib/pq can do. Who embeds one can do it too.
+type pqConn interface {
 	driver.Conn
 	driver.ConnBeginTx
 	driver.ConnPrepareContext
@@ -23,15 +23,15 @@ type Conn interface {
 	driver.Validator
 }
 
-// Wrap returns connections of c, which must be lib/pq's or what Wrap made of them, with around
+// wrapConns returns connections of c, which must be lib/pq's or what wrapConns made of them, with around
 // called for each.
-func Wrap(c driver.Connector, around func(Conn) driver.Conn) driver.Connector {
+func wrapConns(c driver.Connector, around func(pqConn) driver.Conn) driver.Connector {
 	return connector{c, around}
 }
 
 type connector struct {
 	driver.Connector
-	around func(Conn) driver.Conn
+	around func(pqConn) driver.Conn
 }
 
 // Connect implements driver.Connector.
@@ -40,7 +40,7 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	full, ok := raw.(Conn)
+	full, ok := raw.(pqConn)
 	if !ok {
 		return nil, errors.Join(errors.New("pqconn: not a connection of lib/pq"), raw.Close())
 	}

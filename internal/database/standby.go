@@ -7,7 +7,7 @@
 // when the connection breaks during the commit.
 //
 // Statements outside of a transaction are not looked at: what has to last is written in one.
-package synced
+package database
 
 import (
 	"context"
@@ -16,8 +16,6 @@ import (
 	"strings"
 
 	"github.com/lib/pq"
-
-	"github.com/molecule-ai/platform/internal/pqconn"
 )
 
 // ErrUnconfirmed means that the transaction is committed here, and perhaps not on the standby.
@@ -26,10 +24,10 @@ var ErrUnconfirmed = errors.New("synced: committed, but not confirmed by the sta
 // completed is the class of notices that tell of nothing wrong.
 const completed = "00"
 
-// Connector returns connections of c, which must be lib/pq's, whose commits are looked at.
-func Connector(c driver.Connector) driver.Connector {
-	return pqconn.Wrap(c, func(full pqconn.Conn) driver.Conn {
-		made := &conn{Conn: full}
+// Confirmed returns connections of c, which must be lib/pq's, whose commits are looked at.
+func Confirmed(c driver.Connector) driver.Connector {
+	return wrapConns(c, func(full pqConn) driver.Conn {
+		made := &confirmedConn{pqConn: full}
 		pq.SetNoticeHandler(full, func(notice *pq.Error) {
 			made.warned = made.warned || !strings.HasPrefix(string(notice.Code), completed)
 		})
@@ -37,15 +35,15 @@ func Connector(c driver.Connector) driver.Connector {
 	})
 }
 
-// conn is one connection, which database/sql never uses for two things at once.
-type conn struct {
-	pqconn.Conn
+// confirmedConn is one connection, which database/sql never uses for two things at once.
+type confirmedConn struct {
+	pqConn
 	warned bool // since it was last set to false
 }
 
 // BeginTx implements driver.ConnBeginTx.
-func (c *conn) BeginTx(ctx context.Context, options driver.TxOptions) (driver.Tx, error) {
-	tx, err := c.Conn.BeginTx(ctx, options)
+func (c *confirmedConn) BeginTx(ctx context.Context, options driver.TxOptions) (driver.Tx, error) {
+	tx, err := c.pqConn.BeginTx(ctx, options)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +52,7 @@ func (c *conn) BeginTx(ctx context.Context, options driver.TxOptions) (driver.Tx
 
 type transaction struct {
 	driver.Tx
-	conn *conn
+	conn *confirmedConn
 }
 
 // Commit implements driver.Tx. ErrUnconfirmed.

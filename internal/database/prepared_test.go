@@ -1,4 +1,4 @@
-package prepared_test
+package database
 
 import (
 	"context"
@@ -11,7 +11,6 @@ import (
 	"github.com/lib/pq"
 
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
-	"github.com/molecule-ai/platform/internal/prepared"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -23,7 +22,7 @@ func open(t *testing.T, dsn string) (db *sql.DB, count func() int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db = sql.OpenDB(prepared.Connector(c))
+	db = sql.OpenDB(Prepared(c))
 	db.SetMaxOpenConns(1)
 	t.Cleanup(func() { db.Close() })
 	return db, func() (n int) {
@@ -57,7 +56,7 @@ func exec(t *testing.T, db interface {
 }
 
 // Planted: a statement not kept; kept under another's text; exec and query kept apart.
-func TestConnector_PreparesAStatementOnce(t *testing.T) {
+func TestPrepared_PreparesAStatementOnce(t *testing.T) {
 	t.Parallel()
 	db, count := open(t, pgtest.New(t))
 	exec(t, db, `CREATE TABLE things (name text)`)
@@ -85,7 +84,7 @@ func TestConnector_PreparesAStatementOnce(t *testing.T) {
 
 // A statement that cannot be used any more costs its connection, and nobody notices. Planted: each
 // of the two errors passed on.
-func TestConnector_AStaleStatementIsPreparedAgain(t *testing.T) {
+func TestPrepared_AStaleStatementIsPreparedAgain(t *testing.T) {
 	t.Parallel()
 	db, _ := open(t, pgtest.New(t))
 	exec(t, db, `CREATE TABLE things AS SELECT 'a'::text AS name`)
@@ -108,7 +107,7 @@ func TestConnector_AStaleStatementIsPreparedAgain(t *testing.T) {
 }
 
 // In a transaction there is no other connection to take: it fails, once. Planted: the connection kept.
-func TestConnector_AStaleStatementFailsOneTransaction(t *testing.T) {
+func TestPrepared_AStaleStatementFailsOneTransaction(t *testing.T) {
 	t.Parallel()
 	db, _ := open(t, pgtest.New(t))
 	try := func() error {
@@ -132,7 +131,7 @@ func TestConnector_AStaleStatementFailsOneTransaction(t *testing.T) {
 
 // A connection whose statement was cancelled is not used again: the cancellation may still be on its way.
 // One whose statements were not is. Planted: it goes back to the pool; each connection is dropped.
-func TestConnector_ACancelledConnectionIsDropped(t *testing.T) {
+func TestPrepared_ACancelledConnectionIsDropped(t *testing.T) {
 	t.Parallel()
 	db, _ := open(t, pgtest.New(t))
 	backend := func(ctx context.Context, cancel context.CancelFunc) (pid int) {
@@ -164,7 +163,7 @@ func TestConnector_ACancelledConnectionIsDropped(t *testing.T) {
 }
 
 // Planted: no bound; a statement forgotten but not closed.
-func TestConnector_KeepsABoundedNumber(t *testing.T) {
+func TestPrepared_KeepsABoundedNumber(t *testing.T) {
 	t.Parallel()
 	db, count := open(t, pgtest.New(t))
 	for i := range 250 {
@@ -177,7 +176,7 @@ func TestConnector_KeepsABoundedNumber(t *testing.T) {
 	}
 }
 
-func TestConnector_ErrorsOfAStatementAreItsCallers(t *testing.T) {
+func TestPrepared_ErrorsOfAStatementAreItsCallers(t *testing.T) {
 	t.Parallel()
 	db, _ := open(t, pgtest.New(t))
 	for _, query := range []string{`SELEC $1`, `SELECT 1 / $1::int`} {

@@ -8,7 +8,7 @@
 //
 // A connection forgets its statements if PostgreSQL says that one is not valid any more, after a
 // change of the schema for example: then it is dropped, and database/sql takes another.
-package prepared
+package database
 
 import (
 	"context"
@@ -17,18 +17,16 @@ import (
 
 	"github.com/lib/pq"
 	"github.com/lib/pq/pqerror"
-
-	"github.com/molecule-ai/platform/internal/pqconn"
 )
 
 // most is how many statements a connection keeps. There are fewer in the platform that are in use
 // all the time, but what an inbox is asked for can be combined in many ways.
 const most = 100
 
-// Connector returns connections of c that prepare each statement once. They must be lib/pq's.
-func Connector(c driver.Connector) driver.Connector {
-	return pqconn.Wrap(c, func(full pqconn.Conn) driver.Conn {
-		return &conn{Conn: full, statements: map[string]statement{}}
+// Prepared returns connections of c that prepare each statement once. They must be lib/pq's.
+func Prepared(c driver.Connector) driver.Connector {
+	return wrapConns(c, func(full pqConn) driver.Conn {
+		return &preparedConn{pqConn: full, statements: map[string]statement{}}
 	})
 }
 
@@ -38,9 +36,9 @@ type statement interface {
 	driver.StmtQueryContext
 }
 
-// conn is one connection, which database/sql never uses for two things at once.
-type conn struct {
-	pqconn.Conn
+// preparedConn is one connection, which database/sql never uses for two things at once.
+type preparedConn struct {
+	pqConn
 	statements map[string]statement
 	asked      context.Context //nolint:containedctx // of the last statement, until the connection is back in the pool
 	broken     bool            // it has a statement that cannot be used any more
@@ -51,16 +49,16 @@ type conn struct {
 // It may not if the last statement's context has ended. lib/pq has then asked PostgreSQL to cancel that
 // statement and gives no thought to when this arrives: at a server that was hanging, it may be while
 // the connection works for somebody else.
-func (c *conn) IsValid() bool {
+func (c *preparedConn) IsValid() bool {
 	cancelled := c.asked != nil && c.asked.Err() != nil
 	c.asked = nil
-	return !cancelled && !c.broken && c.Conn.IsValid()
+	return !cancelled && !c.broken && c.pqConn.IsValid()
 }
 
 // QueryContext implements driver.QueryerContext.
-func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+func (c *preparedConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	if len(args) == 0 { // lib/pq sends it in one round trip as it is
-		return c.Conn.QueryContext(ctx, query, args)
+		return c.pqConn.QueryContext(ctx, query, args)
 	}
 	s, err := c.prepare(ctx, query)
 	if err != nil {
@@ -71,9 +69,9 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 }
 
 // ExecContext implements driver.ExecerContext.
-func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+func (c *preparedConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
 	if len(args) == 0 {
-		return c.Conn.ExecContext(ctx, query, args)
+		return c.pqConn.ExecContext(ctx, query, args)
 	}
 	s, err := c.prepare(ctx, query)
 	if err != nil {
@@ -83,7 +81,7 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 	return result, c.stale(err)
 }
 
-func (c *conn) prepare(ctx context.Context, query string) (statement, error) {
+func (c *preparedConn) prepare(ctx context.Context, query string) (statement, error) {
 	c.asked = ctx
 	if s, ok := c.statements[query]; ok {
 		return s, nil
@@ -112,7 +110,7 @@ func (c *conn) prepare(ctx context.Context, query string) (statement, error) {
 // stale turns the errors of a statement that cannot be used any more, which PostgreSQL reports
 // before it does anything, into the one by which database/sql takes another connection. In a transaction
 // it cannot; then the transaction fails, and the connection goes when that has ended.
-func (c *conn) stale(err error) error {
+func (c *preparedConn) stale(err error) error {
 	// The first after somebody's DISCARD or DEALLOCATE, the second when a table it reads was altered.
 	if pq.As(err, pqerror.InvalidSQLStatementName, pqerror.FeatureNotSupported) != nil {
 		c.broken = true

@@ -1,4 +1,4 @@
-package synced_test
+package database
 
 import (
 	"database/sql"
@@ -8,23 +8,19 @@ import (
 	"github.com/lib/pq"
 
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
-	"github.com/molecule-ai/platform/internal/prepared"
-	"github.com/molecule-ai/platform/internal/synced"
 )
-
-func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // A commit that warns is an error, whatever warned before; one that says something is none. In the place of
 // the wait for a standby, which internal/testcluster tries, a trigger warns when the transaction is committed.
 // Planted: no look at the notices; those of earlier statements counted.
-func TestConnector_ACommitThatWarnsIsAnError(t *testing.T) {
+func TestConfirmed_ACommitThatWarnsIsAnError(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.Empty(t)
 	c, err := pq.NewConnector(dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	db := sql.OpenDB(prepared.Connector(synced.Connector(c)))
+	db := sql.OpenDB(Prepared(Confirmed(c)))
 	db.SetMaxOpenConns(1)
 	t.Cleanup(func() { db.Close() })
 	if _, err := db.ExecContext(t.Context(), `CREATE TABLE told (level text);
@@ -38,7 +34,7 @@ func TestConnector_ACommitThatWarnsIsAnError(t *testing.T) {
 	for _, c := range []struct {
 		before, level string
 		want          error
-	}{{"", "notice", nil}, {"", "warning", synced.ErrUnconfirmed}, {"DO $$ BEGIN RAISE WARNING 'early'; END $$", "notice", nil}} {
+	}{{"", "notice", nil}, {"", "warning", ErrUnconfirmed}, {"DO $$ BEGIN RAISE WARNING 'early'; END $$", "notice", nil}} {
 		tx, err := db.BeginTx(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
