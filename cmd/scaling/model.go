@@ -47,8 +47,8 @@ const (
 	// What internal/notify does: 500 workspaces a query, each about every 2.25 s.
 	lookBatch, lookEvery = 500, 2.25
 
-	// What internal/server takes: connections of a replica without a pooler, and past one.
-	direct, pastPooler = 35, 5
+	// What internal/database opens with the default settings: connections of a replica without a pooler, and past one.
+	direct, pastPooler = 23, 5
 
 	// inlineBytes stay in PostgreSQL for a file whose bytes are in a bucket.
 	inlineBytes = 1 << 10

@@ -28,6 +28,8 @@ type Settings struct {
 	Addr               string `group:"serving" env:"ADDR" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Address to serve on."`
 	DatabaseURL        string `group:"storing" env:"DATABASE_URL" placeholder:"URL" help:"PostgreSQL to use, migrated by 'platform migrate up'. Empty: a private PostgreSQL under the data folder, migrated on start."`
 	DatabaseDirectURL  string `group:"storing" env:"DATABASE_DIRECT_URL" placeholder:"URL" help:"PostgreSQL itself, if DATABASE_URL is a pooler in transaction mode such as PgBouncer: for news between replicas, migrations, and what else needs a session. Empty: DATABASE_URL leads to PostgreSQL itself."`
+	DatabaseQueryConns string `group:"storing" env:"DATABASE_QUERY_CONNS" default:"12" placeholder:"N" help:"Connections per replica to DATABASE_URL for everything but writing files. From 4 to 1000. Each replica takes this, DATABASE_FILE_CONNS and 3 more: by default 23, so that PostgreSQL's default of 100 carries three replicas and a rolling upgrade."`
+	DatabaseFileConns  string `group:"storing" env:"DATABASE_FILE_CONNS" default:"8" placeholder:"N" help:"Connections per replica that write the bytes of files; as many uploads are written at once, and the others wait in SPOOL_DIR. From 2 to 1000. More of them take more memory."`
 	DataDir            string `group:"storing" env:"DATA_DIR" default:"data" placeholder:"DIR" help:"Folder of the private PostgreSQL and its admin token."`
 	SpoolDir           string `group:"storing" env:"SPOOL_DIR" placeholder:"DIR" help:"Folder for the temporary files of uploads in flight. Empty: the system's."`
 	StorageURL         string `group:"storing" name:"storage-url" env:"STORAGE_URL" placeholder:"URL" help:"Where the bytes of new files go: s3://bucket?region=..., s3://bucket?endpoint=https://..., gs://bucket, azblob://container or file:///folder. Empty: PostgreSQL. Credentials come from the environment, as each cloud's tools take them."`
@@ -76,6 +78,9 @@ type Config struct {
 
 	StorageInlineBytes int64
 	StorageRedirect    bool
+
+	DatabaseQueryConns int
+	DatabaseFileConns  int
 
 	AdminToken        string // "": made on first start
 	OpenRegistration  bool
@@ -157,6 +162,8 @@ func (s Settings) Load() (Config, error) {
 		TracesEndpoint:    l.traces(s),
 		LogFormat:         l.oneOf("LOG_FORMAT", s.LogFormat, "json", "text"),
 	}
+	c.DatabaseQueryConns = l.conns("DATABASE_QUERY_CONNS", s.DatabaseQueryConns, minQueryConns)
+	c.DatabaseFileConns = l.conns("DATABASE_FILE_CONNS", s.DatabaseFileConns, minFileConns)
 	c.StorageInlineBytes = l.inline("STORAGE_INLINE_BYTES", s.StorageInlineBytes)
 	if s.MetricsAddr != "" {
 		c.MetricsAddr = l.address("METRICS_ADDR", s.MetricsAddr)

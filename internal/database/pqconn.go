@@ -1,7 +1,3 @@
-// Package pqconn puts something around the connections of lib/pq, without a loss of what they can do.
-//
-// A pool asks a connection which of the driver's interfaces it has, and does without, silently, what
-// it has not: cancelling, resetting, transactions that are read-only.
 package database
 
 import (
@@ -10,7 +6,9 @@ import (
 	"errors"
 )
 
-// pqConn is what a connection of lib/pq can do. Who embeds one can do it too.
+// pqConn is what a connection of lib/pq implements, and what a wrapper has to embed. database/sql asks a connection
+// which of these interfaces it has. It does without a missing one silently: statements that cannot be cancelled,
+// sessions that are not reset, transactions that are not read-only.
 type pqConn interface {
 	driver.Conn
 	driver.ConnBeginTx
@@ -23,26 +21,26 @@ type pqConn interface {
 	driver.Validator
 }
 
-// wrapConns returns connections of c, which must be lib/pq's or what wrapConns made of them, with around
-// called for each.
-func wrapConns(c driver.Connector, around func(pqConn) driver.Conn) driver.Connector {
-	return connector{c, around}
+// wrapConns returns a connector whose connections are those of c, each passed through wrap. The connections of c must
+// be lib/pq's, or already wrapped.
+func wrapConns(c driver.Connector, wrap func(pqConn) driver.Conn) driver.Connector {
+	return wrappingConnector{c, wrap}
 }
 
-type connector struct {
+type wrappingConnector struct {
 	driver.Connector
-	around func(pqConn) driver.Conn
+	wrap func(pqConn) driver.Conn
 }
 
 // Connect implements driver.Connector.
-func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+func (c wrappingConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	raw, err := c.Connector.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	full, ok := raw.(pqConn)
+	conn, ok := raw.(pqConn)
 	if !ok {
-		return nil, errors.Join(errors.New("pqconn: not a connection of lib/pq"), raw.Close())
+		return nil, errors.Join(errors.New("database: not a connection of lib/pq"), raw.Close())
 	}
-	return c.around(full), nil
+	return c.wrap(conn), nil
 }

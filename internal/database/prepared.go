@@ -1,13 +1,3 @@
-// Package prepared makes the connections of a pool prepare each statement once.
-//
-// Without it, lib/pq sends a statement with parameters in two round trips, the first of which has
-// PostgreSQL parse it and is repeated every time; and database/sql offers to prepare statements
-// only where they are used, one object for each. Here the pool's users go on as they are: they
-// pass text and values, and each connection keeps what it has prepared. Measured on 2 busy cores:
-// a statement that finds a row by its key takes a third of the time.
-//
-// A connection forgets its statements if PostgreSQL says that one is not valid any more, after a
-// change of the schema for example: then it is dropped, and database/sql takes another.
 package database
 
 import (
@@ -19,14 +9,22 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// most is how many statements a connection keeps. There are fewer in the platform that are in use
-// all the time, but what an inbox is asked for can be combined in many ways.
-const most = 100
+// maxPrepared is how many statements a connection keeps prepared. The platform has fewer that run all the time, but
+// the parameters of an inbox read combine into many.
+const maxPrepared = 100
 
-// Prepared returns connections of c that prepare each statement once. They must be lib/pq's.
-func Prepared(c driver.Connector) driver.Connector {
-	return wrapConns(c, func(full pqConn) driver.Conn {
-		return &preparedConn{pqConn: full, statements: map[string]statement{}}
+// prepareOnce returns connections of c, which must be lib/pq's, that prepare each statement once.
+//
+// Without it lib/pq sends a statement with parameters in two round trips, the first of which makes PostgreSQL parse it,
+// every time. database/sql's own prepared statements would need an object at each call site; here the callers pass text
+// and values as usual, and each connection keeps what it has prepared. Measured on 2 busy cores: reading a row by its
+// key takes a third of the time.
+//
+// When PostgreSQL reports that a prepared statement is no longer valid, after a change of the schema for example, the
+// connection is dropped and database/sql takes another.
+func prepareOnce(c driver.Connector) driver.Connector {
+	return wrapConns(c, func(conn pqConn) driver.Conn {
+		return &preparedConn{pqConn: conn, statements: map[string]statement{}}
 	})
 }
 
@@ -36,28 +34,28 @@ type statement interface {
 	driver.StmtQueryContext
 }
 
-// preparedConn is one connection, which database/sql never uses for two things at once.
+// preparedConn is one connection. database/sql never uses one for two things at once.
 type preparedConn struct {
 	pqConn
 	statements map[string]statement
-	asked      context.Context //nolint:containedctx // of the last statement, until the connection is back in the pool
-	broken     bool            // it has a statement that cannot be used any more
+	lastCtx    context.Context //nolint:containedctx // of the last statement, until the connection is back in the pool
+	stale      bool            // one of its statements is no longer valid
 }
 
-// IsValid implements driver.Validator: it says whether the pool may keep the connection, when it is back.
+// IsValid implements driver.Validator: whether the pool may keep the connection, asked when it is returned.
 //
-// It may not if the last statement's context has ended. lib/pq has then asked PostgreSQL to cancel that
-// statement and gives no thought to when this arrives: at a server that was hanging, it may be while
-// the connection works for somebody else.
+// A connection is dropped if the context of its last statement has ended. lib/pq has then sent PostgreSQL a request to
+// cancel that statement, and does not wait for it to arrive: at a server that hangs, it may arrive while the connection
+// works for another caller.
 func (c *preparedConn) IsValid() bool {
-	cancelled := c.asked != nil && c.asked.Err() != nil
-	c.asked = nil
-	return !cancelled && !c.broken && c.pqConn.IsValid()
+	cancelled := c.lastCtx != nil && c.lastCtx.Err() != nil
+	c.lastCtx = nil
+	return !cancelled && !c.stale && c.pqConn.IsValid()
 }
 
 // QueryContext implements driver.QueryerContext.
 func (c *preparedConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	if len(args) == 0 { // lib/pq sends it in one round trip as it is
+	if len(args) == 0 { // lib/pq sends these in one round trip already
 		return c.pqConn.QueryContext(ctx, query, args)
 	}
 	s, err := c.prepare(ctx, query)
@@ -65,7 +63,7 @@ func (c *preparedConn) QueryContext(ctx context.Context, query string, args []dr
 		return nil, err
 	}
 	rows, err := s.QueryContext(ctx, args)
-	return rows, c.stale(err)
+	return rows, c.checkStale(err)
 }
 
 // ExecContext implements driver.ExecerContext.
@@ -78,16 +76,16 @@ func (c *preparedConn) ExecContext(ctx context.Context, query string, args []dri
 		return nil, err
 	}
 	result, err := s.ExecContext(ctx, args)
-	return result, c.stale(err)
+	return result, c.checkStale(err)
 }
 
 func (c *preparedConn) prepare(ctx context.Context, query string) (statement, error) {
-	c.asked = ctx
+	c.lastCtx = ctx
 	if s, ok := c.statements[query]; ok {
 		return s, nil
 	}
-	if len(c.statements) == most {
-		for text, s := range c.statements { // any; the ones in use are back soon
+	if len(c.statements) == maxPrepared {
+		for text, s := range c.statements { // evict any one; a statement in use is soon prepared again
 			delete(c.statements, text)
 			if err := s.Close(); err != nil {
 				return nil, err
@@ -95,25 +93,25 @@ func (c *preparedConn) prepare(ctx context.Context, query string) (statement, er
 			break
 		}
 	}
-	made, err := c.PrepareContext(ctx, query)
+	prepared, err := c.PrepareContext(ctx, query)
 	if err != nil {
 		return nil, err
 	}
-	s, ok := made.(statement)
+	s, ok := prepared.(statement)
 	if !ok {
-		return nil, errors.Join(errors.New("prepared: not a statement of lib/pq"), made.Close())
+		return nil, errors.Join(errors.New("database: not a statement of lib/pq"), prepared.Close())
 	}
 	c.statements[query] = s
 	return s, nil
 }
 
-// stale turns the errors of a statement that cannot be used any more, which PostgreSQL reports
-// before it does anything, into the one by which database/sql takes another connection. In a transaction
-// it cannot; then the transaction fails, and the connection goes when that has ended.
-func (c *preparedConn) stale(err error) error {
-	// The first after somebody's DISCARD or DEALLOCATE, the second when a table it reads was altered.
+// checkStale turns the error of a statement that is no longer valid into driver.ErrBadConn, on which database/sql
+// retries on another connection. PostgreSQL reports these errors before it does anything, so a retry is safe. Inside a
+// transaction there is no other connection: the transaction fails, and the connection is dropped after it.
+func (c *preparedConn) checkStale(err error) error {
+	// The first follows a DISCARD or DEALLOCATE, the second an ALTER of a table that the statement reads.
 	if pq.As(err, pqerror.InvalidSQLStatementName, pqerror.FeatureNotSupported) != nil {
-		c.broken = true
+		c.stale = true
 		return driver.ErrBadConn
 	}
 	return err

@@ -1,12 +1,3 @@
-// Package synced makes an error of a commit that PostgreSQL has kept on one machine only, though it was to be on
-// two (synchronous_standby_names).
-//
-// When such a commit waits for a standby that is gone, and somebody cancels the wait (pg_cancel_backend),
-// PostgreSQL says that the transaction is committed, with a warning. statement_timeout does not count here. Who takes
-// that for a success answers 200 for what the loss of a machine takes away. What became of the transaction is as open as
-// when the connection breaks during the commit.
-//
-// Statements outside of a transaction are not looked at: what has to last is written in one.
 package database
 
 import (
@@ -18,45 +9,53 @@ import (
 	"github.com/lib/pq"
 )
 
-// ErrUnconfirmed means that the transaction is committed here, and perhaps not on the standby.
-var ErrUnconfirmed = errors.New("synced: committed, but not confirmed by the standby")
+// ErrUnconfirmed means that the transaction is committed on this server, and perhaps not on the standby that
+// synchronous_standby_names demands. Like a connection lost during COMMIT, it leaves open whether the transaction lasts.
+var ErrUnconfirmed = errors.New("database: committed, but not confirmed by the standby")
 
-// completed is the class of notices that tell of nothing wrong.
-const completed = "00"
+// successClass is the SQLSTATE class of notices that report no problem.
+const successClass = "00"
 
-// Confirmed returns connections of c, which must be lib/pq's, whose commits are looked at.
-func Confirmed(c driver.Connector) driver.Connector {
-	return wrapConns(c, func(full pqConn) driver.Conn {
-		made := &confirmedConn{pqConn: full}
-		pq.SetNoticeHandler(full, func(notice *pq.Error) {
-			made.warned = made.warned || !strings.HasPrefix(string(notice.Code), completed)
+// confirmCommits returns connections of c, which must be lib/pq's, whose Commit returns ErrUnconfirmed if PostgreSQL has
+// the transaction on one server only although it should be on two.
+//
+// When a commit waits for a standby that is gone and the wait is cancelled (pg_cancel_backend), PostgreSQL reports the
+// transaction as committed, with a warning; statement_timeout does not end such a wait. Treating it as success would
+// answer 200 for data that exists on one machine only.
+//
+// Only transactions are checked, not single statements: everything that has to last is written in a transaction.
+func confirmCommits(c driver.Connector) driver.Connector {
+	return wrapConns(c, func(inner pqConn) driver.Conn {
+		conn := &confirmingConn{pqConn: inner}
+		pq.SetNoticeHandler(inner, func(notice *pq.Error) {
+			conn.warned = conn.warned || !strings.HasPrefix(string(notice.Code), successClass)
 		})
-		return made
+		return conn
 	})
 }
 
-// confirmedConn is one connection, which database/sql never uses for two things at once.
-type confirmedConn struct {
+// confirmingConn is one connection. database/sql never uses one for two things at once.
+type confirmingConn struct {
 	pqConn
-	warned bool // since it was last set to false
+	warned bool // since it was last reset
 }
 
 // BeginTx implements driver.ConnBeginTx.
-func (c *confirmedConn) BeginTx(ctx context.Context, options driver.TxOptions) (driver.Tx, error) {
+func (c *confirmingConn) BeginTx(ctx context.Context, options driver.TxOptions) (driver.Tx, error) {
 	tx, err := c.pqConn.BeginTx(ctx, options)
 	if err != nil {
 		return nil, err
 	}
-	return transaction{tx, c}, nil
+	return confirmingTx{tx, c}, nil
 }
 
-type transaction struct {
+type confirmingTx struct {
 	driver.Tx
-	conn *confirmedConn
+	conn *confirmingConn
 }
 
 // Commit implements driver.Tx. ErrUnconfirmed.
-func (t transaction) Commit() error {
+func (t confirmingTx) Commit() error {
 	t.conn.warned = false
 	if err := t.Tx.Commit(); err != nil {
 		return err

@@ -10,25 +10,27 @@ import (
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 )
 
-// A commit that warns is an error, whatever warned before; one that says something is none. In the place of
-// the wait for a standby, which internal/testcluster tries, a trigger warns when the transaction is committed.
-// Planted: no look at the notices; those of earlier statements counted.
-func TestConfirmed_ACommitThatWarnsIsAnError(t *testing.T) {
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// A commit with a warning is an error; one with a notice, or with a warning of an earlier statement, is not. A trigger
+// that warns at commit stands for the cancelled wait for a standby, which internal/testcluster tests.
+// Planted: notices ignored; those of earlier statements counted.
+func TestConfirmCommits_ACommitThatWarnsIsAnError(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.Empty(t)
 	c, err := pq.NewConnector(dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	db := sql.OpenDB(Prepared(Confirmed(c)))
+	db := sql.OpenDB(prepareOnce(confirmCommits(c)))
 	db.SetMaxOpenConns(1)
 	t.Cleanup(func() { db.Close() })
-	if _, err := db.ExecContext(t.Context(), `CREATE TABLE told (level text);
-		CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+	if _, err := db.ExecContext(t.Context(), `CREATE TABLE notices (level text);
+		CREATE FUNCTION notify() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 			IF NEW.level = 'warning' THEN RAISE WARNING 'careful'; ELSE RAISE NOTICE 'all is well'; END IF;
 			RETURN NEW;
 		END $$;
-		CREATE CONSTRAINT TRIGGER late AFTER INSERT ON told DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION tell()`); err != nil {
+		CREATE CONSTRAINT TRIGGER late AFTER INSERT ON notices DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION notify()`); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -44,7 +46,7 @@ func TestConfirmed_ACommitThatWarnsIsAnError(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := tx.ExecContext(t.Context(), `INSERT INTO told VALUES ($1)`, c.level); err != nil {
+		if _, err := tx.ExecContext(t.Context(), `INSERT INTO notices VALUES ($1)`, c.level); err != nil {
 			t.Fatal(err)
 		}
 		if err := tx.Commit(); !errors.Is(err, c.want) {
@@ -56,7 +58,7 @@ func TestConfirmed_ACommitThatWarnsIsAnError(t *testing.T) {
 		err = tx.Rollback()
 	}
 	var n int
-	if err = errors.Join(err, db.QueryRowContext(t.Context(), `SELECT count(*) FROM told`).Scan(&n)); err != nil || n != 3 {
+	if err = errors.Join(err, db.QueryRowContext(t.Context(), `SELECT count(*) FROM notices`).Scan(&n)); err != nil || n != 3 {
 		t.Errorf("%d rows, %v", n, err)
 	}
 }

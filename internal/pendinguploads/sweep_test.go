@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/lib/pq"
 
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/database"
@@ -225,16 +224,13 @@ func TestReserve_MustLastToTheCommit(t *testing.T) {
 // statements forgotten; VACUUM in a transaction.
 func TestReclaim_GivesRoomAndLeavesTheConnectionAsItWas(t *testing.T) {
 	t.Parallel()
-	config, err := pq.NewConfig(pgtest.New(t))
+	limited := pgtest.New(t) + " statement_timeout=54321"
+	pools, err := database.Open(t.Context(), database.Config{URL: limited, QueryConns: 2, FileConns: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.Runtime = map[string]string{"statement_timeout": "54321"}
-	limited, err := pq.NewConnectorConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	db := openPool(t, database.Prepared(limited))
+	t.Cleanup(func() { _ = pools.Close() })
+	db := pools.Queries // with prepared statements, as the platform has them
 	db.SetMaxOpenConns(1)
 	for _, table := range []string{"pending_uploads", "pending_upload_chunks"} { // nobody else gives room
 		mustExec(t, db, `ALTER TABLE `+table+` SET (autovacuum_enabled = false, toast.autovacuum_enabled = false)`)
@@ -256,7 +252,7 @@ func TestReclaim_GivesRoomAndLeavesTheConnectionAsItWas(t *testing.T) {
 	if before := size(); before < 6<<20 {
 		t.Fatalf("only %d bytes", before)
 	}
-	other := openPool(t, limited)
+	other := pgtest.Open(t, limited)
 	other.SetMaxOpenConns(1)
 	mustExec(t, other, `SELECT pg_advisory_lock(20260601, 1)`) // another replica is at it
 	if err := storage.Reclaim(t.Context()); err != nil {

@@ -77,10 +77,8 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 			inbox.WithReaders()
 			bounds.QuotaBytes, bounds.QuotaFiles = c.QuotaBytes, int64(c.QuotaFiles)
 		}
-		postgres := pendinguploads.NewPostgres(s.db, s.staging, inbox, bounds)
-		if s.sessions != nil {
-			postgres.WithSessions(s.sessions)
-		}
+		postgres := pendinguploads.NewPostgres(s.db, s.pools.FileWrites, inbox, bounds)
+		postgres.WithSessions(s.pools.Sessions)
 		storage, err := s.openStorage(ctx, postgres)
 		if err != nil {
 			return nil, err
@@ -201,7 +199,7 @@ func (s *Server) engine() (*gin.Engine, error) {
 	if s.tracing != nil {
 		e.Use(handlers.Trace(s.tracing))
 	}
-	e.Use(handlers.Log(s.log), handlers.Measure(s.metrics), handlers.Recover(), handlers.BoundBody(s.patience.body), handlers.News(s.news))
+	e.Use(handlers.Log(s.log), handlers.Measure(s.metrics), handlers.Recover(), handlers.BoundBody(s.timeouts.body), handlers.News(s.news))
 	if len(s.config.CORSOrigins) > 0 {
 		e.Use(cors.New(cors.Config{
 			AllowOrigins: s.config.CORSOrigins,

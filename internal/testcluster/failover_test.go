@@ -64,7 +64,7 @@ func TestFailover_LosesNothingThatWasAnswered(t *testing.T) {
 
 // With its standby gone, PostgreSQL lets a write wait. If somebody cancels that, it says that the transaction is
 // committed, with a warning. That is not on two machines, so it is no 200. Planted: commits that are not looked
-// at (internal/synced).
+// at (internal/database).
 func TestFailover_WithoutTheStandbyNothingIsAnswered(t *testing.T) {
 	t.Parallel()
 	ctx := within(t, 3*patience)
