@@ -86,7 +86,7 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		files.WithPendingUploads(storage, c.SpoolDir)
 		if operating {
 			files.WithKeys()
-			s.sweeper = newSweeper(storage, newPrunedInbox(s.db, inbox), c, s.log, s.swept)
+			s.sweeper = newSweeper(storage, events.NewPruner(s.db, inbox), c, s.log, s.swept)
 		} else {
 			s.log.WarnContext(ctx, "no quotas, no Idempotency-Key, no events, and nothing is swept: the database is not up to date; run 'platform migrate up' and restart")
 		}

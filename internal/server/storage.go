@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -10,8 +9,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/molecule-ai/platform/internal/activity"
-	"github.com/molecule-ai/platform/internal/config"
 	"github.com/molecule-ai/platform/internal/metrics"
 	"github.com/molecule-ai/platform/internal/objectstore"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
@@ -60,40 +57,6 @@ func (s *Server) openStorage(ctx context.Context, postgres *pendinguploads.Postg
 		return nil, fmt.Errorf("the store of STORAGE_URL cannot be used: %w; it must be there, and these credentials must be allowed to write, read and delete in it", err)
 	}
 	return s.tracing.Storage(s.bucket), nil
-}
-
-// HasStores returns an error, a sentence for a person, if the schema has no stores of objects.
-func HasStores(ctx context.Context, db *sql.DB) error {
-	have, err := schema.Objects(ctx, db)
-	if err == nil && !have {
-		err = errors.New("the database is not up to date; run 'platform migrate up' first")
-	}
-	return err
-}
-
-// NewBucket returns the files in db and in its stores, for commands that do not serve: without limits.
-// The schema must have stores.
-func NewBucket(ctx context.Context, db *sql.DB, c config.Config) (*pendinguploads.Bucket, error) {
-	open := func(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.Objects, error) {
-		return objectstore.Open(ctx, url, namespace)
-	}
-	return pendinguploads.NewBucket(ctx, newFiles(db), open, pendinguploads.BucketOptions{URL: c.StorageURL, InlineBytes: c.StorageInlineBytes})
-}
-
-// newStorage is NewBucket for any schema that has files.
-func newStorage(ctx context.Context, db *sql.DB) (pendinguploads.Storage, error) {
-	have, err := schema.Objects(ctx, db)
-	if err != nil {
-		return nil, err
-	}
-	if !have {
-		return newFiles(db), nil
-	}
-	return NewBucket(ctx, db, config.Config{})
-}
-
-func newFiles(db *sql.DB) *pendinguploads.Postgres {
-	return pendinguploads.NewPostgres(db, db, activity.New(db), pendinguploads.Limits{})
 }
 
 // measured is a store whose operations are counted and timed.
