@@ -17,8 +17,8 @@ const module = "github.com/molecule-ai/platform/"
 // layers is the allowed order, written down once: a package imports only packages of layers below its own.
 // Adding a package means choosing its layer here. docs/architecture.md draws the same picture.
 var layers = [][]string{
-	{"migrations", "internal/config", "internal/fairshare", "internal/forward", "internal/jsoncheck", "internal/metrics", "internal/objectstore", "internal/pqconn", "internal/uploadname"},
-	{"internal/embeddedpg", "internal/notify", "internal/prepared", "internal/schema", "internal/synced", "internal/wsauth"},
+	{"migrations", "internal/config", "internal/database", "internal/fairshare", "internal/forward", "internal/jsoncheck", "internal/metrics", "internal/objectstore", "internal/uploadname"},
+	{"internal/embeddedpg", "internal/notify", "internal/schema", "internal/wsauth"},
 	{"internal/activity", "internal/testcluster", "internal/embeddedpg/pgtest", "internal/workspaces"},
 	{"internal/pendinguploads", "internal/objectstore/s3test", "internal/events"},
 	{"internal/pendinguploads/storagetest", "internal/pendinguploads/storageadmin", "internal/spool", "internal/sweeper", "internal/tracing"},

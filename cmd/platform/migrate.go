@@ -6,9 +6,9 @@ import (
 	"fmt"
 
 	"github.com/molecule-ai/platform/internal/config"
+	"github.com/molecule-ai/platform/internal/database"
 	"github.com/molecule-ai/platform/internal/embeddedpg"
 	"github.com/molecule-ai/platform/internal/schema"
-	"github.com/molecule-ai/platform/internal/server"
 )
 
 type migrateCmd struct {
@@ -90,13 +90,10 @@ func withDatabase(env *environment, settings *config.Settings, do func(*sql.DB) 
 		defer postgres.Stop(context.WithoutCancel(env.ctx)) //nolint:errcheck // what counts has been committed
 		dsn = postgres.DSN(embeddedpg.DefaultDatabase)
 	}
-	db, err := server.OpenDatabase(dsn)
+	db, err := database.OpenCommand(env.ctx, dsn)
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	if err := db.PingContext(env.ctx); err != nil {
-		return fmt.Errorf("the database cannot be reached: %w", err)
-	}
 	return do(db)
 }

@@ -33,7 +33,7 @@ func TestServe_ReportsWhyItCannotStart(t *testing.T) {
 	}{
 		{"the port is taken", func(t *testing.T, _ string) []string {
 			return []string{"ADDR=" + listen(t)}
-		}, []string{"platform: cannot serve on 127.0.0.1:… address already in use … --addr"}},
+		}, []string{"platform: cannot listen on 127.0.0.1:… address already in use … --addr"}},
 
 		{"another instance runs on the data folder", func(t *testing.T, dir string) []string {
 			running := serve(t, dir)

@@ -13,7 +13,6 @@ import (
 
 	"github.com/molecule-ai/platform/internal/config"
 	"github.com/molecule-ai/platform/internal/pendinguploads/storageadmin"
-	"github.com/molecule-ai/platform/internal/server"
 )
 
 type storageCmd struct {
@@ -28,7 +27,7 @@ type storageReconcileCmd struct {
 // Run compares all stores that were ever configured.
 func (r storageReconcileCmd) Run(env *environment, settings *config.Settings) error {
 	return withDatabase(env, settings, func(db *sql.DB) error {
-		if err := server.HasStores(env.ctx, db); err != nil {
+		if err := requireCurrentSchema(env.ctx, db); err != nil {
 			return err
 		}
 		tell := func(format string, args ...any) { fmt.Fprintf(env.stdout, format+"\n", args...) }
@@ -61,15 +60,12 @@ func (m storageMigrateCmd) Run(env *environment, settings *config.Settings) erro
 		where = "PostgreSQL"
 	}
 	return withDatabase(env, settings, func(db *sql.DB) error {
-		if err := server.HasStores(env.ctx, db); err != nil {
-			return err
-		}
-		bucket, err := server.NewBucket(env.ctx, db, c)
+		storage, err := openObjectStorage(env.ctx, db, c)
 		if err != nil {
 			return err
 		}
-		defer bucket.Close() //nolint:errcheck // what counts was answered
-		files, bytes, err := bucket.CountMisplaced(env.ctx)
+		defer storage.Close() //nolint:errcheck // everything is committed
+		files, bytes, err := storage.CountMisplaced(env.ctx)
 		if err != nil {
 			return err
 		}
@@ -78,7 +74,7 @@ func (m storageMigrateCmd) Run(env *environment, settings *config.Settings) erro
 			return nil
 		}
 		p := newProgress(env.stdout, files, bytes)
-		moved, err := storageadmin.Migrate(env.ctx, bucket, p.tell)
+		moved, err := storageadmin.Migrate(env.ctx, storage, p.tell)
 		p.end(moved)
 		fmt.Fprintf(env.stdout, "moved %d files, %s, each verified by SHA-256; deleted meanwhile %d, failed %d\n",
 			moved.Files, humanize.IBytes(uint64(moved.Bytes)), moved.Gone, moved.Failed)

@@ -7,26 +7,27 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/molecule-ai/platform/internal/config"
-	"github.com/molecule-ai/platform/internal/server"
 	"github.com/molecule-ai/platform/internal/sweeper"
 )
 
 type sweepCmd struct {
 	DryRun bool `xor:"what" help:"Only report what would be deleted."`
-	Once   bool `xor:"what" help:"Delete; this is the default."`
+	Once   bool `xor:"what" help:"Delete once and exit; this is the default."`
 }
 
-// Run sweeps once, by the retention that is configured.
+// Run sweeps once with the configured retention.
 func (s sweepCmd) Run(env *environment, settings *config.Settings) error {
 	c, err := settings.LoadRetention()
 	if err != nil {
 		return fmt.Errorf("%w:\n%w", errConfig, err)
 	}
 	return withDatabase(env, settings, func(db *sql.DB) error {
-		sweep, err := server.NewSweeper(env.ctx, db, c)
+		storage, err := openObjectStorage(env.ctx, db, config.Config{})
 		if err != nil {
 			return err
 		}
+		defer storage.Close() //nolint:errcheck // everything is committed
+		sweep := newSweeper(db, storage, c)
 		if s.DryRun {
 			due, err := sweep.Due(env.ctx)
 			if err == nil {

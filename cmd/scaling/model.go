@@ -47,8 +47,8 @@ const (
 	// internal/notify's polling: 500 workspaces per query, each about every 2.25 s.
 	checkBatch, checkInterval = 500, 2.25
 
-	// Database connections of a replica: without a pooler, and those that bypass one.
-	direct, pastPooler = 35, 5
+	// What internal/database opens with the default settings: connections of a replica without a pooler, and past one.
+	direct, pastPooler = 23, 5
 
 	// inlineBytes is the size in PostgreSQL of a file whose bytes are in a bucket.
 	inlineBytes = 1 << 10

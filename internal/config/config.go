@@ -30,6 +30,8 @@ type Settings struct {
 	Addr               string `group:"serving" env:"ADDR" default:"127.0.0.1:8080" placeholder:"HOST:PORT" help:"Address and port to listen on."`
 	DatabaseURL        string `group:"storing" env:"DATABASE_URL" placeholder:"URL" help:"PostgreSQL database to use; run 'platform migrate up' before the first start. Empty: a private PostgreSQL under DATA_DIR, migrated on every start."`
 	DatabaseDirectURL  string `group:"storing" env:"DATABASE_DIRECT_URL" placeholder:"URL" help:"Address of PostgreSQL itself when DATABASE_URL is a pooler in transaction mode, such as PgBouncer; used for LISTEN/NOTIFY, migrations and whatever else needs a session. Empty: DATABASE_URL leads to PostgreSQL itself."`
+	DatabaseQueryConns string `group:"storing" env:"DATABASE_QUERY_CONNS" default:"12" placeholder:"N" help:"Maximum number of database connections per replica for everything except writing files. From 4 to 1000. A replica also opens DATABASE_FILE_CONNS and 3 more: 23 by default, so that PostgreSQL's default of 100 carries three replicas and a rolling upgrade."`
+	DatabaseFileConns  string `group:"storing" env:"DATABASE_FILE_CONNS" default:"8" placeholder:"N" help:"Maximum number of database connections per replica that write the bytes of files, and so of files written at once; further uploads wait in SPOOL_DIR. From 2 to 1000. Each takes a few MiB of memory."`
 	DataDir            string `group:"storing" env:"DATA_DIR" default:"data" placeholder:"DIR" help:"Folder of the private PostgreSQL and the generated admin token."`
 	SpoolDir           string `group:"storing" env:"SPOOL_DIR" placeholder:"DIR" help:"Folder for the temporary files of uploads in flight. Empty: the system's temporary folder."`
 	StorageURL         string `group:"storing" name:"storage-url" env:"STORAGE_URL" placeholder:"URL" help:"Where the bytes of new files go: s3://bucket?region=... (Amazon), s3://bucket?endpoint=https://... (MinIO, Ceph and others; Google Cloud Storage: https://storage.googleapis.com) or file:///folder. Empty: PostgreSQL. Credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (for Google, an HMAC key), a profile or the machine's role."`
@@ -78,6 +80,9 @@ type Config struct {
 
 	StorageInlineBytes int64
 	StorageRedirect    bool
+
+	DatabaseQueryConns int
+	DatabaseFileConns  int
 
 	AdminToken        string // "": generated on first start
 	OpenRegistration  bool
@@ -159,6 +164,8 @@ func (s Settings) Load() (Config, error) {
 		TracesEndpoint:    l.traces(s),
 		LogFormat:         l.oneOf("LOG_FORMAT", s.LogFormat, "json", "text"),
 	}
+	c.DatabaseQueryConns = l.conns("DATABASE_QUERY_CONNS", s.DatabaseQueryConns, minQueryConns)
+	c.DatabaseFileConns = l.conns("DATABASE_FILE_CONNS", s.DatabaseFileConns, minFileConns)
 	c.StorageInlineBytes = l.inline("STORAGE_INLINE_BYTES", s.StorageInlineBytes)
 	if s.MetricsAddr != "" {
 		c.MetricsAddr = l.address("METRICS_ADDR", s.MetricsAddr)

@@ -49,6 +49,7 @@ func TestLoad_Defaults(t *testing.T) {
 		MaxMessages: 256, MaxWaits: 20_000, MaxStreams: 1000, MaxJSONBytes: 32 << 20, SpoolBytes: 4 << 30, RateLimit: 100,
 		PendingTTL: 24 * time.Hour, LogLevel: slog.LevelInfo, LogFormat: "json",
 		AckRetention: time.Hour, ActivityRetention: 7 * 24 * time.Hour, SweepInterval: 5 * time.Minute, QuotaBytes: 1 << 30, QuotaFiles: 1000, StorageInlineBytes: 64 << 10,
+		DatabaseQueryConns: 12, DatabaseFileConns: 8,
 	}
 	c, err := parse(t).Load()
 	if err != nil || !reflect.DeepEqual(c, want) || !c.Embedded() {
@@ -70,6 +71,7 @@ func TestLoad_EverySettingByItsVariable(t *testing.T) {
 		MetricsAddr: ":10", TracesEndpoint: "https://traces.example/in",
 		DatabaseDirectURL: "postgres://u:p@db1.example:5432,db2.example:5432/platform?target_session_attrs=read-write", DrainDelay: 5 * time.Second,
 		StorageURL: "s3://bucket?endpoint=https://s3.example&prefix=a/", StorageInlineBytes: 12, StorageRedirect: true,
+		DatabaseQueryConns: 4, DatabaseFileConns: 2,
 	}
 	values := map[string]string{
 		"ADDR": ":9", "DATABASE_URL": want.DatabaseURL, "DATA_DIR": "/d", "SPOOL_DIR": spool, "ADMIN_TOKEN": "admin", "REGISTRATION": "open",
@@ -82,6 +84,7 @@ func TestLoad_EverySettingByItsVariable(t *testing.T) {
 		"STORAGE_URL": want.StorageURL, "STORAGE_INLINE_BYTES": "12", "STORAGE_REDIRECT": "true",
 		"OTEL_EXPORTER_OTLP_ENDPOINT": "https://all.example", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": want.TracesEndpoint,
 		"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "false",
+		"DATABASE_QUERY_CONNS": "4", "DATABASE_FILE_CONNS": "2",
 		"DATABASE_DIRECT_URL": want.DatabaseDirectURL, "DRAIN_DELAY": "5s",
 	}
 	var args []string
@@ -215,6 +218,12 @@ func TestLoad_ChecksEveryValue(t *testing.T) {
 		"database-url": {
 			good: []string{"postgres://u:p@h:5432/d?sslmode=require", "postgresql://h/d", "host=h dbname=d password='with space'"},
 			bad:  []string{"mysql://u:hunter2@h/d", "postgres://u:hunter2@h:port/d", "postgres://u:hunter2%zz@h/d", "hunter2", "password='hunter2"},
+		},
+		"database-query-conns": {
+			good: []string{"4", "1000"}, bad: []string{"", "3", "1001", "-4", "many"},
+		},
+		"database-file-conns": {
+			good: []string{"2", "1000"}, bad: []string{"", "1", "1001"},
 		},
 		"admin-token":  {good: []string{"x", "0123456789abcdef~!"}, bad: []string{"hunter2 ", "hunter2\n", "hunter2\x7f", "hunter2é"}},
 		"registration": {good: []string{"", "open", "closed"}, bad: []string{"OPEN", "yes", " open"}},

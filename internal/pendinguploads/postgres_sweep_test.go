@@ -9,12 +9,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/lib/pq"
 
 	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/database"
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
-	"github.com/molecule-ai/platform/internal/prepared"
 )
 
 const (
@@ -224,16 +223,13 @@ func TestReserve_MustLastToTheCommit(t *testing.T) {
 // statements deallocated; VACUUM in a transaction.
 func TestReclaim_FreesSpaceAndRestoresTheConnection(t *testing.T) {
 	t.Parallel()
-	config, err := pq.NewConfig(pgtest.New(t))
+	limited := pgtest.New(t) + " statement_timeout=54321"
+	pools, err := database.Open(t.Context(), database.Config{URL: limited, QueryConns: 2, FileConns: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.Runtime = map[string]string{"statement_timeout": "54321"}
-	limited, err := pq.NewConnectorConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	db := openPool(t, prepared.Connector(limited))
+	t.Cleanup(func() { _ = pools.Close() })
+	db := pools.Queries // with prepared statements, as the platform has them
 	db.SetMaxOpenConns(1)
 	for _, table := range []string{"pending_uploads", "pending_upload_chunks"} { // autovacuum does not reclaim it
 		mustExec(t, db, `ALTER TABLE `+table+` SET (autovacuum_enabled = false, toast.autovacuum_enabled = false)`)
@@ -255,7 +251,7 @@ func TestReclaim_FreesSpaceAndRestoresTheConnection(t *testing.T) {
 	if before := size(); before < 6<<20 {
 		t.Fatalf("only %d bytes", before)
 	}
-	other := openPool(t, limited)
+	other := pgtest.Open(t, limited)
 	other.SetMaxOpenConns(1)
 	mustExec(t, other, `SELECT pg_advisory_lock(20260601, 1)`) // another replica is reclaiming
 	if err := storage.Reclaim(t.Context()); err != nil {

@@ -7,14 +7,13 @@ import (
 	"time"
 )
 
-// maxUnsent bounds what the kernel takes of an answer before it can send it, in bytes. Left to
-// itself it takes 2.5 MiB and more: for 1,000 clients that do not read, 1.2 GiB which no setting
-// bounds, and of who reads so little it would be noticed late or never.
+// maxUnsent bounds the bytes of an answer that the kernel buffers for one connection before it can send them. By default
+// it buffers 2.5 MiB and more: for 1,000 clients that do not read, 1.2 GiB that no setting bounds, and a stalled client
+// would be noticed late or never.
 const maxUnsent = 64 << 10
 
-// stallListener bounds how long a connection's peer may take to accept a write. A deadline
-// for a whole answer would cut off large files on slow lines; this one only cuts off those
-// who have stopped reading.
+// stallListener bounds how long a client may take to accept a write. A deadline for a whole answer would cut off large
+// files on slow connections; this one cuts off only clients that have stopped reading.
 type stallListener struct {
 	net.Listener
 	timeout time.Duration
@@ -25,11 +24,11 @@ func (l stallListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	stalling := stallConn{conn, l.timeout}
-	if tcp := tcpOf(stalling); tcp != nil {
-		boundUnsent(tcp)
+	stall := stallConn{conn, l.timeout}
+	if tcp := tcpOf(stall); tcp != nil {
+		limitUnsent(tcp)
 	}
-	return stalling, nil
+	return stall, nil
 }
 
 type stallConn struct {
@@ -37,8 +36,8 @@ type stallConn struct {
 	timeout time.Duration
 }
 
-// Write implements net.Conn. A long answer is written in slices with a deadline each: who
-// reads slowly and steadily is not one who has stopped.
+// Write implements net.Conn. A long answer is written in slices with a deadline each, so that a client that reads slowly
+// but steadily is not cut off.
 func (c stallConn) Write(p []byte) (int, error) {
 	written := 0
 	for {
@@ -48,7 +47,7 @@ func (c stallConn) Write(p []byte) (int, error) {
 		n, err := c.Conn.Write(p[written:min(len(p), written+writeBytes)])
 		written += n
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			c.giveUp()
+			c.discardUnsent()
 		}
 		if err != nil || written == len(p) {
 			return written, err
@@ -56,23 +55,22 @@ func (c stallConn) Write(p []byte) (int, error) {
 	}
 }
 
-// giveUp makes the close that follows drop what was not sent. Otherwise the kernel keeps it for
-// minutes, for a client that has stopped reading.
-func (c stallConn) giveUp() {
+// discardUnsent makes the following Close discard unsent data. Otherwise the kernel keeps it for minutes, for a client
+// that has stopped reading.
+func (c stallConn) discardUnsent() {
 	if tcp := tcpOf(c); tcp != nil {
 		_ = tcp.SetLinger(0)
 	}
 }
 
-// tcpOf returns the TCP connection below one that was accepted, nil if it is of another kind.
+// tcpOf returns the TCP connection under an accepted one, or nil if it is of another kind.
 func tcpOf(conn net.Conn) *net.TCPConn {
-	stalling, _ := conn.(stallConn)
-	tcp, _ := stalling.Conn.(*net.TCPConn)
+	stall, _ := conn.(stallConn)
+	tcp, _ := stall.Conn.(*net.TCPConn)
 	return tcp
 }
 
-// CloseWrite is how net/http tells a client that an early answer is complete before it stops
-// reading what the client still sends.
+// CloseWrite is used by net/http to end an early answer while the client is still sending.
 func (c stallConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()

@@ -1,29 +1,26 @@
 package server
 
 import (
-	"context"
 	"net"
 	"net/http"
-	"strings"
 	"syscall"
 	"time"
 )
 
-// Of tcp(7), which package syscall does not have.
+// Socket options of tcp(7) that package syscall lacks.
 const (
 	tcpUserTimeout  = 18
 	tcpNotsentLowat = 25
 )
 
-// boundUnsent makes the kernel take no more of an answer than maxUnsent before it can send it.
-// What is on its way is not bounded by it, so distance costs no speed. Where this fails, slow
-// readers cost more.
-func boundUnsent(conn *net.TCPConn) { setTCP(conn, tcpNotsentLowat, maxUnsent) }
+// limitUnsent makes the kernel buffer at most maxUnsent of an answer that it cannot send yet. Data in flight does not
+// count, so a long round trip costs no throughput. If the option cannot be set, slow readers take more memory.
+func limitUnsent(conn *net.TCPConn) { setTCP(conn, tcpNotsentLowat, maxUnsent) }
 
-// boundUnread has the kernel cut a connection on which all is said, if its client does not take
-// in time what is left of the last answer. While a request is served it must not: somebody who
-// waits for minutes may be out of reach for a moment.
-func boundUnread(timeout time.Duration) func(net.Conn, http.ConnState) {
+// limitUnreadWhenIdle makes the kernel break an idle connection whose client does not acknowledge the rest of the last
+// answer within timeout. It does not apply while a request is served: a client that waits minutes for a held poll may be
+// unreachable for a moment.
+func limitUnreadWhenIdle(timeout time.Duration) func(net.Conn, http.ConnState) {
 	return func(conn net.Conn, state http.ConnState) {
 		tcp := tcpOf(conn)
 		switch {
@@ -34,17 +31,6 @@ func boundUnread(timeout time.Duration) func(net.Conn, http.ConnState) {
 			setTCP(tcp, tcpUserTimeout, 0)
 		}
 	}
-}
-
-// boundUnanswered is for net.Dialer: it has the kernel give up a connection whose other side
-// acknowledges nothing. A context does not end it: lib/pq waits for an answer whatever it says.
-func boundUnanswered(_ context.Context, network, _ string, raw syscall.RawConn) error {
-	if !strings.HasPrefix(network, "tcp") {
-		return nil
-	}
-	return raw.Control(func(fd uintptr) {
-		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(unansweredTimeout.Milliseconds()))
-	})
 }
 
 func setTCP(conn *net.TCPConn, option, value int) {

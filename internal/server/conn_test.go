@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// A page of the inbox is one Write of a MiB or two; at 10 KB/s that takes minutes, and all of
-// it must come. Planted: one deadline for a whole Write.
-func TestStallConn_WhoReadsSlowlyGetsAll(t *testing.T) {
+// A page of the inbox is one Write of one or two MiB. At 10 KB/s that takes minutes, and all of it must arrive. Planted:
+// one deadline for a whole Write.
+func TestStallConn_ASlowReaderGetsEverything(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		server, client := net.Pipe()
 		const length, step = 2 << 20, 10 << 10
 		ended := make(chan error, 1)
 		go func() {
-			_, err := stallConn{server, usualPatience.write}.Write(make([]byte, length))
+			_, err := stallConn{server, defaultTimeouts.write}.Write(make([]byte, length))
 			ended <- err
 			_ = server.Close()
 		}()
@@ -40,22 +40,22 @@ func TestStallConn_WhoReadsSlowlyGetsAll(t *testing.T) {
 }
 
 // Planted: no deadline.
-func TestStallConn_WhoStopsReadingIsCut(t *testing.T) {
+func TestStallConn_AClientThatStopsReadingIsCutOff(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		server, client := net.Pipe()
 		defer client.Close()
 		start := time.Now()
-		n, err := stallConn{server, usualPatience.write}.Write(make([]byte, 1<<20))
-		if n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != usualPatience.write {
+		n, err := stallConn{server, defaultTimeouts.write}.Write(make([]byte, 1<<20))
+		if n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != defaultTimeouts.write {
 			t.Errorf("%d bytes, %v after %v", n, err, time.Since(start))
 		}
 	})
 }
 
-// Who has stopped reading is reset, so that the kernel drops what it still had for him. Planted: an
-// ordinary close, after which it keeps that for minutes.
-func TestStallConn_WhoIsCutIsReset(t *testing.T) {
+// The connection of a client that has stopped reading is reset, so that the kernel discards what it had buffered.
+// Planted: an ordinary close, after which the kernel keeps it for minutes.
+func TestStallConn_AClientThatIsCutOffIsReset(t *testing.T) {
 	t.Parallel()
 	client, conn := connected(t, 100*time.Millisecond)
 	for err := error(nil); err == nil; {
@@ -67,7 +67,7 @@ func TestStallConn_WhoIsCutIsReset(t *testing.T) {
 	}
 }
 
-// net/http sends early answers with a half-close after them, if the connection can.
+// net/http half-closes the connection after an early answer, if it can.
 func TestStallConn_PassesTheHalfCloseOn(t *testing.T) {
 	t.Parallel()
 	client, conn := connected(t, time.Minute)
@@ -86,7 +86,7 @@ func TestStallConn_PassesTheHalfCloseOn(t *testing.T) {
 	}
 }
 
-// connected returns both ends of a connection; the second was accepted.
+// connected returns both ends of a connection; conn was accepted by a stallListener.
 func connected(t *testing.T, timeout time.Duration) (client, conn net.Conn) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -25,10 +25,10 @@ func Routes() (gin.RoutesInfo, error) {
 	return e.Routes(), nil
 }
 
-// NewImpatient is New, with d for each of the times that slow clients are given. open has the remote
-// addresses of the connections that are open.
-func NewImpatient(ctx context.Context, c config.Config, log *slog.Logger, d time.Duration) (s *Server, open *sync.Map, err error) {
-	s, err = newServer(ctx, c, patience{header: d, body: d, write: d}, log)
+// NewWithTimeouts is New with d for each of the timeouts of slow clients. open holds the remote addresses of the open
+// connections.
+func NewWithTimeouts(ctx context.Context, c config.Config, log *slog.Logger, d time.Duration) (s *Server, open *sync.Map, err error) {
+	s, err = newServer(ctx, c, timeouts{header: d, body: d, write: d}, log)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -1,70 +1,12 @@
 package server
 
 import (
-	"context"
-	"database/sql"
-	"math"
-	"strconv"
-	"strings"
-	"time"
-
-	"github.com/lib/pq"
-
 	"github.com/molecule-ai/platform/internal/activity"
-	"github.com/molecule-ai/platform/internal/events"
 	"github.com/molecule-ai/platform/internal/notify"
 )
 
-// openNews prepares what wakes held polls and streams. It has a connection of its own to listen on
-// and one to send from: neither waits for the pools, nor takes from them.
+// openNews prepares the hub that wakes held polls and streams. It listens on a connection of its own and notifies through
+// a pool of its own, so that it neither waits for the other pools nor takes their connections.
 func (s *Server) openNews(inbox *activity.Inbox) {
-	s.news = notify.New(notify.Options{Newest: inbox.Newest, DB: s.telling, DSN: listenDSN(s.direct), Log: s.log})
-}
-
-// unsynced is for a pool that writes nothing that must last. PostgreSQL gives notifications a
-// commit like any other; nobody need wait for the disk.
-func unsynced(c *pq.Config) {
-	c.Runtime["synchronous_commit"] = "off" // after bounded, which made the map
-}
-
-// listenDSN is dsn with a limit of the time that connecting may take, unless it has one.
-func listenDSN(dsn string) string {
-	c, err := pq.NewConfig(dsn)
-	if err != nil || c.ConnectTimeout != 0 {
-		return dsn
-	}
-	seconds := connectTimeout.Seconds()
-	if len(c.Multi) > 0 {
-		seconds = math.Ceil(hostTimeout.Seconds())
-	}
-	limit := "connect_timeout=" + strconv.Itoa(int(seconds))
-	switch {
-	case !strings.Contains(dsn, "://"):
-		return dsn + " " + limit
-	case strings.Contains(dsn, "?"):
-		return dsn + "&" + limit
-	default:
-		return dsn + "?" + limit
-	}
-}
-
-// prunedInbox deletes old receipts together with old rows of the inbox. They count as nothing:
-// each is about a file that is counted.
-type prunedInbox struct {
-	*activity.Inbox
-	receipts *events.Log
-}
-
-func newPrunedInbox(db *sql.DB, inbox *activity.Inbox) prunedInbox {
-	return prunedInbox{inbox, events.New(db, inbox)}
-}
-
-// Prune implements sweeper.Inbox.
-func (p prunedInbox) Prune(ctx context.Context, retention, limit time.Duration) (int, bool, error) {
-	more, err := p.receipts.Prune(ctx, events.Retention)
-	if err != nil {
-		return 0, false, err
-	}
-	n, moreRows, err := p.Inbox.Prune(ctx, retention, limit)
-	return n, more || moreRows, err
+	s.news = notify.New(notify.Options{Newest: inbox.Newest, DB: s.pools.Notify, DSN: s.pools.ListenURL(), Log: s.log})
 }

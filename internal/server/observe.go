@@ -14,19 +14,19 @@ import (
 	"github.com/molecule-ai/platform/internal/tracing"
 )
 
-// traceTimeout is how long the last spans may take to be sent when the platform stops.
+// traceTimeout bounds the export of the last spans when the platform stops.
 const traceTimeout = 5 * time.Second
 
-// observe prepares metrics and, if they are configured, traces.
+// observe prepares metrics and, if configured, traces.
 func (s *Server) observe(ctx context.Context) error {
 	s.metrics = metrics.New(metricsOptions(s.config))
 	if s.config.MetricsAddr != "" {
 		var lc net.ListenConfig
 		listener, err := lc.Listen(ctx, "tcp", s.config.MetricsAddr)
 		if err != nil {
-			return fmt.Errorf("cannot serve metrics on %s: %w; free it, or choose another with --metrics-addr", s.config.MetricsAddr, err)
+			return fmt.Errorf("cannot listen on %s for metrics: %w; free it, or choose another address with --metrics-addr", s.config.MetricsAddr, err)
 		}
-		s.metricsListener = stallListener{listener, s.patience.write}
+		s.metricsListener = stallListener{listener, s.timeouts.write}
 	}
 	if s.config.TracesEndpoint == "" {
 		return nil
@@ -47,25 +47,25 @@ func metricsOptions(c config.Config) metrics.Options {
 	}
 }
 
-// watchDatabase has the metrics tell of the pools and of what is in the database. They have a
-// connection of their own: were all others in use, that would not mean that the database is away.
+// watchDatabase adds the pools and the backlog to the metrics. They are read through a pool of their own: if all
+// connections of the others are in use, the database is not down.
 func (s *Server) watchDatabase(staging bool) {
-	s.metrics.WatchPool("main", s.db)
-	s.metrics.WatchPool("staging", s.staging)
+	s.metrics.WatchPool("main", s.pools.Queries)
+	s.metrics.WatchPool("staging", s.pools.FileWrites)
 	s.metrics.WatchDatabase(func(ctx context.Context) (metrics.Backlog, error) {
 		if !staging {
-			return metrics.Backlog{}, s.watching.PingContext(ctx)
+			return metrics.Backlog{}, s.pools.Metrics.PingContext(ctx)
 		}
-		b, err := pendinguploads.ReadBacklog(ctx, s.watching)
+		b, err := pendinguploads.ReadBacklog(ctx, s.pools.Metrics)
 		m := metrics.Backlog{Files: b.Files, Bytes: b.Bytes, Oldest: b.Oldest}
 		if err == nil && s.bucket != nil {
-			m.Garbage, err = pendinguploads.ReadGarbage(ctx, s.watching)
+			m.Garbage, err = pendinguploads.ReadGarbage(ctx, s.pools.Metrics)
 		}
 		return m, err
 	})
 }
 
-// swept counts a round of the sweep.
+// swept counts a sweep.
 func (s *Server) swept(r sweeper.Result, took time.Duration, err error) {
 	s.metrics.Swept(metrics.Sweep{
 		AckedFiles: r.Acked, ExpiredFiles: r.Expired, AckedBytes: r.AckedBytes, ExpiredBytes: r.ExpiredBytes,
@@ -73,7 +73,7 @@ func (s *Server) swept(r sweeper.Result, took time.Duration, err error) {
 	})
 }
 
-// MetricsAddr is the address that metrics are served on.
+// MetricsAddr is the address on which metrics are served.
 func (s *Server) MetricsAddr() string {
 	if s.metricsListener == nil {
 		return s.Addr()
@@ -81,8 +81,8 @@ func (s *Server) MetricsAddr() string {
 	return s.metricsListener.Addr().String()
 }
 
-// serveMetrics serves them on their own address, if they have one, until ctx is done. It goes
-// on while requests are drained: an operator wants to see just that.
+// serveMetrics serves metrics on their own address, if configured, until ctx is done. It continues while requests drain,
+// so that the drain can be observed.
 func (s *Server) serveMetrics(ctx context.Context) {
 	if s.metricsHTTP == nil {
 		return
@@ -90,11 +90,11 @@ func (s *Server) serveMetrics(ctx context.Context) {
 	stop := context.AfterFunc(ctx, func() { _ = s.metricsHTTP.Close() })
 	defer stop()
 	if err := s.metricsHTTP.Serve(s.metricsListener); ctx.Err() == nil {
-		s.log.ErrorContext(ctx, "metrics are no longer served", "error", err)
+		s.log.ErrorContext(ctx, "serving metrics failed; they are not available until a restart", "error", err)
 	}
 }
 
-// buildMetrics gives the metrics' own address its only route.
+// buildMetrics builds the only route of the separate address for metrics.
 func (s *Server) buildMetrics() error {
 	if s.metricsListener == nil {
 		return nil

@@ -13,14 +13,14 @@ import (
 	"time"
 
 	"github.com/molecule-ai/platform/internal/config"
+	"github.com/molecule-ai/platform/internal/database/databasetest"
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
-	"github.com/molecule-ai/platform/internal/server"
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
 const (
-	// Sessions of the pooler, and workspaces that use them at the same time, each through 24 + 8
-	// connections of two replicas.
+	// Sessions of the pooler, and workspaces that use them at the same time, each through the 21 connections of two
+	// replicas.
 	poolerSessions   = 4
 	poolerWorkspaces = 12
 )
@@ -57,7 +57,7 @@ func sendOnce(t testing.TB, p *servertest.Platform, w servertest.Workspace, key,
 func TestPgBouncer_EverythingWorksThroughIt(t *testing.T) {
 	t.Parallel()
 	direct := pgtest.New(t)
-	pooler := server.StartPgBouncer(t, direct, poolerSessions)
+	pooler := databasetest.StartPgBouncer(t, direct, poolerSessions)
 	pooled := func(s *config.Settings) {
 		s.DatabaseURL, s.DatabaseDirectURL, s.AckRetention, s.SweepInterval = pooler, direct, "0s", "1s"
 	}
@@ -72,7 +72,7 @@ func TestPgBouncer_EverythingWorksThroughIt(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range poolerWorkspaces {
 		w := replicas[i%2].Create(t, "poll", "")
-		wg.Go(func() { usePooled(t, replicas[i%2], replicas[1-i%2], w, rand.New(rand.NewPCG(1, uint64(i)))) })
+		wg.Go(func() { useEverything(t, replicas[i%2], replicas[1-i%2], w, rand.New(rand.NewPCG(1, uint64(i)))) })
 	}
 	wg.Wait()
 	var sessions int
@@ -88,7 +88,7 @@ func TestPgBouncer_EverythingWorksThroughIt(t *testing.T) {
 func TestPgBouncer_LargeUploadsDoNotWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	direct := pgtest.New(t)
-	pooler := server.StartPgBouncer(t, direct, 2)
+	pooler := databasetest.StartPgBouncer(t, direct, 2)
 	for _, store := range []string{"", "file://" + t.TempDir()} {
 		p := servertest.Start(t, func(s *config.Settings) {
 			s.DatabaseURL, s.DatabaseDirectURL, s.StorageURL = pooler, direct, store
@@ -103,8 +103,8 @@ func TestPgBouncer_LargeUploadsDoNotWaitForEachOther(t *testing.T) {
 	}
 }
 
-// usePooled does with a workspace what can be done, half of it through each replica.
-func usePooled(t *testing.T, a, b *servertest.Platform, w servertest.Workspace, rng *rand.Rand) {
+// useEverything does with a workspace everything that the API allows, half of it through each replica.
+func useEverything(t *testing.T, a, b *servertest.Platform, w servertest.Workspace, rng *rand.Rand) {
 	stream := listen(t, b, w.ID, w.Token, "")
 	say(t, a, w, "first")
 	last := first(t, a, w, "").ID

@@ -67,7 +67,7 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 			return nil, err
 		}
 		files.WithPendingUploads(storage, c.SpoolDir)
-		s.sweeper = newSweeper(storage, newPrunedInbox(s.db, inbox), c, s.log, s.swept)
+		s.sweeper = newSweeper(storage, events.NewPruner(s.db, inbox), c, s.log, s.swept)
 		stream = handlers.NewEventsHandler(store, s.tokens, events.New(s.db, inbox), s.news, handlers.NewAdmission(c.MaxStreams))
 		pending = handlers.NewPendingUploadsHandler(store, storage, handlers.NewAdmission(c.MaxDownloads))
 		if c.StorageRedirect {
@@ -177,7 +177,7 @@ func (s *Server) engine() (*gin.Engine, error) {
 	if s.tracing != nil {
 		e.Use(handlers.Trace(s.tracing))
 	}
-	e.Use(handlers.Log(s.log), handlers.Measure(s.metrics), handlers.Recover(), handlers.BoundBody(s.patience.body), handlers.Notify(s.news))
+	e.Use(handlers.Log(s.log), handlers.Measure(s.metrics), handlers.Recover(), handlers.BoundBody(s.timeouts.body), handlers.Notify(s.news))
 	if len(s.config.CORSOrigins) > 0 {
 		e.Use(cors.New(cors.Config{
 			AllowOrigins: s.config.CORSOrigins,

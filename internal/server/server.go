@@ -1,10 +1,9 @@
-// Package server is the only place where the parts meet: it opens the database, builds the
-// parts, and serves the routes until it is told to stop.
+// Package server is the only place where the parts of the platform meet: it opens the database, builds the parts, and
+// serves the routes until its context ends.
 //
-// It promises a graceful stop: first /readyz says so, for as long as it is configured, so that a
-// balancer looks elsewhere; then no new connections, requests in flight may finish for up to
-// 30 seconds, and last the database connections are closed and the private PostgreSQL, if there is
-// one, is stopped.
+// It promises a graceful stop. First /readyz answers 503 for DRAIN_DELAY, so that load balancers stop sending requests.
+// Then no new connections are accepted, and requests in flight may finish for up to 30 seconds. Last, the database
+// connections are closed and the private PostgreSQL, if there is one, is stopped.
 package server
 
 import (
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"github.com/molecule-ai/platform/internal/config"
+	"github.com/molecule-ai/platform/internal/database"
 	"github.com/molecule-ai/platform/internal/embeddedpg"
 	"github.com/molecule-ai/platform/internal/metrics"
 	"github.com/molecule-ai/platform/internal/notify"
@@ -32,41 +32,37 @@ const (
 	idleTimeout    = 2 * time.Minute
 	maxHeaderBytes = 64 << 10
 
-	// writeBytes is what a client has to accept in the time that patience.write gives it.
+	// writeBytes is what a client must accept within timeouts.write.
 	writeBytes = 32 << 10
 
-	// drainTimeout is how long requests in flight may go on after a stop.
+	// drainTimeout bounds requests in flight after a stop.
 	drainTimeout = 30 * time.Second
 
-	// backgroundTimeout is how long what goes on in the background may take to end then.
+	// backgroundTimeout bounds how long background work may take to end after that.
 	backgroundTimeout = 5 * time.Second
 )
 
-// patience is how long slow clients are waited for.
-type patience struct {
+// timeouts bound slow clients.
+type timeouts struct {
 	header time.Duration // for the header of a request
-	body   time.Duration // for a body, as long as it brings less than the minimum rate
-	write  time.Duration // for writeBytes to be accepted
+	body   time.Duration // for a body that arrives below the minimum rate
+	write  time.Duration // for the client to accept writeBytes
 }
 
-// usualPatience lets go of every slow client within 30 seconds: who has had his time for the
-// header has less than that left for the body or the answer. 16 KiB/s are ten times what an answer
-// has to be read at, and sixteen times the least rate of a body.
-var usualPatience = patience{header: 8 * time.Second, body: 20 * time.Second, write: 20 * time.Second}
+// defaultTimeouts end every slow client within 30 seconds: header plus body, or header plus write, is 28. A client that
+// accepts 1.6 KiB/s of an answer, or sends a body at the minimum rate of 1 KiB/s, is never cut.
+var defaultTimeouts = timeouts{header: 8 * time.Second, body: 20 * time.Second, write: 20 * time.Second}
 
 // Server is a platform that is ready to serve.
 type Server struct {
 	config   config.Config
-	patience patience
+	timeouts timeouts
 	log      *slog.Logger
 	listener net.Listener
 	postgres *embeddedpg.Server // nil: the operator's database
-	db       *sql.DB
-	staging  *sql.DB
+	pools    *database.Pools
+	db       *sql.DB // pools.Queries
 	tokens   *wsauth.Tokens
-	direct   string  // connection string of PostgreSQL itself
-	sessions *sql.DB // to it; nil: no pooler stands in between
-	telling  *sql.DB // for the news alone
 	news     *notify.Hub
 	sweeper  *sweeper.Sweeper              // nil: the schema is too old for it
 	bucket   *pendinguploads.ObjectStorage // nil: the schema is too old for it
@@ -74,34 +70,32 @@ type Server struct {
 	stopping atomic.Bool
 
 	metrics         *metrics.Platform
-	metricsListener net.Listener // nil: they are served with everything else
+	metricsListener net.Listener // nil: metrics are served on listener
 	metricsHTTP     *http.Server
-	watching        *sql.DB          // for the metrics alone
 	tracing         *tracing.Tracing // nil: no traces
 }
 
-// New takes the address, prepares the database and builds the platform. The private
-// PostgreSQL is started and migrated; the operator's database must have the base tables
-// already, and uploads to poll workspaces are staged only if it has theirs. The error is
-// a sentence for a person.
+// New listens on the address, prepares the database and builds the platform. The private PostgreSQL is started and
+// migrated. The operator's database must have the base tables already; uploads to poll workspaces are staged only if it
+// has theirs. The error is a sentence for the operator.
 func New(ctx context.Context, c config.Config, log *slog.Logger) (*Server, error) {
-	return newServer(ctx, c, usualPatience, log)
+	return newServer(ctx, c, defaultTimeouts, log)
 }
 
-func newServer(ctx context.Context, c config.Config, p patience, log *slog.Logger) (_ *Server, err error) {
-	s := &Server{config: c, patience: p, log: log}
+func newServer(ctx context.Context, c config.Config, t timeouts, log *slog.Logger) (_ *Server, err error) {
+	s := &Server{config: c, timeouts: t, log: log}
 	defer func() {
 		if err != nil {
 			s.release()
 		}
 	}()
-	// The address first: if it is taken, nothing else need be started.
+	// The address comes first: if it is in use, nothing else is started.
 	var lc net.ListenConfig
 	listener, err := lc.Listen(ctx, "tcp", c.Addr)
 	if err != nil {
-		return nil, fmt.Errorf("cannot serve on %s: %w; free it, or choose another with --addr", c.Addr, err)
+		return nil, fmt.Errorf("cannot listen on %s: %w; free it, or choose another address with --addr", c.Addr, err)
 	}
-	s.listener = stallListener{listener, p.write}
+	s.listener = stallListener{listener, t.write}
 	if err := s.observe(ctx); err != nil {
 		return nil, err
 	}
@@ -119,19 +113,18 @@ func newServer(ctx context.Context, c config.Config, p patience, log *slog.Logge
 func (s *Server) httpServer(handler http.Handler) *http.Server {
 	return &http.Server{
 		Handler:           handler,
-		ReadHeaderTimeout: s.patience.header,
+		ReadHeaderTimeout: s.timeouts.header,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ConnState:         boundUnread(s.patience.write),
+		ConnState:         limitUnreadWhenIdle(s.timeouts.write),
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 }
 
-// Addr is the address that is served, with the port that was chosen if none was named.
+// Addr is the address that is served, with the actual port if the configured one is 0.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Run serves until ctx is done, or something that it cannot go on without fails, and then
-// stops all of it. It is called once.
+// Run serves until ctx is done or a part that it depends on fails, and then stops everything. It must be called once.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.release()
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
@@ -148,37 +141,37 @@ func (s *Server) Run(ctx context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- s.http.Serve(s.listener) }()
 	s.log.InfoContext(ctx, "serving", "addr", s.Addr(), "metrics_addr", s.MetricsAddr(), "embedded_database", s.postgres != nil)
-	var gone <-chan struct{}
+	var postgresDone <-chan struct{}
 	if s.postgres != nil {
-		gone = s.postgres.Done()
+		postgresDone = s.postgres.Done()
 	}
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve: %w", err)
-	case <-gone:
+	case <-postgresDone:
 		_ = s.http.Close()
 		return fmt.Errorf("%w; its log is postgres.log in the data folder", s.postgres.Err())
 	case <-ctx.Done():
 	}
-	s.log.InfoContext(ctx, "stopping", "at_most", s.config.DrainDelay+drainTimeout)
+	s.log.InfoContext(ctx, "stopping", "timeout", s.config.DrainDelay+drainTimeout)
 	s.stopping.Store(true)
 	select {
 	case <-time.After(s.config.DrainDelay):
-	case <-gone: // requests in flight will learn it
+	case <-postgresDone: // requests in flight fail by themselves
 	}
-	s.news.Close() // held polls and streams would go on for as long as they may
+	s.news.Close() // ends held polls and streams, which would use all of drainTimeout
 	drain, cancel := context.WithTimeout(background, drainTimeout)
 	defer cancel()
 	if err := s.http.Shutdown(drain); err != nil {
-		s.log.WarnContext(ctx, "requests in flight were cut", "error", err)
+		s.log.WarnContext(ctx, "requests in flight were cut off after the drain timeout", "error", err)
 		_ = s.http.Close()
 	}
 	s.log.InfoContext(ctx, "stopped")
 	return nil
 }
 
-// await waits for what went on in the background. lib/pq waits for a database that hangs whatever a context
-// says, and so do files on a file system that does: they end with the process.
+// await waits for background work to end. lib/pq goes on waiting for a database that hangs after the context has ended,
+// and so does a read of a file system that hangs: such work ends with the process.
 func (s *Server) await(background *sync.WaitGroup) {
 	done := make(chan struct{})
 	go func() {
@@ -188,25 +181,23 @@ func (s *Server) await(background *sync.WaitGroup) {
 	select {
 	case <-done:
 	case <-time.After(backgroundTimeout):
-		s.log.Warn("stopping in the middle of background work, which does not end; the database or the store may be hanging")
+		s.log.Warn("background work did not end in time and is abandoned; the database or the object store may hang")
 	}
 }
 
-// release gives back what New took, in the opposite order.
+// release closes what New opened, in reverse order.
 func (s *Server) release() {
 	if s.bucket != nil {
 		_ = s.bucket.Close()
 	}
-	for _, db := range []*sql.DB{s.telling, s.watching, s.sessions, s.staging, s.db} {
-		if db != nil {
-			_ = db.Close()
-		}
+	if s.pools != nil {
+		_ = s.pools.Close()
 	}
 	if s.postgres != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 		defer cancel()
 		if err := s.postgres.Stop(ctx); err != nil {
-			s.log.Error("private PostgreSQL did not stop cleanly", "error", err)
+			s.log.Error("the private PostgreSQL did not stop cleanly; it recovers on the next start", "error", err)
 		}
 	}
 	for _, listener := range []net.Listener{s.metricsListener, s.listener} {
@@ -217,6 +208,6 @@ func (s *Server) release() {
 	ctx, cancel := context.WithTimeout(context.Background(), traceTimeout)
 	defer cancel()
 	if err := s.tracing.Close(ctx); err != nil {
-		s.log.Warn("the last traces were not sent", "error", err)
+		s.log.Warn("the last traces were not exported", "error", err)
 	}
 }

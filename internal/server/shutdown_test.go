@@ -236,7 +236,7 @@ func TestShutdown_DoesNotWaitForADatabaseThatHangs(t *testing.T) {
 	cancel()
 	select {
 	case err := <-ended:
-		if err != nil || !strings.Contains(logs.String(), "which does not end") {
+		if err != nil || !strings.Contains(logs.String(), "did not end in time") {
 			t.Errorf("%v\n%s", err, logs)
 		}
 	case <-time.After(patience):

@@ -44,7 +44,7 @@ func impatient(t *testing.T) (p *servertest.Platform, open *sync.Map) {
 		t.Fatal(err)
 	}
 	logs := &servertest.Logs{}
-	s, open, err := server.NewImpatient(t.Context(), c, slog.New(slog.NewJSONHandler(logs, nil)), slowTimes)
+	s, open, err := server.NewWithTimeouts(t.Context(), c, slog.New(slog.NewJSONHandler(logs, nil)), slowTimes)
 	if err != nil {
 		t.Fatal(err)
 	}

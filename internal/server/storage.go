@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -11,11 +10,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/molecule-ai/platform/internal/activity"
-	"github.com/molecule-ai/platform/internal/config"
 	"github.com/molecule-ai/platform/internal/metrics"
 	"github.com/molecule-ai/platform/internal/objectstore"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
-	"github.com/molecule-ai/platform/internal/schema"
 )
 
 // probeTimeout is how long the store may take to write a few bytes when the platform starts.
@@ -24,13 +21,11 @@ const probeTimeout = 30 * time.Second
 // openStorage opens the files in the database, and the stores beside it.
 func (s *Server) openStorage(ctx context.Context, inbox *activity.Inbox) (_ pendinguploads.Storage, err error) {
 	c := s.config
-	postgres := pendinguploads.NewPostgres(s.db, s.staging, inbox, pendinguploads.Limits{
+	postgres := pendinguploads.NewPostgres(s.db, s.pools.FileWrites, inbox, pendinguploads.Limits{
 		MaxFileBytes: c.MaxFileBytes, MaxBatchBytes: c.MaxRequestBytes, TTL: c.PendingTTL,
 		QuotaBytes: c.QuotaBytes, QuotaFiles: int64(c.QuotaFiles),
 	})
-	if s.sessions != nil {
-		postgres.UseSessionPool(s.sessions)
-	}
+	postgres.UseSessionPool(s.pools.Sessions)
 	open := func(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.ObjectStore, error) {
 		store, err := objectstore.Open(ctx, url, namespace)
 		if err != nil {
@@ -56,29 +51,6 @@ func (s *Server) openStorage(ctx context.Context, inbox *activity.Inbox) (_ pend
 		return nil, fmt.Errorf("the store of STORAGE_URL cannot be used: %w", err)
 	}
 	return s.tracing.Storage(s.bucket), nil
-}
-
-// HasStores returns an error, a sentence for a person, if the schema has no stores of objects.
-func HasStores(ctx context.Context, db *sql.DB) error {
-	status, err := schema.Read(ctx, db)
-	if err != nil {
-		return err
-	}
-	staging, err := status.Staging()
-	if err == nil && !staging {
-		err = errors.New("the database is not up to date; run 'platform migrate up' first")
-	}
-	return err
-}
-
-// NewBucket returns the files in db and in its stores, for commands that do not serve: without limits.
-// The schema must have stores.
-func NewBucket(ctx context.Context, db *sql.DB, c config.Config) (*pendinguploads.ObjectStorage, error) {
-	open := func(ctx context.Context, url string, namespace uuid.UUID) (pendinguploads.ObjectStore, error) {
-		return objectstore.Open(ctx, url, namespace)
-	}
-	files := pendinguploads.NewPostgres(db, db, activity.New(db), pendinguploads.Limits{})
-	return pendinguploads.NewObjectStorage(ctx, files, open, pendinguploads.ObjectStorageOptions{URL: c.StorageURL, InlineBytes: c.StorageInlineBytes})
 }
 
 // measured is a store whose operations are counted and timed.

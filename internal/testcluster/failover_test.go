@@ -64,7 +64,7 @@ func TestFailover_LosesNothingThatWasAnswered(t *testing.T) {
 
 // Without its standby, PostgreSQL lets a commit wait. If the wait is cancelled, it reports the commit as successful
 // with a warning. The data is then on one machine only, so the platform must not answer 200. Planted fault: the warning
-// ignored (internal/synced).
+// ignored (internal/database).
 func TestFailover_WithoutTheStandbyNoWriteIsAcknowledged(t *testing.T) {
 	t.Parallel()
 	ctx := contextWithTimeout(t, 3*testTimeout)

@@ -1,4 +1,4 @@
-package prepared_test
+package database
 
 import (
 	"context"
@@ -11,24 +11,21 @@ import (
 	"github.com/lib/pq"
 
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
-	"github.com/molecule-ai/platform/internal/prepared"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
-
-// open returns a pool of one connection, and the number of statements that it has prepared.
-func open(t *testing.T, dsn string) (db *sql.DB, count func() int) {
+// openPrepared returns a pool of one connection, and a function that counts its prepared statements.
+func openPrepared(t *testing.T, dsn string) (db *sql.DB, count func() int) {
 	t.Helper()
 	c, err := pq.NewConnector(dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	db = sql.OpenDB(prepared.Connector(c))
+	db = sql.OpenDB(prepareOnce(c))
 	db.SetMaxOpenConns(1)
 	t.Cleanup(func() { db.Close() })
 	return db, func() (n int) {
 		t.Helper()
-		// Without parameters, so it is not one of them.
+		// It has no parameters, so it is not prepared itself.
 		if err := db.QueryRowContext(t.Context(), `SELECT count(*) FROM pg_prepared_statements`).Scan(&n); err != nil {
 			t.Fatal(err)
 		}
@@ -36,7 +33,7 @@ func open(t *testing.T, dsn string) (db *sql.DB, count func() int) {
 	}
 }
 
-func one(t *testing.T, db interface {
+func queryString(t *testing.T, db interface {
 	QueryRowContext(context.Context, string, ...any) *sql.Row
 }, query string, args ...any) string {
 	t.Helper()
@@ -56,10 +53,10 @@ func exec(t *testing.T, db interface {
 	}
 }
 
-// Planted: a statement not kept; kept under another's text; exec and query kept apart.
-func TestConnector_PreparesAStatementOnce(t *testing.T) {
+// Planted: a statement not kept; kept under the text of another; Exec and Query preparing it separately.
+func TestPrepareOnce_PreparesAStatementOnce(t *testing.T) {
 	t.Parallel()
-	db, count := open(t, pgtest.New(t))
+	db, count := openPrepared(t, pgtest.New(t))
 	exec(t, db, `CREATE TABLE things (name text)`)
 	if n := count(); n != 0 {
 		t.Errorf("%d statements without parameters are prepared", n)
@@ -71,7 +68,7 @@ func TestConnector_PreparesAStatementOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		exec(t, tx, `INSERT INTO things VALUES ($1)`, "in a transaction")
-		if got := one(t, tx, `SELECT name FROM things WHERE name = $1`, fmt.Sprint(i)); got != fmt.Sprint(i) {
+		if got := queryString(t, tx, `SELECT name FROM things WHERE name = $1`, fmt.Sprint(i)); got != fmt.Sprint(i) {
 			t.Errorf("%q, want %d", got, i)
 		}
 		if err := tx.Rollback(); err != nil {
@@ -83,11 +80,11 @@ func TestConnector_PreparesAStatementOnce(t *testing.T) {
 	}
 }
 
-// A statement that cannot be used any more costs its connection, and nobody notices. Planted: each
-// of the two errors passed on.
-func TestConnector_AStaleStatementIsPreparedAgain(t *testing.T) {
+// A statement that is no longer valid costs its connection; the caller sees no error. Planted: each of the two errors
+// passed on.
+func TestPrepareOnce_AStaleStatementIsPreparedAgain(t *testing.T) {
 	t.Parallel()
-	db, _ := open(t, pgtest.New(t))
+	db, _ := openPrepared(t, pgtest.New(t))
 	exec(t, db, `CREATE TABLE things AS SELECT 'a'::text AS name`)
 	const query = `SELECT * FROM things WHERE name = $1`
 	for _, change := range []string{
@@ -95,22 +92,22 @@ func TestConnector_AStaleStatementIsPreparedAgain(t *testing.T) {
 		`DEALLOCATE ALL`,
 		`ALTER TABLE things ALTER COLUMN name TYPE varchar(10)`, // the plan's result has another type
 	} {
-		if got := one(t, db, query, "a"); got != "a" {
+		if got := queryString(t, db, query, "a"); got != "a" {
 			t.Errorf("before %s: %q", change, got)
 		}
 		exec(t, db, `UPDATE things SET name = $1`, "a")
 		exec(t, db, change)
 		exec(t, db, `UPDATE things SET name = $1`, "a")
-		if got := one(t, db, query, "a"); got != "a" {
+		if got := queryString(t, db, query, "a"); got != "a" {
 			t.Errorf("after %s: %q", change, got)
 		}
 	}
 }
 
-// In a transaction there is no other connection to take: it fails, once. Planted: the connection kept.
-func TestConnector_AStaleStatementFailsOneTransaction(t *testing.T) {
+// A transaction cannot continue on another connection: it fails, once. Planted: the connection kept.
+func TestPrepareOnce_AStaleStatementFailsOneTransaction(t *testing.T) {
 	t.Parallel()
-	db, _ := open(t, pgtest.New(t))
+	db, _ := openPrepared(t, pgtest.New(t))
 	try := func() error {
 		tx, err := db.BeginTx(t.Context(), nil)
 		if err != nil {
@@ -130,11 +127,11 @@ func TestConnector_AStaleStatementFailsOneTransaction(t *testing.T) {
 	}
 }
 
-// A connection whose statement was cancelled is not used again: the cancellation may still be on its way.
-// One whose statements were not is. Planted: it goes back to the pool; each connection is dropped.
-func TestConnector_ACancelledConnectionIsDropped(t *testing.T) {
+// A connection whose statement was cancelled is not used again: the cancel request may still be on its way. Other
+// connections are. Planted: it returned to the pool; every connection dropped.
+func TestPrepareOnce_ACancelledConnectionIsDropped(t *testing.T) {
 	t.Parallel()
-	db, _ := open(t, pgtest.New(t))
+	db, _ := openPrepared(t, pgtest.New(t))
 	backend := func(ctx context.Context, cancel context.CancelFunc) (pid int) {
 		t.Helper()
 		rows, err := db.QueryContext(ctx, `SELECT pg_backend_pid() + $1::int`, 0)
@@ -152,23 +149,23 @@ func TestConnector_ACancelledConnectionIsDropped(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	first := backend(t.Context(), func() {})
 	if again := backend(ctx, func() {}); again != first {
-		t.Error("a connection was dropped for nothing")
+		t.Error("a connection was dropped without a cancelled statement")
 	}
-	cancel() // after it is back
+	cancel() // after the connection was returned
 	if again := backend(context.WithCancel(t.Context())); again != first {
 		t.Error("a connection was dropped because a request ended after its last statement")
 	}
 	if again := backend(t.Context(), func() {}); again == first {
-		t.Error("a connection was used again though its statement was cancelled")
+		t.Error("a connection was used again although its statement was cancelled")
 	}
 }
 
-// Planted: no bound; a statement forgotten but not closed.
-func TestConnector_KeepsABoundedNumber(t *testing.T) {
+// Planted: no bound; a statement evicted but not closed.
+func TestPrepareOnce_KeepsABoundedNumber(t *testing.T) {
 	t.Parallel()
-	db, count := open(t, pgtest.New(t))
+	db, count := openPrepared(t, pgtest.New(t))
 	for i := range 250 {
-		if got := one(t, db, fmt.Sprintf(`SELECT $1 || '%d'`, i), "x"); got != fmt.Sprintf("x%d", i) {
+		if got := queryString(t, db, fmt.Sprintf(`SELECT $1 || '%d'`, i), "x"); got != fmt.Sprintf("x%d", i) {
 			t.Errorf("%d: %q", i, got)
 		}
 	}
@@ -177,9 +174,9 @@ func TestConnector_KeepsABoundedNumber(t *testing.T) {
 	}
 }
 
-func TestConnector_ErrorsOfAStatementAreItsCallers(t *testing.T) {
+func TestPrepareOnce_ReturnsTheErrorsOfStatements(t *testing.T) {
 	t.Parallel()
-	db, _ := open(t, pgtest.New(t))
+	db, _ := openPrepared(t, pgtest.New(t))
 	for _, query := range []string{`SELEC $1`, `SELECT 1 / $1::int`} {
 		var n int
 		err := db.QueryRowContext(t.Context(), query, 0).Scan(&n)
@@ -190,7 +187,7 @@ func TestConnector_ErrorsOfAStatementAreItsCallers(t *testing.T) {
 			t.Errorf("%s: %v, want PostgreSQL's error", query, err)
 		}
 	}
-	if got := one(t, db, `SELECT $1::text`, "goes on"); got != "goes on" {
+	if got := queryString(t, db, `SELECT $1::text`, "still works"); got != "still works" {
 		t.Errorf("%q", got)
 	}
 }

@@ -1,0 +1,6 @@
+package sweeper
+
+import "time"
+
+// UnreadRetention is how long the platform keeps inbox rows that their workspace has not read; the README promises it.
+const UnreadRetention = 30 * 24 * time.Hour
