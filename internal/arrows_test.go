@@ -18,9 +18,9 @@ const module = "github.com/molecule-ai/platform/"
 // Adding a package means choosing its layer here. docs/architecture.md draws the same picture.
 var layers = [][]string{
 	{"migrations", "internal/config", "internal/database", "internal/fairshare", "internal/forward", "internal/jsoncheck", "internal/metrics", "internal/objectstore", "internal/uploadname"},
-	{"internal/database/databasetest", "internal/embeddedpg", "internal/notify", "internal/schema", "internal/wsauth"},
+	{"internal/embeddedpg", "internal/notify", "internal/schema", "internal/wsauth"},
 	{"internal/activity", "internal/testcluster", "internal/embeddedpg/pgtest", "internal/workspaces"},
-	{"internal/pendinguploads", "internal/objectstore/s3test", "internal/events"},
+	{"internal/database/databasetest", "internal/events", "internal/objectstore/s3test", "internal/pendinguploads"},
 	{"internal/pendinguploads/storagetest", "internal/pendinguploads/storageadmin", "internal/spool", "internal/sweeper", "internal/tracing"},
 	{"internal/handlers"},
 	{"internal/server"},
