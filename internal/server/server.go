@@ -68,7 +68,7 @@ type Server struct {
 	sessions *sql.DB // to it; nil: no pooler stands in between
 	telling  *sql.DB // for the news alone
 	news     *notify.Hub
-	sweeper  *sweeper.Sweeper       // nil: the schema is too old for it
+	sweeper  *sweeper.Sweeper              // nil: the schema is too old for it
 	bucket   *pendinguploads.ObjectStorage // nil: the schema is too old for it
 	http     *http.Server
 	stopping atomic.Bool
