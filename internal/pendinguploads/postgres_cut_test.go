@@ -22,9 +22,10 @@ import (
 const (
 	sqlBackend = `SELECT pg_backend_pid()`
 	sqlLives   = `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)`
-	sqlCount   = `SELECT (SELECT count(*) FROM pending_uploads WHERE workspace_id = $1), ` +
-		`(SELECT count(*) FROM activity_logs WHERE workspace_id = $1), ` +
-		`(SELECT count(*) FROM upload_reservations WHERE workspace_id = $1)`
+	sqlCount   = `
+SELECT (SELECT count(*) FROM pending_uploads WHERE workspace_id = $1),
+  (SELECT count(*) FROM activity_logs WHERE workspace_id = $1),
+  (SELECT count(*) FROM upload_reservations WHERE workspace_id = $1)`
 
 	settleTimeout = 20 * time.Second
 )

@@ -18,12 +18,15 @@ import (
 
 const (
 	// Rows with a size that their content does not have, so that a test need not write gigabytes.
-	sqlInsertAcked = `INSERT INTO pending_uploads (workspace_id, filename, mimetype, size_bytes, sha256, content, acked_at) ` +
-		`VALUES (gen_random_uuid(), 'a.txt', 'text/plain', $1, sha256(''), '', now() - interval '1 hour')`
-	sqlInsertReservation = `INSERT INTO upload_reservations (workspace_id, files, bytes, expires_at) ` +
-		`VALUES ($1, 1, 10, now() + $2 * interval '1 second')`
-	sqlInsertKeys = `INSERT INTO upload_keys (workspace_id, key, fingerprint, files, expires_at) ` +
-		`SELECT $1, 'key-' || n, sha256(''), '[]', now() + $2 * interval '1 second' FROM generate_series(1, $3) n`
+	sqlInsertAcked = `
+INSERT INTO pending_uploads (workspace_id, filename, mimetype, size_bytes, sha256, content, acked_at)
+VALUES (gen_random_uuid(), 'a.txt', 'text/plain', $1, sha256(''), '', now() - interval '1 hour')`
+	sqlInsertReservation = `
+INSERT INTO upload_reservations (workspace_id, files, bytes, expires_at)
+VALUES ($1, 1, 10, now() + $2 * interval '1 second')`
+	sqlInsertKeys = `
+INSERT INTO upload_keys (workspace_id, key, fingerprint, files, expires_at)
+SELECT $1, 'key-' || n, sha256(''), '[]', now() + $2 * interval '1 second' FROM generate_series(1, $3) n`
 	sqlRenewKey = `UPDATE upload_keys SET expires_at = now() + interval '1 hour' WHERE workspace_id = $1 AND key = 'key-1'`
 )
 

@@ -20,9 +20,13 @@ import (
 
 const (
 	sqlExpire = `UPDATE pending_uploads SET expires_at = now() - interval '1 second' WHERE file_id = $1`
-	sqlAge    = `UPDATE pending_uploads SET created_at = created_at - $2 * interval '1 microsecond', ` +
-		`fetched_at = fetched_at - $2 * interval '1 microsecond', acked_at = acked_at - $2 * interval '1 microsecond', ` +
-		`expires_at = expires_at - $2 * interval '1 microsecond' WHERE file_id = $1`
+	sqlAge    = `
+UPDATE pending_uploads SET
+  created_at = created_at - $2 * interval '1 microsecond',
+  fetched_at = fetched_at - $2 * interval '1 microsecond',
+  acked_at = acked_at - $2 * interval '1 microsecond',
+  expires_at = expires_at - $2 * interval '1 microsecond'
+WHERE file_id = $1`
 	sqlExpireKey = `UPDATE upload_keys SET expires_at = now() WHERE workspace_id = $1 AND key = $2`
 	sqlDelete    = `DELETE FROM pending_uploads WHERE file_id = $1`
 	sqlContent   = `SELECT octet_length(content) FROM pending_uploads WHERE file_id = $1`

@@ -22,9 +22,10 @@ const (
 
 	lockUsage = "SELECT pg_advisory_xact_lock(hashtextextended($1, 20260601))"
 
-	countUsage = "SELECT coalesce(sum(u.n), 0), coalesce(sum(u.bytes), 0) FROM (" +
-		"SELECT 1 AS n, size_bytes AS bytes FROM pending_uploads WHERE workspace_id = $1 AND acked_at IS NULL AND expires_at > clock_timestamp() " +
-		"UNION ALL SELECT files, bytes FROM upload_reservations WHERE workspace_id = $1 AND expires_at > clock_timestamp()) u"
+	countUsage = `
+SELECT coalesce(sum(u.n), 0), coalesce(sum(u.bytes), 0) FROM (
+  SELECT 1 AS n, size_bytes AS bytes FROM pending_uploads WHERE workspace_id = $1 AND acked_at IS NULL AND expires_at > clock_timestamp()
+  UNION ALL SELECT files, bytes FROM upload_reservations WHERE workspace_id = $1 AND expires_at > clock_timestamp()) u`
 
 	useReservation = "DELETE FROM upload_reservations WHERE id = $1 AND expires_at > clock_timestamp() + $2 * interval '1 microsecond'"
 
@@ -36,9 +37,10 @@ const (
 
 	confirmKey = "UPDATE upload_keys SET expires_at = expires_at WHERE workspace_id = $1 AND key = $2"
 
-	insertKey = "INSERT INTO upload_keys (workspace_id, key, fingerprint, files, expires_at) " +
-		"VALUES ($1, $2, $3, $4, clock_timestamp() + $5 * interval '1 microsecond') " +
-		"ON CONFLICT (workspace_id, key) DO UPDATE SET fingerprint = excluded.fingerprint, files = excluded.files, expires_at = excluded.expires_at"
+	insertKey = `
+INSERT INTO upload_keys (workspace_id, key, fingerprint, files, expires_at)
+VALUES ($1, $2, $3, $4, clock_timestamp() + $5 * interval '1 microsecond')
+ON CONFLICT (workspace_id, key) DO UPDATE SET fingerprint = excluded.fingerprint, files = excluded.files, expires_at = excluded.expires_at`
 )
 
 var (

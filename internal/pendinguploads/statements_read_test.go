@@ -14,23 +14,28 @@ import (
 
 // The pinned statements that read and mark files.
 const (
-	selectOpen = "SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at, substring(content FROM 1 FOR $3) " +
-		"FROM pending_uploads WHERE file_id = $1 AND workspace_id = $2 AND (acked_at IS NOT NULL OR expires_at > now())"
+	selectOpen = `
+SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at, substring(content FROM 1 FOR $3)
+FROM pending_uploads WHERE file_id = $1 AND workspace_id = $2 AND (acked_at IS NOT NULL OR expires_at > now())`
 	selectFirst = "SELECT content FROM pending_uploads WHERE file_id = $1"
 	selectChunk = "SELECT data FROM pending_upload_chunks WHERE file_id = $1 AND seq = $2"
-	selectGet   = "SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at " +
-		"FROM pending_uploads WHERE file_id = $1 AND workspace_id = $2 AND (acked_at IS NOT NULL OR expires_at > now())"
-	updateFetched = "UPDATE pending_uploads SET fetched_at = now() " +
-		"WHERE file_id = $1 AND workspace_id = $2 AND fetched_at IS NULL AND (acked_at IS NOT NULL OR expires_at > now())"
-	updateAcked = "UPDATE pending_uploads SET acked_at = now() " +
-		"WHERE file_id = $1 AND workspace_id = $2 AND acked_at IS NULL AND expires_at > now() " +
-		"RETURNING file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at"
+	selectGet   = `
+SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at
+FROM pending_uploads WHERE file_id = $1 AND workspace_id = $2 AND (acked_at IS NOT NULL OR expires_at > now())`
+	updateFetched = `
+UPDATE pending_uploads SET fetched_at = now()
+WHERE file_id = $1 AND workspace_id = $2 AND fetched_at IS NULL AND (acked_at IS NOT NULL OR expires_at > now())`
+	updateAcked = `
+UPDATE pending_uploads SET acked_at = now()
+WHERE file_id = $1 AND workspace_id = $2 AND acked_at IS NULL AND expires_at > now()
+RETURNING file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at`
 
-	listSelect = "SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at " +
-		"FROM pending_uploads WHERE workspace_id = $1 AND (acked_at IS NOT NULL OR expires_at > now()) "
-	listUnacked = "AND acked_at IS NULL "
-	listAcked   = "AND acked_at IS NOT NULL "
-	listOrder   = "AND (created_at, file_id) > ($3, $4) ORDER BY created_at, file_id LIMIT $2"
+	listSelect = `
+SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at
+FROM pending_uploads WHERE workspace_id = $1 AND (acked_at IS NOT NULL OR expires_at > now())`
+	listUnacked = " AND acked_at IS NULL "
+	listAcked   = " AND acked_at IS NOT NULL "
+	listOrder   = " AND (created_at, file_id) > ($3, $4) ORDER BY created_at, file_id LIMIT $2"
 )
 
 var (

@@ -21,19 +21,22 @@ const (
 )
 SELECT count(*), coalesce(sum(size_bytes), 0), (SELECT count(*) FROM picked) FROM gone`
 
-	sweepReservations = "DELETE FROM upload_reservations WHERE id = ANY(ARRAY(" +
-		"SELECT id FROM upload_reservations WHERE expires_at <= now() LIMIT $1 FOR UPDATE SKIP LOCKED))"
+	sweepReservations = `
+DELETE FROM upload_reservations WHERE id = ANY(ARRAY(
+SELECT id FROM upload_reservations WHERE expires_at <= now() LIMIT $1 FOR UPDATE SKIP LOCKED))`
 
-	sweepKeys = "DELETE FROM upload_keys WHERE ctid = ANY(ARRAY(" +
-		"SELECT ctid FROM upload_keys WHERE expires_at <= now() ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED))"
+	sweepKeys = `
+DELETE FROM upload_keys WHERE ctid = ANY(ARRAY(
+SELECT ctid FROM upload_keys WHERE expires_at <= now() ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED))`
 
 	beginReclaim = "SELECT set_config('statement_timeout', '0', false) IS NOT NULL AND pg_try_advisory_lock(20260601, 1)"
 	reclaim      = "VACUUM pending_uploads, pending_upload_chunks"
 	endReclaim   = "SELECT pg_advisory_unlock_all(); RESET statement_timeout"
 
-	sweepable = "SELECT count(*) FILTER (WHERE acked_at IS NOT NULL), count(*) FILTER (WHERE acked_at IS NULL), " +
-		"coalesce(sum(size_bytes) FILTER (WHERE acked_at IS NOT NULL), 0), coalesce(sum(size_bytes) FILTER (WHERE acked_at IS NULL), 0) " +
-		"FROM pending_uploads WHERE acked_at < now() - $1 * interval '1 microsecond' OR acked_at IS NULL AND expires_at <= now()"
+	sweepable = `
+SELECT count(*) FILTER (WHERE acked_at IS NOT NULL), count(*) FILTER (WHERE acked_at IS NULL),
+coalesce(sum(size_bytes) FILTER (WHERE acked_at IS NOT NULL), 0), coalesce(sum(size_bytes) FILTER (WHERE acked_at IS NULL), 0)
+FROM pending_uploads WHERE acked_at < now() - $1 * interval '1 microsecond' OR acked_at IS NULL AND expires_at <= now()`
 )
 
 var (

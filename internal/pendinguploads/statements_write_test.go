@@ -24,8 +24,9 @@ import (
 // The pinned statements that write files, token for token: a change to one must be deliberate and visible
 // in review. Those that read are in statements_read_test.go.
 const (
-	insertFile = "INSERT INTO pending_uploads (workspace_id, filename, mimetype, size_bytes, sha256, content, expires_at) " +
-		"VALUES ($1, $2, $3, $4, $5, $6, now() + $7 * interval '1 microsecond') RETURNING file_id, created_at, expires_at"
+	insertFile = `
+INSERT INTO pending_uploads (workspace_id, filename, mimetype, size_bytes, sha256, content, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, now() + $7 * interval '1 microsecond') RETURNING file_id, created_at, expires_at`
 	insertChunk = "INSERT INTO pending_upload_chunks (file_id, seq, data) VALUES ($1, $2, $3)"
 
 	// appendRows stands for the statements of the inbox, which its own package pins.

@@ -26,8 +26,8 @@
 //   - Integrity. A reader returns exactly the bytes that were staged, or an error. It never
 //     returns fewer bytes followed by io.EOF.
 //
-//   - Retention. A file stays readable until it is acknowledged or its TTL has passed,
-//     whichever comes first. An acknowledged file stays readable until it is swept.
+//   - Retention. An unacknowledged file stays readable until its TTL has passed. A file that
+//     was acknowledged in time stays readable until it is swept.
 //
 //   - Isolation. Every call names the workspace. A file of another workspace is ErrNotFound,
 //     exactly like one that never existed. No caller can forget the check.
