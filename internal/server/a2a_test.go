@@ -148,7 +148,7 @@ func TestA2A_MemoryIsBounded(t *testing.T) {
 			_ = writer.Close()
 		})
 	}
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(testTimeout); ; {
 		hold()
 		r := call(t, p, "POST", path, w.Token, message)
 		if r.Status == http.StatusServiceUnavailable {

@@ -112,7 +112,7 @@ func (s *eventStream) next() event {
 			s.t.Fatal("the stream has ended")
 		}
 		return e
-	case <-time.After(patience):
+	case <-time.After(testTimeout):
 		s.t.Fatal("no event came")
 	}
 	return event{}
@@ -131,7 +131,7 @@ func (s *eventStream) take(n int) []event {
 // ended waits until the platform has ended the stream, and returns how long that took.
 func (s *eventStream) ended() time.Duration {
 	s.t.Helper()
-	start, over := time.Now(), time.After(patience)
+	start, over := time.Now(), time.After(testTimeout)
 	for {
 		select {
 		case _, open := <-s.events:

@@ -157,7 +157,7 @@ func TestEvents_Refused(t *testing.T) {
 	}
 	second.close()
 	for begun := time.Now(); ask(w.Token, "").Status != http.StatusOK; time.Sleep(10 * time.Millisecond) {
-		if time.Since(begun) > patience {
+		if time.Since(begun) > testTimeout {
 			t.Fatal("a stream that was closed still counts")
 		}
 	}

@@ -28,8 +28,8 @@ const (
 
 	mib = 1 << 20
 
-	// patience is how long a test waits for what must come.
-	patience = 20 * time.Second
+	// testTimeout bounds how long a test waits for one event.
+	testTimeout = 20 * time.Second
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }

@@ -46,7 +46,7 @@ func TestRequestID_SaneIsEchoedInsaneIsReplaced(t *testing.T) {
 // after its answer, so this waits for it.
 func messagesOf(t testing.TB, p *servertest.Platform, id string) string {
 	t.Helper()
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(testTimeout); ; {
 		var messages []string
 		for _, line := range lines(t, p) {
 			if line["request_id"] == id {

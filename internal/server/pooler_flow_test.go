@@ -49,11 +49,11 @@ func sendOnce(t testing.TB, p *servertest.Platform, w servertest.Workspace, key,
 	return answer.Files[0], true
 }
 
-// Two replicas and twelve workspaces on four sessions of PostgreSQL, so that hardly any two statements
-// of a connection are in the same one: small and large uploads with keys, sent again to the other replica; held
-// polls and streams that are woken; contents, lists, acks, the sweep; and a token that is revoked.
+// Two replicas and twelve workspaces share four sessions of PostgreSQL, so that hardly any two statements of a connection
+// run in the same session: small and large uploads with keys, repeated at the other replica; held polls and streams that
+// are woken; downloads, lists, acks, the sweep; and a token that is revoked.
 //
-// Planted: statements that keep their names (prepared).
+// Planted: named prepared statements through the pooler.
 func TestPgBouncer_EverythingWorksThroughIt(t *testing.T) {
 	t.Parallel()
 	direct := pgtest.New(t)
@@ -65,7 +65,7 @@ func TestPgBouncer_EverythingWorksThroughIt(t *testing.T) {
 	db := pgtest.Open(t, direct)
 	const listeners = `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'`
 	for begun, n := time.Now(), 0; n < 2; time.Sleep(10 * time.Millisecond) {
-		if err := db.QueryRowContext(t.Context(), listeners).Scan(&n); err != nil || time.Since(begun) > patience {
+		if err := db.QueryRowContext(t.Context(), listeners).Scan(&n); err != nil || time.Since(begun) > testTimeout {
 			t.Fatalf("%d replicas listen, %v", n, err)
 		}
 	}
@@ -82,9 +82,9 @@ func TestPgBouncer_EverythingWorksThroughIt(t *testing.T) {
 	}
 }
 
-// More large uploads at once than there are sessions: each reserves its room, and notes its object, while it
-// holds one. Planted: either through the pooler, for which uploads that hold all of its sessions wait
-// until it gives up.
+// More concurrent large uploads than the pooler has sessions: each holds one while it makes its reservation and records
+// its object. Planted: either of these through the pooler; uploads that hold all of its sessions then wait until its
+// query_wait_timeout.
 func TestPgBouncer_LargeUploadsDoNotWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	direct := pgtest.New(t)

@@ -38,7 +38,7 @@ func TestPgBouncer_ReclaimsSpacePastIt(t *testing.T) {
 	var n int
 	for begun := time.Now(); n == 0; time.Sleep(10 * time.Millisecond) { // the counter is updated asynchronously
 		const vacuums = `SELECT vacuum_count FROM pg_stat_all_tables WHERE relname = 'pending_uploads'`
-		if err := db.QueryRowContext(t.Context(), vacuums).Scan(&n); err != nil || time.Since(begun) > patience {
+		if err := db.QueryRowContext(t.Context(), vacuums).Scan(&n); err != nil || time.Since(begun) > testTimeout {
 			t.Fatalf("%d vacuums, %v", n, err)
 		}
 	}

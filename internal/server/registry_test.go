@@ -219,7 +219,7 @@ func TestRegister_OnlyOneOfManyGetsALegacyRow(t *testing.T) {
 	}
 	statuses := make(chan []int)
 	go func() { statuses <- registerAtOnce(t, p, id, len(onlyOne)) }()
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(testTimeout); ; {
 		var waiting int
 		if err := p.DB.QueryRowContext(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).
 			Scan(&waiting); err != nil || time.Now().After(deadline) {

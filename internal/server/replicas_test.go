@@ -16,7 +16,7 @@ func replicas(t *testing.T) (a, b *servertest.Platform, w servertest.Workspace) 
 	w = a.Create(t, "poll", "")
 	const listeners = `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'`
 	for begun, n := time.Now(), 0; n < 2; time.Sleep(10 * time.Millisecond) {
-		if err := a.DB.QueryRowContext(t.Context(), listeners).Scan(&n); err != nil || time.Since(begun) > patience {
+		if err := a.DB.QueryRowContext(t.Context(), listeners).Scan(&n); err != nil || time.Since(begun) > testTimeout {
 			t.Fatalf("%d replicas listen, %v", n, err)
 		}
 	}

@@ -24,11 +24,10 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// waiters are polls that are held, each on a connection of its own. They cost the test no
-// goroutine and hardly any memory.
+// waiters are held polls, each on a connection of its own. They cost the test no goroutine and hardly any memory.
 type waiters []net.Conn
 
-// wait sends n polls; path and token are those of a workspace, the query is added.
+// wait sends n polls to the inbox of w.
 func wait(t *testing.T, addr string, n int, w servertest.Workspace) waiters {
 	t.Helper()
 	all := make(waiters, n)
@@ -46,11 +45,11 @@ func wait(t *testing.T, addr string, n int, w servertest.Workspace) waiters {
 	return all
 }
 
-// answered fails the test unless each is answered with status 200 and this body.
+// answered fails the test unless each poll is answered with status 200 and the body want.
 func (all waiters) answered(t *testing.T, want string) {
 	t.Helper()
 	for i, conn := range all {
-		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		_ = conn.SetReadDeadline(time.Now().Add(testTimeout))
 		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil {
 			t.Fatalf("poll %d: %v", i, err)
@@ -62,7 +61,7 @@ func (all waiters) answered(t *testing.T, want string) {
 	}
 }
 
-// run runs a platform apart from servertest, so that a test can see it stop.
+// run runs a platform without servertest, so that a test can stop it and observe that.
 func run(t *testing.T, change ...func(*config.Settings)) (p *servertest.Platform, stop func() time.Duration) {
 	settings := servertest.Settings(t)
 	for _, f := range change {
@@ -91,22 +90,22 @@ func run(t *testing.T, change ...func(*config.Settings)) (p *servertest.Platform
 			if err != nil || logs.String() != "" {
 				t.Errorf("stopped: %v\n%s", err, logs)
 			}
-		case <-time.After(patience):
+		case <-time.After(testTimeout):
 			t.Fatal("the platform did not stop")
 		}
 		return time.Since(begun)
 	}
 }
 
-// held waits until the platform holds them all.
-func (all waiters) held(t *testing.T, p *servertest.Platform) {
+// waitUntilHeld waits until the platform holds all of them.
+func (all waiters) waitUntilHeld(t *testing.T, p *servertest.Platform) {
 	t.Helper()
-	holding(t, p, len(all))
+	waitUntilHeld(t, p, len(all))
 }
 
-// holding waits until the platform holds n polls and streams. They are counted from their first
-// moment, so none may be asking the database, in two looks.
-func holding(t *testing.T, p *servertest.Platform, n int) {
+// waitUntilHeld waits until the platform holds n polls and streams. The metric counts them from their start, so none may
+// use a database connection in two readings.
+func waitUntilHeld(t *testing.T, p *servertest.Platform, n int) {
 	t.Helper()
 	idle := 0
 	for begun := time.Now(); idle < 2; time.Sleep(20 * time.Millisecond) {
@@ -118,15 +117,15 @@ func holding(t *testing.T, p *servertest.Platform, n int) {
 		if idle++; polls < n || connections > 0 {
 			idle = 0
 		}
-		if time.Since(begun) > patience {
+		if time.Since(begun) > testTimeout {
 			t.Fatalf("%d of %d polls are held, %d connections in use", polls, n, connections)
 		}
 	}
 }
 
-// Not parallel: it measures the process. 2,000 polls and a stream are held without a connection to
-// the database, in little memory, and end at once when the platform stops, each with an answer;
-// nothing is left of them. Planted: the hub not closed when the platform stops.
+// Not parallel: it measures the process. 2,000 polls and a stream are held without a database connection, in little
+// memory. When the platform stops they end at once, each with an answer, and leave no goroutine. Planted: the hub not
+// closed when the platform stops.
 func TestShutdown_EndsHeldPollsAtOnce(t *testing.T) {
 	const polls = 2000
 	before := goleak.IgnoreCurrent()
@@ -134,15 +133,15 @@ func TestShutdown_EndsHeldPollsAtOnce(t *testing.T) {
 	w := p.Create(t, "poll", "")
 	addr := strings.TrimPrefix(p.URL, "http://")
 	all := wait(t, addr, 50, w)
-	all.held(t, p)
+	all.waitUntilHeld(t, p)
 	used := memory()
-	for range polls / 200 { // not so many at once that one waits too long for a connection to the database
+	for range polls / 200 { // in batches, so that none waits too long for a database connection
 		all = append(all, wait(t, addr, 200, w)...)
-		all.held(t, p)
+		all.waitUntilHeld(t, p)
 	}
 	perPoll := (memory() - used) / polls
 	t.Logf("%d held polls: %.1f KiB each", polls, float64(perPoll)/1024)
-	// The race detector takes a third of it; cmd/platform has a closer look at the real program.
+	// The race detector uses a third of it; cmd/platform measures the real program more closely.
 	if perPoll > 48<<10 {
 		t.Errorf("%d bytes for a held poll", perPoll)
 	}
@@ -168,10 +167,9 @@ func TestShutdown_EndsHeldPollsAtOnce(t *testing.T) {
 	goleak.VerifyNone(t, before)
 }
 
-// A platform that is told to stop says so at /readyz and goes on serving everything, for as long as
-// is configured: a balancer that has not noticed yet costs nobody a request. Planted: no delay; held polls
-// ended, or the listener closed, before it is over.
-func TestShutdown_SaysSoBeforeItStops(t *testing.T) {
+// After the signal the platform answers 503 at /readyz and goes on serving everything for DRAIN_DELAY, so that no request
+// fails before the load balancer notices. Planted: no delay; held polls ended, or the listener closed, before its end.
+func TestShutdown_IsUnreadyBeforeItStops(t *testing.T) {
 	t.Parallel()
 	const delay = 8 * time.Second
 	p, stop := run(t, func(s *config.Settings) { s.DrainDelay = delay.String() })
@@ -185,11 +183,11 @@ func TestShutdown_SaysSoBeforeItStops(t *testing.T) {
 		if r := call(t, p, http.MethodGet, "/readyz", "", ""); r.Status == http.StatusServiceUnavailable {
 			isError(t, r, http.StatusServiceUnavailable, "not_ready", "stopping")
 			break
-		} else if time.Since(begun) > patience {
+		} else if time.Since(begun) > testTimeout {
 			t.Fatalf("readyz: %d %s", r.Status, r.Body)
 		}
 	}
-	http.DefaultClient.CloseIdleConnections() // what comes now is on a new connection
+	http.DefaultClient.CloseIdleConnections() // the next request opens a new connection
 	poll.isHeld(t)
 	stage(t, p, w, "late.txt")
 	if r, _ := poll.end(t); r.Status != http.StatusOK || !strings.Contains(string(r.Body), "late.txt") {
@@ -201,7 +199,7 @@ func TestShutdown_SaysSoBeforeItStops(t *testing.T) {
 	}
 }
 
-// memory is what the process uses, stacks included.
+// memory returns the bytes that the process uses, stacks included.
 func memory() uint64 {
 	var m runtime.MemStats
 	for range 3 {
@@ -211,8 +209,8 @@ func memory() uint64 {
 	return m.HeapAlloc + m.StackInuse
 }
 
-// A database that hangs answers nothing and closes nothing, so what waits for it does not end. Planted: waited
-// for until it does.
+// A database that hangs neither answers nor closes its connections, so work that waits for it does not end. Planted: no
+// timeout for background work.
 func TestShutdown_DoesNotWaitForADatabaseThatHangs(t *testing.T) {
 	t.Parallel()
 	settings := servertest.Settings(t)
@@ -232,20 +230,20 @@ func TestShutdown_DoesNotWaitForADatabaseThatHangs(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
 	waits := freeze()
-	<-waits // somebody does
+	<-waits // a query is blocked
 	cancel()
 	select {
 	case err := <-ended:
 		if err != nil || !strings.Contains(logs.String(), "did not end in time") {
 			t.Errorf("%v\n%s", err, logs)
 		}
-	case <-time.After(patience):
+	case <-time.After(testTimeout):
 		t.Fatal("the platform did not stop")
 	}
 }
 
-// freezer stands before a database. From freeze on nothing passes; waits is closed when somebody has
-// asked for something.
+// freezer is a proxy in front of a database. After freeze it forwards nothing; waits is closed when a client has sent
+// something since.
 func freezer(t *testing.T, dsn string) (through string, freeze func() (waits <-chan struct{})) {
 	t.Helper()
 	place := regexp.MustCompile(`host='?([^' ]+)'? port='?(\d+)'?`)

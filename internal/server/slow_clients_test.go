@@ -20,22 +20,22 @@ import (
 )
 
 const (
-	// slowTimes is what slow clients are given here. Less would cut quick ones on a busy machine.
-	slowTimes = 5 * time.Second
+	// slowTimeouts are the timeouts of slow clients in this test. Shorter ones would cut off fast clients on a busy machine.
+	slowTimeouts = 5 * time.Second
 
-	// slowTick is when a slow client sends or reads its next byte.
-	slowTick = slowTimes / 20
+	// slowTick is the time between two bytes of a slow client.
+	slowTick = slowTimeouts / 20
 
-	// slowEach is how many clients there are of each kind.
+	// slowEach is the number of clients of each kind.
 	slowEach = 15
 
-	// slowLimit is when all must be gone, far before those that are idle.
+	// slowLimit is the time within which all must be cut off; idle connections last longer.
 	slowLimit = time.Minute
 )
 
-// impatient runs a platform that does not wait long. open has the remote addresses of its
+// withShortTimeouts runs a platform whose timeouts of slow clients are slowTimeouts. open holds the remote addresses of its
 // connections.
-func impatient(t *testing.T) (p *servertest.Platform, open *sync.Map) {
+func withShortTimeouts(t *testing.T) (p *servertest.Platform, open *sync.Map) {
 	t.Helper()
 	settings := servertest.Settings(t)
 	settings.DatabaseURL, settings.MaxJSONBytes, settings.RateLimit = pgtest.New(t), "1GiB", "0"
@@ -44,7 +44,7 @@ func impatient(t *testing.T) (p *servertest.Platform, open *sync.Map) {
 		t.Fatal(err)
 	}
 	logs := &servertest.Logs{}
-	s, open, err := server.NewWithTimeouts(t.Context(), c, slog.New(slog.NewJSONHandler(logs, nil)), slowTimes)
+	s, open, err := server.NewWithTimeouts(t.Context(), c, slog.New(slog.NewJSONHandler(logs, nil)), slowTimeouts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ type slowClient struct {
 	name       string
 	head, text string
 	reads      bool
-	answer     string // how the answer to one that sends begins; "": it need not come
+	answer     string // beginning of the answer to a client that sends; "": none is needed
 }
 
 func slowClients(t *testing.T, p *servertest.Platform) []slowClient {
@@ -82,21 +82,21 @@ func slowClients(t *testing.T, p *servertest.Platform) []slowClient {
 	const length = "Content-Length: 100000\r\n"
 	of := "/workspaces/" + w.ID
 	return []slowClient{
-		{name: "says nothing"},
+		{name: "sends nothing"},
 		{name: "request line", text: "GET /" + strings.Repeat("a", 1000)},
 		{name: "header", head: "GET /health HTTP/1.1\r\nHost: x\r\n", text: strings.Repeat("X-A: b\r\n", 100)},
 		{name: "multipart", head: start("POST", of+"/chat/uploads", w.Token, length+"Content-Type: multipart/form-data; boundary=b\r\n") +
 			"--b\r\nContent-Disposition: form-data; name=files\r\n\r\n", text: "x", answer: "HTTP/1.1 408"},
 		{name: "message", head: start("POST", of+"/a2a", w.Token, length) + "{", text: " ", answer: "HTTP/1.1 408"},
-		{name: "heartbeat of nobody", head: start("POST", "/registry/heartbeat", "", length) + "{", text: " ", answer: "HTTP/1.1 408"},
-		{name: "refused unread", head: start("POST", of+"/a2a", "", length) + "{", text: " ", answer: "HTTP/1.1 401"},
+		{name: "heartbeat without a token", head: start("POST", "/registry/heartbeat", "", length) + "{", text: " ", answer: "HTTP/1.1 408"},
+		{name: "refused before its body is read", head: start("POST", of+"/a2a", "", length) + "{", text: " ", answer: "HTTP/1.1 401"},
 		{name: "reads a file", head: start("GET", of+"/pending-uploads/"+file.ID()+"/content", w.Token, ""), reads: true},
 		{name: "reads a long page", head: start("GET", of+"/activity", w.Token, ""), reads: true},
-		{name: "reads a page that the kernel takes", head: start("GET", "/workspaces/"+short.ID+"/activity", short.Token, ""), reads: true},
+		{name: "reads a page that fits into the kernel's buffer", head: start("GET", "/workspaces/"+short.ID+"/activity", short.Token, ""), reads: true},
 	}
 }
 
-// stageLong uploads a file that no kernel takes at once.
+// stageLong uploads a file that does not fit into the kernel's buffers.
 func stageLong(t *testing.T, p *servertest.Platform, w servertest.Workspace) upload {
 	t.Helper()
 	body := "--b\r\nContent-Disposition: form-data; name=files; filename=long\r\n\r\n" + strings.Repeat("content ", 1<<20) + "\r\n--b--\r\n"
@@ -110,14 +110,14 @@ func stageLong(t *testing.T, p *servertest.Platform, w servertest.Workspace) upl
 	return answer.Files[0]
 }
 
-// message queues one of about size bytes.
+// message sends a message of about size bytes.
 func message(t *testing.T, p *servertest.Platform, w servertest.Workspace, size int) {
 	t.Helper()
 	body := `{"jsonrpc":"2.0","method":"message/send","params":{"text":"` + strings.Repeat("z", size) + `"}}`
 	must(t, p, http.StatusOK, http.MethodPost, "/workspaces/"+w.ID+"/a2a", w.Token, body, nil)
 }
 
-// smallWindow makes a client that does not read take little.
+// smallWindow limits the receive buffer of a client that does not read.
 func smallWindow(_, _ string, raw syscall.RawConn) error {
 	var err error
 	if cerr := raw.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 16<<10) }); cerr != nil {
@@ -126,7 +126,7 @@ func smallWindow(_, _ string, raw syscall.RawConn) error {
 	return err
 }
 
-// dial connects and goes on until the connection or the test ends.
+// dial connects; the client runs until the connection or the test ends.
 func (s slowClient) dial(t *testing.T, addr string, wg *sync.WaitGroup) net.Conn {
 	t.Helper()
 	conn, err := (&net.Dialer{Control: smallWindow}).DialContext(t.Context(), "tcp", addr)
@@ -168,12 +168,12 @@ func everyTick(ctx context.Context, do func(i int) error) {
 	}
 }
 
-// 150 clients that hardly move: the platform lets go of all of them, and meanwhile serves others.
-// With 1,000 it was measured, see docs/operations.md. Planted, one at a time: no time for the header;
-// no BoundBody; no deadline of a write; no bound on an idle connection whose client does not take the rest.
-func TestServer_LetsGoOfSlowClientsAndServesOthers(t *testing.T) {
+// The platform cuts off 150 clients that hardly send or read, and serves others meanwhile. docs/operations.md has the
+// measurement with 1,000. Planted, one at a time: no timeout of the header; no BoundBody; no write deadline; no limit for
+// an idle connection whose client does not read the rest.
+func TestServer_CutsOffSlowClientsAndServesOthers(t *testing.T) {
 	t.Parallel()
-	p, open := impatient(t)
+	p, open := withShortTimeouts(t)
 	w := p.Create(t, "poll", "")
 	kinds := slowClients(t, p)
 	addr := strings.TrimPrefix(p.URL, "http://")
@@ -194,24 +194,24 @@ func TestServer_LetsGoOfSlowClientsAndServesOthers(t *testing.T) {
 		return n
 	}
 	served := 0
-	again := time.NewTicker(slowTick)
-	defer again.Stop()
-	for late := time.After(slowLimit); len(left()) > 0; served++ {
+	tick := time.NewTicker(slowTick)
+	defer tick.Stop()
+	for timeout := time.After(slowLimit); len(left()) > 0; served++ {
 		ordinary(t, p, w)
 		select {
-		case <-late:
+		case <-timeout:
 			t.Fatalf("open after %s: %v", slowLimit, left())
-		case <-again.C:
+		case <-tick.C:
 		}
 	}
 	wg.Wait()
-	t.Logf("%d slow clients are gone; others were served %d times", len(names), served)
+	t.Logf("%d slow clients were cut off; others were served %d times", len(names), served)
 	if n := len(p.Logs.Lines(t, "panic")); n > 0 {
 		t.Errorf("%d panics", n)
 	}
 }
 
-// ordinary is a round of what a canvas and a poller do.
+// ordinary does what a canvas and a poller usually do, once.
 func ordinary(t *testing.T, p *servertest.Platform, w servertest.Workspace) {
 	t.Helper()
 	file := stage(t, p, w, "a.txt")[0]

@@ -14,12 +14,12 @@ func await(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
-	late := time.After(patience)
+	late := time.After(testTimeout)
 	for !done() {
 		select {
 		case <-again.C:
 		case <-late:
-			t.Fatalf("not within %s: %s", patience, what)
+			t.Fatalf("not within %s: %s", testTimeout, what)
 		}
 	}
 }

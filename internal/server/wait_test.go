@@ -33,7 +33,7 @@ func (h held) end(t testing.TB) (*servertest.Response, time.Duration) {
 	select {
 	case r := <-h.answer:
 		return r, time.Since(h.begun)
-	case <-time.After(patience):
+	case <-time.After(testTimeout):
 		t.Fatal("the poll is held still")
 		return nil, 0
 	}
@@ -145,7 +145,7 @@ func TestWait_IsBounded(t *testing.T) {
 	}()
 	second := hold(t, p, other, other.Token, "wait=55")
 	second.isHeld(t)
-	holding(t, p, 2)
+	waitUntilHeld(t, p, 2)
 	r := full()
 	isError(t, r, http.StatusServiceUnavailable, "saturated", "retry")
 	if r.Header.Get("Retry-After") == "" {
@@ -154,7 +154,7 @@ func TestWait_IsBounded(t *testing.T) {
 	giveUp()
 	<-given
 	for begun := time.Now(); full().Status != http.StatusOK; time.Sleep(10 * time.Millisecond) {
-		if time.Since(begun) > patience {
+		if time.Since(begun) > testTimeout {
 			t.Fatal("a poll that was given up still counts")
 		}
 	}

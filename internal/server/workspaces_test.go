@@ -153,7 +153,7 @@ func TestTokens_MintListRevoke(t *testing.T) {
 	used := func() bool {
 		return slices.ContainsFunc(tokens(t, p, w), func(k token) bool { return k.ID == id && k.LastUsed != nil })
 	}
-	for deadline := time.Now().Add(patience); !used(); {
+	for deadline := time.Now().Add(testTimeout); !used(); {
 		if time.Now().After(deadline) {
 			t.Fatal("the use of the token is not noted")
 		}
