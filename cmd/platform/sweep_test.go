@@ -63,7 +63,7 @@ func TestSweep_ReportsAndDeletesWhatHasExpired(t *testing.T) {
 func TestSweep_ReportsRefusalsInOneSentence(t *testing.T) {
 	t.Parallel()
 	old := newDatabase(t)
-	migrate(t, old, "down")
+	migrate(t, old, "force", "20260401110000")
 	for name, c := range map[string]struct {
 		env  []string
 		want []string

@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/molecule-ai/platform/internal/config"
-	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
@@ -194,10 +193,7 @@ func TestUpload_SaturatedIs503WithRetryAfter(t *testing.T) {
 // On the base schema the platform works without staging.
 func TestUpload_PollWithoutStagingIs422NoCallbackURL(t *testing.T) {
 	t.Parallel()
-	dsn := pgtest.New(t)
-	if _, err := pgtest.Open(t, dsn).Exec("DROP TABLE pending_upload_chunks, pending_uploads"); err != nil {
-		t.Fatal(err)
-	}
+	dsn := servertest.DatabaseBeforeStaging(t)
 	p := servertest.Start(t, func(s *config.Settings) { s.DatabaseURL = dsn })
 	wantNoCallbackURL(t, post(t, p, p.Create(t, "poll", ""), file("a", "", "a")))
 

@@ -43,30 +43,12 @@ func zonedDatabase(t testing.TB) string {
 	return dsn
 }
 
-// beforeStaging makes a database with the schema before staging.
-func beforeStaging(t testing.TB) (string, *sql.DB) {
-	t.Helper()
-	dsn := pgtest.New(t)
-	db := pgtest.Open(t, dsn)
-	for {
-		status, err := schema.Read(t.Context(), db)
-		if err == nil && status.Current < stagingVersion {
-			return dsn, db
-		}
-		if err == nil {
-			_, err = schema.Down(t.Context(), db, 1)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // What an operator has who deploys the binary first, and migrates when there is time. Planted: the inbox notes how far it
 // was read; the sweep is started.
 func TestServer_ServesTheSchemaBeforeStaging(t *testing.T) {
 	t.Parallel()
-	dsn, db := beforeStaging(t)
+	dsn := servertest.DatabaseBeforeStaging(t)
+	db := pgtest.Open(t, dsn)
 	on := func(s *config.Settings) { s.DatabaseURL = dsn }
 	p := servertest.Start(t, on)
 	w := p.Create(t, "poll", "")
