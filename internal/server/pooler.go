@@ -16,7 +16,7 @@ const (
 	poolerRounds = 3
 
 	poolerAdvice = "if it is a pooler in transaction mode, such as PgBouncer, write PostgreSQL's own address into DATABASE_DIRECT_URL as well; " +
-		"docs/operations.md, \"PgBouncer\", tells how"
+		"docs/replicas.md, \"PgBouncer\", tells how"
 )
 
 const (
@@ -92,7 +92,7 @@ func (s *Server) checkSessions(ctx context.Context) error {
 	}
 	if unlimited {
 		s.log.WarnContext(ctx, "the pooler's sessions have no limit of time, so a replica that freezes may block others for good; "+
-			`set its connect_query as docs/operations.md, "PgBouncer", has it`)
+			`set its connect_query as docs/replicas.md, "PgBouncer", has it`)
 	}
 	return nil
 }

@@ -169,7 +169,7 @@ func everyTick(ctx context.Context, do func(i int) error) {
 }
 
 // 150 clients that hardly move: the platform lets go of all of them, and meanwhile serves others.
-// With 1,000 it was measured, see docs/operations.md. Planted, one at a time: no time for the header;
+// With 1,000 it was measured, see docs/limits.md. Planted, one at a time: no time for the header;
 // no BoundBody; no deadline of a write; no bound on an idle connection whose client does not take the rest.
 func TestServer_LetsGoOfSlowClientsAndServesOthers(t *testing.T) {
 	t.Parallel()
