@@ -96,7 +96,7 @@ func TestDeploy_LimitsHoldWhatTheSettingsLetIn(t *testing.T) {
 	}
 }
 
-// memory computes the memory limit as documented under "Limits and memory".
+// memory computes the memory limit as documented in docs/limits.md, "Memory".
 func memory(c config.Config) uint64 {
 	sum := 100<<20 + c.MaxUploads*2<<20 + c.MaxDownloads*3<<20 + c.MaxMessages*2<<20 + int(c.MaxJSONBytes)*4 + c.MaxWaits*30<<10 + c.MaxStreams*40<<10
 	return uint64(sum)

@@ -12,7 +12,7 @@ import (
 const comparisonRounds = 3
 
 const poolerAdvice = "if it is a pooler in transaction mode, such as PgBouncer, write PostgreSQL's own address into DATABASE_DIRECT_URL as well; " +
-	`see docs/operations.md, "PgBouncer"`
+	`see docs/replicas.md, "PgBouncer"`
 
 const (
 	sqlBackendPID = `SELECT pg_backend_pid()`
@@ -62,7 +62,7 @@ func (p *Pools) checkSessions(ctx context.Context, log *slog.Logger) error {
 	}
 	if unlimited {
 		log.WarnContext(ctx, "the pooler's sessions have no time limits, so a replica that freezes may block the others indefinitely; "+
-			`set the pooler's connect_query as in docs/operations.md, "PgBouncer"`)
+			`set the pooler's connect_query as in docs/replicas.md, "PgBouncer"`)
 	}
 	return nil
 }

@@ -319,17 +319,17 @@ func TestDeploy_EveryQueryIsOfMetricsThatAPlatformHas(t *testing.T) {
 // Planted: an alert without a paragraph, a link to another's, a paragraph that no alert leads to.
 func TestDeploy_EveryAlertSaysWhatToDo(t *testing.T) {
 	t.Parallel()
-	docs := string(read(t, "../../docs/operations.md"))
+	docs := string(read(t, "../../docs/runbook.md"))
 	paragraphs := map[string]bool{}
 	for _, heading := range regexp.MustCompile(`(?m)^### (Molecule\w+)\n\n.{80,}`).FindAllStringSubmatch(docs, -1) {
 		paragraphs[heading[1]] = true
 	}
 	for _, a := range alerts(t) {
 		if !paragraphs[a.Alert] {
-			t.Errorf("docs/operations.md has no paragraph ### %s", a.Alert)
+			t.Errorf("docs/runbook.md has no entry ### %s", a.Alert)
 		}
 		delete(paragraphs, a.Alert)
-		if !strings.HasSuffix(a.Annotations["runbook_url"], "/docs/operations.md#"+strings.ToLower(a.Alert)) {
+		if !strings.HasSuffix(a.Annotations["runbook_url"], "/docs/runbook.md#"+strings.ToLower(a.Alert)) {
 			t.Errorf("%s leads to %s", a.Alert, a.Annotations["runbook_url"])
 		}
 		if a.Annotations["summary"] == "" || !slices.Contains([]string{"critical", "warning"}, a.Labels["severity"]) {
@@ -337,7 +337,7 @@ func TestDeploy_EveryAlertSaysWhatToDo(t *testing.T) {
 		}
 	}
 	for name := range paragraphs {
-		t.Errorf("docs/operations.md has a paragraph on %s, and there is no such alert", name)
+		t.Errorf("docs/runbook.md has an entry on %s, and there is no such alert", name)
 	}
 }
 

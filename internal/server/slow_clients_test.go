@@ -168,7 +168,7 @@ func everyTick(ctx context.Context, do func(i int) error) {
 	}
 }
 
-// The platform cuts off 150 clients that hardly send or read, and serves others meanwhile. docs/operations.md has the
+// The platform cuts off 150 clients that hardly send or read, and serves others meanwhile. docs/limits.md has the
 // measurement with 1,000. Planted, one at a time: no timeout of the header; no BoundBody; no write deadline; no limit for
 // an idle connection whose client does not read the rest.
 func TestServer_CutsOffSlowClientsAndServesOthers(t *testing.T) {
