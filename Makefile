@@ -42,6 +42,11 @@ build: setup-go ## Build bin/platform.
 migrate: build ## Migrate the database of DATABASE_URL; ARGS is 'up' (default), 'down N' or 'status'.
 	@bin/platform migrate $(ARGS)
 
+# .ci/check says what it leaves out. BASE is a commit to compare with.
+.PHONY: check
+check: setup-go setup-postgres .venv/ready ## The quick loop, under a minute: format, vet and test what differs from main.
+	@BASE='$(BASE)' .ci/check
+
 .PHONY: lint
 lint: setup-go .venv/ready ## Check form and sense of the Go and Python code.
 	@unformatted=$$(gofmt -l cmd internal migrations); \
