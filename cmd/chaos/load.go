@@ -20,7 +20,7 @@ const (
 	kindFetch     = "fetch"
 	kindAck       = "ack"
 	kindShow      = "show"
-	kindForbidden = "stranger"
+	kindForbidden = "forbidden"
 )
 
 // load holds the clients. Each stops when its ctx is done, after the current operation.
