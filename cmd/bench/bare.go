@@ -28,7 +28,7 @@ func serveBare(addr, dsn string) error {
 	}
 	var b bareServer
 	for stmt, query := range map[**sql.Stmt]string{&b.access: rawAccess, &b.page: rawPage, &b.ack: rawAck, &b.first: rawFirst, &b.chunk: rawNext} {
-		if *stmt, err = db.Prepare(query); err != nil { //nolint:noctx // cached
+		if *stmt, err = db.Prepare(query); err != nil { // cached
 			return err
 		}
 	}
@@ -42,7 +42,7 @@ func serveBare(addr, dsn string) error {
 	if err != nil {
 		return err
 	}
-	return http.Serve(listener, e) //nolint:gosec // loopback, for a minute
+	return http.Serve(listener, e) // loopback, for a minute
 }
 
 func (b *bareServer) authenticate(c *gin.Context) {

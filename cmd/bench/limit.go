@@ -52,7 +52,7 @@ func (s *statements) get(db *sql.DB, query string) (*sql.Stmt, error) {
 	if stmt := s.made[db][query]; stmt != nil {
 		return stmt, nil
 	}
-	stmt, err := db.Prepare(query) //nolint:noctx // cached
+	stmt, err := db.Prepare(query) // cached
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func (p *platform) rawStage(ctx context.Context, w workspace, data []byte) (file
 	if err != nil {
 		return file, err
 	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	defer tx.Rollback() // after a commit it does nothing
 	insert, err := prepared.get(p.writes, rawFile)
 	if err != nil {
 		return file, err

@@ -236,5 +236,5 @@ func (r *report) writeJSON(name string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(name, append(raw, '\n'), 0o644) //nolint:gosec // not secret
+	return os.WriteFile(name, append(raw, '\n'), 0o644) // not secret
 }

@@ -152,7 +152,7 @@ func command(env []string, name string, args ...string) *exec.Cmd {
 // awaitStatus waits until a GET of path is answered with status.
 func (p *platform) awaitStatus(ctx context.Context, path string, status int) error {
 	for {
-		response, err := http.Get(p.url + path) //nolint:noctx // answers at once or fails
+		response, err := http.Get(p.url + path) // answers at once or fails
 		if err == nil {
 			response.Body.Close()
 			if response.StatusCode == status {

@@ -203,7 +203,7 @@ func startS3(ctx context.Context, binary, root string) (url string, stop func(),
 		_ = cmd.Wait()
 	}
 	for deadline := time.Now().Add(startLimit); ; {
-		response, err := http.Get("http://" + addr) //nolint:noctx // answers at once or fails
+		response, err := http.Get("http://" + addr) // answers at once or fails
 		if err == nil {
 			_ = response.Body.Close()
 			return "s3://" + storeBucket + "?endpoint=http://" + addr, stop, nil

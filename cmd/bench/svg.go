@@ -42,5 +42,5 @@ func (r *report) writeSVG(name string) error {
 		`<text x="8" y="14" font-weight="bold">Rate through the platform, of PostgreSQL's own (1 is the limit; red: the target)</text>%s
 %s</svg>
 `, svgWidth, height, axis.String(), b.String())
-	return os.WriteFile(name, []byte(svg), 0o644) //nolint:gosec // not secret
+	return os.WriteFile(name, []byte(svg), 0o644) // not secret
 }

@@ -42,7 +42,7 @@ type cli struct {
 
 // environment is what commands get besides their flags.
 type environment struct {
-	ctx    context.Context //nolint:containedctx // the process's context
+	ctx    context.Context // the process's context
 	stdout io.Writer
 	stderr io.Writer
 }

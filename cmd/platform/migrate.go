@@ -87,7 +87,7 @@ func withDatabase(env *environment, settings *config.Settings, do func(*sql.DB) 
 		if err != nil {
 			return err
 		}
-		defer postgres.Stop(context.WithoutCancel(env.ctx)) //nolint:errcheck // what counts has been committed
+		defer postgres.Stop(context.WithoutCancel(env.ctx)) // what counts has been committed
 		dsn = postgres.DSN(embeddedpg.DefaultDatabase)
 	}
 	db, err := database.OpenCommand(env.ctx, dsn)

@@ -64,7 +64,7 @@ func (m storageMigrateCmd) Run(env *environment, settings *config.Settings) erro
 		if err != nil {
 			return err
 		}
-		defer storage.Close() //nolint:errcheck // everything is committed
+		defer storage.Close() // everything is committed
 		files, bytes, err := storage.CountMisplaced(env.ctx)
 		if err != nil {
 			return err

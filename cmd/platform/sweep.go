@@ -26,7 +26,7 @@ func (s sweepCmd) Run(env *environment, settings *config.Settings) error {
 		if err != nil {
 			return err
 		}
-		defer storage.Close() //nolint:errcheck // everything is committed
+		defer storage.Close() // everything is committed
 		sweep := newSweeper(db, storage, c)
 		if s.DryRun {
 			due, err := sweep.Due(env.ctx)

@@ -86,7 +86,7 @@ func (in *Inbox) Record(ctx context.Context, workspace uuid.UUID, e Entry) error
 	if err != nil {
 		return fmt.Errorf("activity: begin: %w", err)
 	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	defer tx.Rollback() // after a commit it does nothing
 	if err := in.Append(ctx, tx, workspace, e); err != nil {
 		return err
 	}

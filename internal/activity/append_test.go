@@ -91,7 +91,7 @@ func TestAppend_CreatedAtDoesNotRunAgainstSeq(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	defer tx.Rollback() // after a commit it does nothing
 	if _, err := tx.ExecContext(t.Context(), "SELECT now()"); err != nil {
 		t.Fatal(err)
 	}

@@ -282,7 +282,7 @@ func (w *writer) send(ctx context.Context, workspace uuid.UUID, n int, rollback 
 	if err != nil {
 		return nil, err
 	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	defer tx.Rollback() // after a commit it does nothing
 	if err := w.Append(ctx, tx, workspace, entries...); err != nil || rollback {
 		return nil, err
 	}

@@ -43,7 +43,7 @@ func appendIn(t *testing.T, in *activity.Inbox, db *sql.DB, workspace uuid.UUID,
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback() //nolint:errcheck // after end it does nothing
+	defer tx.Rollback() // after end it does nothing
 	if err := in.Append(t.Context(), tx, workspace, entries...); err != nil {
 		t.Fatal(err)
 	}

@@ -175,7 +175,7 @@ func TestPrune_BatchesAreSharedByConcurrentRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	defer tx.Rollback() // after a commit it does nothing
 	if _, err := tx.Exec(`SELECT FROM activity_logs WHERE seq = 1500 FOR UPDATE`); err != nil {
 		t.Fatal(err)
 	}

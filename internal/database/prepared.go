@@ -38,7 +38,7 @@ type statement interface {
 type preparedConn struct {
 	pqConn
 	statements map[string]statement
-	lastCtx    context.Context //nolint:containedctx // of the last statement, until the connection is back in the pool
+	lastCtx    context.Context // of the last statement, until the connection is back in the pool
 	stale      bool            // one of its statements is no longer valid
 }
 

@@ -139,7 +139,7 @@ func change(ctx context.Context, d fixture, random *rand.Rand, statement string,
 		if err != nil {
 			return err
 		}
-		defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+		defer tx.Rollback() // after a commit it does nothing
 		if _, err := tx.ExecContext(ctx, statement, file); err != nil {
 			return err
 		}

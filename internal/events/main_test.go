@@ -45,7 +45,7 @@ func (d fixture) stage(t testing.TB, workspace uuid.UUID, name string) uuid.UUID
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	defer tx.Rollback() // after a commit it does nothing
 	var id uuid.UUID
 	if err := tx.QueryRowContext(t.Context(), sqlStage, workspace, name).Scan(&id); err != nil {
 		t.Fatal(err)

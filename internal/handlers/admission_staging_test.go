@@ -65,7 +65,7 @@ func TestStaging_BusyPoolDoesNotBlockOtherRequests(t *testing.T) {
 	statuses := make(chan int, 2*uploads)
 	var running sync.WaitGroup
 	defer running.Wait()
-	defer lock.Rollback()                                                                  //nolint:errcheck // after the first it does nothing
+	defer lock.Rollback()                                                                  // after the first it does nothing
 	if _, err := lock.Exec("LOCK TABLE pending_upload_chunks IN SHARE MODE"); err != nil { // reads are not blocked
 		t.Fatal(err)
 	}

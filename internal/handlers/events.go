@@ -111,7 +111,7 @@ func stillAllowed(c *gin.Context, tokens *wsauth.Tokens, store *workspaces.Store
 type stream struct {
 	*EventsHandler
 	c            *gin.Context
-	ctx          context.Context //nolint:containedctx // it lives as long as the request
+	ctx          context.Context // it lives as long as the request
 	workspace    uuid.UUID
 	position     events.Position
 	subscription *notify.Subscription

@@ -60,7 +60,7 @@ func Recover() gin.HandlerFunc {
 		defer func() {
 			switch p := recover(); p {
 			case nil:
-			case http.ErrAbortHandler: //nolint:errorlint // net/http compares the value itself
+			case http.ErrAbortHandler: // net/http compares the value itself
 				panic(p)
 			default:
 				logger(c).ErrorContext(c, "panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))

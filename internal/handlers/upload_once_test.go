@@ -76,7 +76,7 @@ func TestUpload_KeyInUseOrReused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback() //nolint:errcheck // nothing to keep
+	defer tx.Rollback() // nothing to keep
 	if _, err := tx.Exec(`SELECT pg_advisory_xact_lock(hashtextextended($1 || 'running', 20260601))`, w.ID); err != nil {
 		t.Fatal(err)
 	}

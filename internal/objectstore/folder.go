@@ -97,7 +97,7 @@ func (f *folder) syncFolder(path string) error {
 
 // cancellable is a reader that fails when ctx ends.
 type cancellable struct {
-	ctx context.Context //nolint:containedctx // io.Reader has no other way to take one
+	ctx context.Context // io.Reader has no other way to take one
 	r   io.Reader
 }
 

@@ -107,7 +107,7 @@ func TestFolder_WriteThatFailsLeavesNothing(t *testing.T) {
 	cancel()
 	errBroken := errors.New("broken")
 	for name, c := range map[string]struct {
-		ctx     context.Context //nolint:containedctx // a case of the table
+		ctx     context.Context // a case of the table
 		content io.Reader
 		want    error
 	}{
@@ -201,7 +201,7 @@ func TestFolder_MissingObjectsAndNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	errStop := errors.New("stop")
-	if err := s.List(t.Context(), func(o Object) error { return errStop }); err != errStop { //nolint:errorlint // as it is
+	if err := s.List(t.Context(), func(o Object) error { return errStop }); err != errStop { // as it is
 		t.Errorf("the error of the caller comes back as %v", err)
 	}
 	if err := s.List(t.Context(), func(o Object) error {

@@ -104,7 +104,7 @@ func (s *ObjectStorage) SignedURL(ctx context.Context, workspace, id uuid.UUID) 
 // relocatingReader reads a file and continues at the new location if its content is moved meanwhile.
 type relocatingReader struct {
 	storage *ObjectStorage
-	ctx     context.Context //nolint:containedctx // io.Reader has no other way to take one
+	ctx     context.Context // io.Reader has no other way to take one
 	file    File
 	at      *objectRef // nil: in the database
 	content io.ReadSeekCloser
@@ -133,7 +133,7 @@ func (r *relocatingReader) relocate(truncated error) error {
 	case err != nil:
 		return fmt.Errorf("pendinguploads: locate %s again: %w", r.file.ID, err)
 	case at == nil && r.at == nil || at != nil && r.at != nil && *at == *r.at:
-		return fmt.Errorf("%w: %v", errContentMissing, truncated) //nolint:errorlint // not ErrTruncated: the file exists
+		return fmt.Errorf("%w: %v", errContentMissing, truncated) // not ErrTruncated: the file exists
 	}
 	_ = r.content.Close()
 	r.at, r.content = at, r.storage.newReader(r.ctx, f, at, first)
@@ -156,7 +156,7 @@ func (r *relocatingReader) Close() error { return r.content.Close() }
 // objectReader reads an object. It requests the object at the first Read, and again from the present
 // offset if the response breaks off.
 type objectReader struct {
-	ctx     context.Context //nolint:containedctx // io.Reader has no other way to take one
+	ctx     context.Context // io.Reader has no other way to take one
 	storage *ObjectStorage
 	id      uuid.UUID
 	size    int64

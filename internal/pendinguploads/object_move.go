@@ -151,7 +151,7 @@ func (s *ObjectStorage) moveOut(ctx context.Context, f File, from *objectRef, ke
 	if err != nil {
 		return false, err
 	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	defer tx.Rollback() // after a commit it does nothing
 	var old uuid.NullUUID
 	if from != nil {
 		old = uuid.NullUUID{UUID: from.key, Valid: true}
@@ -191,7 +191,7 @@ func (s *ObjectStorage) moveIn(ctx context.Context, f File, from objectRef, sour
 	if err != nil {
 		return false, err
 	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	defer tx.Rollback() // after a commit it does nothing
 	digest := sha256.New()
 	hashed := io.TeeReader(source, digest)
 	first := make([]byte, min(f.Size, ChunkBytes))

@@ -97,7 +97,7 @@ func (s *ObjectStorage) StageOnce(ctx context.Context, workspace uuid.UUID, key 
 		if tx, replayed, err = s.postgres.begin(ctx, workspace, key, files); err != nil || replayed != nil {
 			return replayed, replayed != nil, err
 		}
-		defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+		defer tx.Rollback() // after a commit it does nothing
 	}
 	reservation, err := s.postgres.reserve(ctx, nil, workspace, files)
 	if err != nil {
@@ -137,7 +137,7 @@ func (s *ObjectStorage) stageObjects(ctx context.Context, tx *sql.Tx, u upload, 
 	err := s.withKeepalive(ctx, tx, func(ctx context.Context) error { return s.writeObjects(ctx, u.files, keys, external) })
 	if err == nil && tx == nil {
 		if tx, _, err = s.postgres.begin(ctx, u.workspace, "", nil); err == nil {
-			defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+			defer tx.Rollback() // after a commit it does nothing
 		}
 	}
 	if err == nil {

@@ -69,7 +69,7 @@ func (w *window) end() int64 { return w.start + int64(len(w.data)) }
 // rowReader reads a file row by row. If there are few readers, it reads the next row while the
 // present one is being sent. It holds no connection between two rows.
 type rowReader struct {
-	ctx     context.Context //nolint:containedctx // io.Reader has no other way to take one
+	ctx     context.Context // io.Reader has no other way to take one
 	storage *Postgres
 	id      uuid.UUID
 	size    int64

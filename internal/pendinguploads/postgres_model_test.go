@@ -68,7 +68,7 @@ func TestPostgres_BehavesLikeItsModel(t *testing.T) {
 // world is a database. Files that a sequence leaves behind are there in the next: a sweep is of all
 // workspaces.
 type world struct {
-	ctx     context.Context //nolint:containedctx // rapid's functions have no other way to get it
+	ctx     context.Context // rapid's functions have no other way to get it
 	db      *sql.DB
 	inbox   *activity.Inbox
 	storage *pendinguploads.Postgres

@@ -41,7 +41,7 @@ func (p *Postgres) StageOnce(ctx context.Context, workspace uuid.UUID, key strin
 	if err != nil || replayed != nil {
 		return replayed, replayed != nil, err
 	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	defer tx.Rollback() // after a commit it does nothing
 	reservation, err := p.reserve(ctx, tx, workspace, files)
 	if err != nil {
 		return nil, false, err

@@ -129,7 +129,7 @@ func TestSweep_LeavesWhatIsLocked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	defer tx.Rollback() // after a commit it does nothing
 	for _, c := range []struct {
 		statement string
 		args      []any

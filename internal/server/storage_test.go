@@ -82,7 +82,7 @@ func TestContent_IsRedirectedIfAskedForAndAllowed(t *testing.T) {
 		!strings.HasPrefix(answer.Header.Get("Repr-Digest"), "sha-256=:") || strings.Contains(location, w.Token) {
 		t.Fatalf("%d %v %q", answer.StatusCode, answer.Header, body)
 	}
-	stored, err := http.Get(location) //nolint:noctx // as any client does
+	stored, err := http.Get(location) // as any client does
 	if err != nil {
 		t.Fatal(err)
 	}

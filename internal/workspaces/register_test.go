@@ -215,7 +215,7 @@ func TestRegister_OneOfManyFirstRegistrationsGetsTheToken(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer gate.Rollback() //nolint:errcheck // after the rollback below it does nothing
+			defer gate.Rollback() // after the rollback below it does nothing
 			if _, err := gate.ExecContext(t.Context(), test.hold, test.id); err != nil {
 				t.Fatal(err)
 			}

@@ -58,7 +58,7 @@ func (f fixture) issue(t *testing.T, workspace uuid.UUID) (string, wsauth.Token)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	defer tx.Rollback() // after a commit it does nothing
 	bearer, token, err := f.Issue(t.Context(), tx, workspace)
 	if err != nil {
 		t.Fatal(err)

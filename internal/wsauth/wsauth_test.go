@@ -233,7 +233,7 @@ func TestHistory_CountsLiveAndTotal(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer tx.Rollback() //nolint:errcheck // it only reads
+		defer tx.Rollback() // it only reads
 		if live, ever, err := f.History(t.Context(), tx, workspace); err != nil || live != wantLive || ever != wantEver {
 			t.Errorf("%d live, %d in total, %v, want %d and %d", live, ever, err, wantLive, wantEver)
 		}
@@ -261,7 +261,7 @@ func TestAuthenticateIn_UsesTheTransaction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback() //nolint:errcheck // nothing of it is needed
+	defer tx.Rollback() // nothing of it is needed
 	bearer, token, err := f.Issue(ctx, tx, workspace)
 	if err != nil {
 		t.Fatal(err)

@@ -36,7 +36,7 @@ func Scans(t testing.TB, db *sql.DB, statement string, args ...any) []string {
 			t.Fatalf("%s: %v", s, err)
 		}
 	}
-	defer conn.ExecContext(context.WithoutCancel(ctx), `DEALLOCATE p`) //nolint:errcheck // the connection goes with the test
+	defer conn.ExecContext(context.WithoutCancel(ctx), `DEALLOCATE p`) // the connection goes with the test
 	var raw []byte
 	if err := conn.QueryRowContext(ctx, `EXPLAIN (FORMAT JSON) EXECUTE `+execute).Scan(&raw); err != nil {
 		t.Fatalf("%s: %v", statement, err)

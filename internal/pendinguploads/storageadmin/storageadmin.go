@@ -133,7 +133,7 @@ func Reconcile(ctx context.Context, db *sql.DB, fix bool, report func(format str
 	for _, s := range stores {
 		store, err := objectstore.Open(ctx, s.url, s.namespace)
 		if err == nil {
-			defer store.Close() //nolint:errcheck // every operation has returned its own error
+			defer store.Close() // every operation has returned its own error
 			opened[s.id] = store
 			err = r.compareStore(ctx, s.id, store)
 		}
