@@ -1,6 +1,6 @@
-"""Kept for programs that import this module; it is ``molecule_workspace`` now.
+"""Compatibility module: re-exports names of ``molecule_workspace``.
 
-``sanitize_filename`` needs nothing else. The names of the ingest need the extra ``ingest``.
+``sanitize_filename`` needs only the standard library; all other names need the extra ``ingest``.
 """
 
 import sys
@@ -33,7 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load the ingest when one of its names is asked for."""
+    """Import the ingest when one of its names is first used."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from molecule_workspace.ingest import app

@@ -54,8 +54,8 @@ class Child:
                 start_new_session=True,
             )
         self._seen: list[Seen] = []
-        self._news = threading.Condition()
-        self._over = False
+        self._changed = threading.Condition()
+        self._ended = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -64,17 +64,17 @@ class Child:
         try:
             for line in self._process.stdout:
                 seen = Seen(time.monotonic(), json.loads(line))
-                with self._news:
+                with self._changed:
                     self._seen.append(seen)
-                    self._news.notify_all()
+                    self._changed.notify_all()
         finally:
-            with self._news:
-                self._over = True
-                self._news.notify_all()
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
 
     def seen(self, kind: str) -> list[Seen]:
         """Return the events of one kind that came so far."""
-        with self._news:
+        with self._changed:
             return [seen for seen in self._seen if seen.event["event"] == kind]
 
     def wait(self, kind: str, seconds: float, count: int = 1) -> bool:
@@ -83,14 +83,14 @@ class Child:
         PlatformFailedError: the process ended instead.
         """
         deadline = time.monotonic() + seconds
-        with self._news:
+        with self._changed:
             while len(self.seen(kind)) < count:
-                if self._over:
+                if self._ended:
                     raise PlatformFailedError(f"molecule-workspace ended: {self.complaint()}")
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
-                self._news.wait(left)
+                self._changed.wait(left)
         return True
 
     def complaint(self) -> str:

@@ -101,8 +101,8 @@ class Command:
     def events(self, kind: str = "") -> list[dict[str, Any]]:
         """Return its ``--json`` events, all of them or those of one kind."""
         with self._news:
-            told = [json.loads(line) for line in self.out]
-        return [event for event in told if kind in ("", event["event"])]
+            reported = [json.loads(line) for line in self.out]
+        return [event for event in reported if kind in ("", event["event"])]
 
     def close(self) -> None:
         """Kill the process and its children."""

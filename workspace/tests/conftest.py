@@ -75,7 +75,7 @@ def hostile() -> Iterator[HostilePlatform]:
 
 
 @pytest.fixture
-async def prey(hostile: HostilePlatform) -> AsyncIterator[PlatformClient]:
+async def exposed_client(hostile: HostilePlatform) -> AsyncIterator[PlatformClient]:
     """A client of the hostile platform."""
     connected = PlatformClient(hostile.url, UNKNOWN, "the-token")
     yield connected

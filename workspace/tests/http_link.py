@@ -62,19 +62,19 @@ class Link:
     async def unless_gone(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work, but cancel it when the other end disconnects."""
         task = asyncio.ensure_future(work)
-        news = asyncio.ensure_future(self.reader.read(CHUNK))
+        incoming = asyncio.ensure_future(self.reader.read(CHUNK))
         try:
-            await asyncio.wait({task, news}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done() and not news.result():
+            await asyncio.wait({task, incoming}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done() and not incoming.result():
                 raise Cut(False)
             await task
         finally:
             task.cancel()
-            news.cancel()
-            await asyncio.gather(task, news, return_exceptions=True)
+            incoming.cancel()
+            await asyncio.gather(task, incoming, return_exceptions=True)
             # A client may send its next request before this one counts as answered.
-            if not news.cancelled() and news.exception() is None:
-                self.wire.receive_data(news.result())
+            if not incoming.cancelled() and incoming.exception() is None:
+                self.wire.receive_data(incoming.result())
 
     def close(self, reset: bool) -> None:
         """Close with RST, or with FIN; does not wait."""

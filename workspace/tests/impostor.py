@@ -205,7 +205,7 @@ class HostilePlatform(Impostor):
             "sha256": hashlib.sha256(plain).hexdigest(),
         } | announced
         file.setdefault("uri", f"platform-pending:{uuid.UUID(int=0)}/{file['file_id']}")
-        told = {key: value for key, value in file.items() if value is not None}
+        reported = {key: value for key, value in file.items() if value is not None}
         reply = (lambda: body(content)) if isinstance(content, bytes) else content
         self._contents[str(file["file_id"])] = reply
         self.rows.append(
@@ -215,11 +215,11 @@ class HostilePlatform(Impostor):
                 "method": "chat_upload_receive",
                 "source_id": None,
                 "summary": f"chat_upload_receive: {file['name']}",
-                "request_body": told,
+                "request_body": reported,
                 "status": "ok",
             }
         )
-        return told
+        return reported
 
     async def answer(self, request: Request) -> Response:
         """Answer as configured."""

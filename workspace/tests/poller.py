@@ -88,11 +88,11 @@ async def _main(arguments: Sequence[str]) -> None:
     async def handle(message: Message) -> None:
         pass
 
-    def tell(event: object) -> None:
+    def print_event(event: object) -> None:
         print(type(event).__name__, event, flush=True)
 
     try:
-        await Inbox(client, Path(folder), handle, tell, Options(once=True)).run()
+        await Inbox(client, Path(folder), handle, print_event, Options(once=True)).run()
     finally:
         await client.close()
 

@@ -89,9 +89,9 @@ class Poller:
         while not condition():
             if self.task is not None and self.task.done():
                 self.task.result()
-                raise AssertionError(f"the poller ended; it told {self.events[-20:]}")
+                raise AssertionError(f"the poller ended; last events: {self.events[-20:]}")
             if time.monotonic() > deadline:
-                raise AssertionError(f"not within {seconds} s; it told {self.events[-20:]}")
+                raise AssertionError(f"not within {seconds} s; last events: {self.events[-20:]}")
             self._news.clear()
             # It may also depend on something that has no event.
             with contextlib.suppress(TimeoutError):
@@ -101,7 +101,7 @@ class Poller:
         """Wait until the poller ends; raise its error."""
         assert self.task is not None
         await asyncio.wait([self.task], timeout=seconds)
-        assert self.task.done(), f"it goes on; it told {self.events[-20:]}"
+        assert self.task.done(), f"the poller is still running; last events: {self.events[-20:]}"
         return self.task.result()
 
     async def _handle(self, message: Message) -> None:

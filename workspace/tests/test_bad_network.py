@@ -43,11 +43,11 @@ class _Plain(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         got = len(self.rfile.read(int(self.headers["Content-Length"])))
         self.posted.append(self.path)
-        told = json.dumps({"got": got, "kind": self.headers["Content-Type"]}).encode()
+        reported = json.dumps({"got": got, "kind": self.headers["Content-Type"]}).encode()
         self.send_response(201)
-        self.send_header("Content-Length", str(len(told)))
+        self.send_header("Content-Length", str(len(reported)))
         self.end_headers()
-        self.wfile.write(told)
+        self.wfile.write(reported)
 
     def log_message(self, *_: object) -> None:
         """Log nothing."""

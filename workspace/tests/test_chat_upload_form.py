@@ -216,12 +216,12 @@ def endless(text: bytes, size: int = 1 << 16) -> Iterator[bytes]:
 
 HOSTILE: dict[str, tuple[bytes, bytes, str]] = {
     "a header line without end": (b"--b\r\nContent-Disposition: ", b"x", "part_header_too_large"),
-    "headers for ever": (b"--b\r\n", b"X-A: b\r\n", "part_header_too_large"),
-    "a header continued for ever": (b"--b\r\nA: b\r\n", b" c\r\n", "part_header_too_large"),
-    "quotes for ever": (b'--b\r\nContent-Disposition: "', b'\\"', "part_header_too_large"),
-    "no part, for ever": (b"", b"preamble\r\n", "part_header_too_large"),
-    "one line, for ever": (b"", b"x", "broken_body"),
-    "a boundary padded for ever": (b"--b", b" ", "broken_body"),
+    "endless headers": (b"--b\r\n", b"X-A: b\r\n", "part_header_too_large"),
+    "an endless continued header": (b"--b\r\nA: b\r\n", b" c\r\n", "part_header_too_large"),
+    "endless quotes": (b'--b\r\nContent-Disposition: "', b'\\"', "part_header_too_large"),
+    "an endless preamble": (b"", b"preamble\r\n", "part_header_too_large"),
+    "an endless line": (b"", b"x", "broken_body"),
+    "an endlessly padded boundary": (b"--b", b" ", "broken_body"),
 }
 
 

@@ -40,8 +40,8 @@ def e2e(temporary: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
     def run(env: Mapping[str, str]) -> tuple[int, str, str]:
         code = demo.main(["e2e"], env)
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        reported = capsys.readouterr()
+        return code, reported.out, reported.err
 
     return run
 
@@ -69,9 +69,9 @@ def test_the_demo_ends_well_and_lists_every_file(temporary: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     samples = [sample for request in sample_requests() for sample in request]
     for mode, state in (("poll", "acked"), ("push", "stored")):
-        told = rows(done.stdout, mode)
-        assert len(told) == len(samples) == 15
-        for line, sample in zip(told, samples, strict=True):
+        reported = rows(done.stdout, mode)
+        assert len(reported) == len(samples) == 15
+        for line, sample in zip(reported, samples, strict=True):
             assert sample.name[:29] in line
             sent, arrived, seconds, ended = line.split()[-4:]
             assert sent == arrived
@@ -129,9 +129,9 @@ def test_it_does_not_end_well_if_anything_is_wrong(
     assert demo.conclude([], [], 1.0) == 1, "nothing sent is nothing shown"
     assert leftovers(platform.operator) == []
     show(results, run.problems, "", [])
-    told = capsys.readouterr().out
-    assert "differs" in told
-    assert "WRONG: the message names" in told
+    reported = capsys.readouterr().out
+    assert "differs" in reported
+    assert "WRONG: the message names" in reported
 
 
 def test_an_unacknowledged_file_is_not_correct() -> None:

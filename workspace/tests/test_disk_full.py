@@ -165,8 +165,8 @@ async def test_a_journal_that_cannot_be_written_holds_everything_up_and_loses_no
         filler = fill(disk)
         samples = [Sample(f"{i}-{'n' * 90}.bin", noise(KIB, i)) for i in range(60)]
         attach(platform.operator, workspace, "look", *samples)
-        told = f"no space left for {poller.state}"
-        await poller.until(lambda: told in {event.reason for event in poller.of(Trouble)})
+        reported = f"no space left for {poller.state}"
+        await poller.until(lambda: reported in {event.reason for event in poller.of(Trouble)})
         assert poller.of(FileAcked) == []
         fill(disk)
         network.release()

@@ -37,7 +37,7 @@ CAPTIVE = Answer(200, {"Content-Type": "text/html"}, b"<!doctype html>Please log
 
 
 @pytest.fixture
-def victim(hostile: HostilePlatform, tmp_path: Path) -> Poller:
+def exposed_poller(hostile: HostilePlatform, tmp_path: Path) -> Poller:
     """A poller of the hostile platform."""
     return Poller(hostile.url, Workspace(str(uuid.uuid4()), "t", "s"), tmp_path / "files")
 
@@ -70,7 +70,7 @@ BAD_CONTENTS: dict[str, tuple[Reply, dict[str, Any]]] = {
         lambda: Response(gzip.compress(bytes(KIB)), headers={"Content-Encoding": "gzip"}),
         {"size": KIB},
     ),
-    "a range that nobody wanted": (ranged(bytes(10), "bytes 0-9/10"), {"size": 10, "sha256": None}),
+    "an unrequested range": (ranged(bytes(10), "bytes 0-9/10"), {"size": 10, "sha256": None}),
     "a range of another place": (ranged(bytes(KIB), f"bytes 5-{KIB + 4}/9999"), {"size": KIB}),
     "a range of nonsense": (ranged(bytes(KIB), "bytes \u00b2-\u00b3/\u00b9"), {}),
     "no range": (lambda: Response(status_code=416), {"size": KIB}),
@@ -84,7 +84,7 @@ BAD_CONTENTS: dict[str, tuple[Reply, dict[str, Any]]] = {
 
 
 async def test_bad_bytes_never_become_a_file_and_the_next_good_one_arrives(
-    hostile: HostilePlatform, victim: Poller, tmp_path: Path
+    hostile: HostilePlatform, exposed_poller: Poller, tmp_path: Path
 ) -> None:
     """All kinds of wrong answers at once; each is retried, and none stays on disk.
 
@@ -92,23 +92,25 @@ async def test_bad_bytes_never_become_a_file_and_the_next_good_one_arrives(
     that is invalid in a header.
     """
     bad = [
-        hostile.announce(reply, **({"sha256": "1" * 64} | told))["file_id"]
-        for reply, told in BAD_CONTENTS.values()
+        hostile.announce(reply, **({"sha256": "1" * 64} | reported))["file_id"]
+        for reply, reported in BAD_CONTENTS.values()
     ]
     hostile.announce(b"good", name="good.txt")
-    async with victim.running():
-        await victim.until(lambda: acked(victim, 1))
+    async with exposed_poller.running():
+        await exposed_poller.until(lambda: acked(exposed_poller, 1))
         # Each is retried repeatedly, and the poller keeps running.
-        await victim.until(lambda: all(delays(victim)[file_id] >= 2 for file_id in bad))
-    assert [event.name for event in victim.of(FileArrived)] == ["good.txt"]
-    assert len(digests(victim.folder)) == 1
-    assert victim.of(FileLost) == []
-    assert part_bytes(victim) <= 2 * KIB
+        await exposed_poller.until(
+            lambda: all(delays(exposed_poller)[file_id] >= 2 for file_id in bad)
+        )
+    assert [event.name for event in exposed_poller.of(FileArrived)] == ["good.txt"]
+    assert len(digests(exposed_poller.folder)) == 1
+    assert exposed_poller.of(FileLost) == []
+    assert part_bytes(exposed_poller) <= 2 * KIB
     assert all(path.startswith("files/") for path in everything(tmp_path))
 
 
 async def test_a_file_over_the_limit_is_not_requested(
-    hostile: HostilePlatform, victim: Poller
+    hostile: HostilePlatform, exposed_poller: Poller
 ) -> None:
     """10 GiB announced: not requested. No size announced and endless: aborted at the limit.
 
@@ -117,15 +119,15 @@ async def test_a_file_over_the_limit_is_not_requested(
     long = hostile.announce(lambda: endless(), size=10 * GIB)
     hostile.announce(lambda: endless(), size=None, sha256=None)
     hostile.announce(b"good")
-    outcome = await victim.run(once=True, max_file_bytes=MIB)
+    outcome = await exposed_poller.run(once=True, max_file_bytes=MIB)
     assert (outcome.arrived, outcome.lost, outcome.unfinished) == (1, 2, 0)
-    assert all(event.reason for event in victim.of(FileLost))
+    assert all(event.reason for event in exposed_poller.of(FileLost))
     assert not any(long["file_id"] in asked.path for asked in hostile.requests)
-    assert parts(victim) == []
+    assert parts(exposed_poller) == []
 
 
 async def test_memory_does_not_grow_with_what_is_sent(
-    hostile: HostilePlatform, victim: Poller
+    hostile: HostilePlatform, exposed_poller: Poller
 ) -> None:
     """Four concurrent files of 24 MiB need a few MiB of memory, both ends included.
 
@@ -135,7 +137,7 @@ async def test_memory_does_not_grow_with_what_is_sent(
         hostile.announce(lambda: endless(24 * MIB), size=24 * MIB, sha256=None)
     tracemalloc.start()
     try:
-        outcome = await victim.once()
+        outcome = await exposed_poller.once()
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -144,7 +146,7 @@ async def test_memory_does_not_grow_with_what_is_sent(
 
 
 async def test_no_name_chooses_the_path(
-    hostile: HostilePlatform, victim: Poller, tmp_path: Path
+    hostile: HostilePlatform, exposed_poller: Poller, tmp_path: Path
 ) -> None:
     """Whatever a file's name, it is stored in the folder under a printable name.
 
@@ -152,18 +154,20 @@ async def test_no_name_chooses_the_path(
     """
     for name in HOSTILE_NAMES:
         hostile.announce(name.encode("utf-8", "replace"), name=name)
-    outcome = await victim.once()
+    outcome = await exposed_poller.once()
     assert outcome.arrived == len(HOSTILE_NAMES)
-    stored = list(digests(victim.folder))
+    stored = list(digests(exposed_poller.folder))
     assert len(stored) == len(HOSTILE_NAMES)
     assert all(re.fullmatch(r"[0-9a-f]{32}-[A-Za-z0-9._-]{1,100}", name) for name in stored)
     assert {name[33:] for name in stored} == {sanitize_filename(name) for name in HOSTILE_NAMES}
     assert all(path.startswith("files/") for path in everything(tmp_path))
-    assert {event.name for event in victim.of(FileArrived)} == {name[33:] for name in stored}
+    assert {event.name for event in exposed_poller.of(FileArrived)} == {
+        name[33:] for name in stored
+    }
 
 
 async def test_an_invalid_id_does_not_get_into_a_url(
-    hostile: HostilePlatform, victim: Poller
+    hostile: HostilePlatform, exposed_poller: Poller
 ) -> None:
     """A file_id that is not a UUID is reported and skipped, in rows and in the list.
 
@@ -172,16 +176,16 @@ async def test_an_invalid_id_does_not_get_into_a_url(
     for file_id in HOSTILE_FILE_IDS:
         hostile.listed.append(hostile.announce(b"bad", file_id=file_id))
     hostile.announce(b"good")
-    outcome = await victim.once()
+    outcome = await exposed_poller.once()
     assert (outcome.arrived, outcome.unfinished) == (1, 0)
-    assert len(victim.of(Notice)) == len(HOSTILE_FILE_IDS)
-    base = f"/workspaces/{victim.workspace.id}"
+    assert len(exposed_poller.of(Notice)) == len(HOSTILE_FILE_IDS)
+    base = f"/workspaces/{exposed_poller.workspace.id}"
     allowed = rf"/registry/\w+|{base}/(activity|pending-uploads(/[0-9a-f-]{{36}}/(content|ack))?)"
     assert all(re.fullmatch(allowed, asked.path) for asked in hostile.requests)
 
 
 async def test_a_list_without_an_end_does_not_keep_the_inbox_waiting(
-    hostile: HostilePlatform, victim: Poller, monkeypatch: pytest.MonkeyPatch
+    hostile: HostilePlatform, exposed_poller: Poller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading pages that repeat endlessly is given up.
 
@@ -199,8 +203,8 @@ async def test_a_list_without_an_end_does_not_keep_the_inbox_waiting(
 
     hostile.replies["/pending-uploads"] = page
     hostile.announce(b"good")
-    async with victim.running():
-        await victim.until(lambda: acked(victim, 1))
+    async with exposed_poller.running():
+        await exposed_poller.until(lambda: acked(exposed_poller, 1))
     assert reached == 3
 
 

@@ -13,7 +13,7 @@ from impostor import (
     much_later,
 )
 from local_platform import LocalPlatform, Sample, Workspace
-from molecule_workspace.inbox import client as inbox_client
+from molecule_workspace.inbox import client as platform_client
 from molecule_workspace.inbox.client import (
     MAX_RETRY_AFTER,
     Backoff,
@@ -60,7 +60,7 @@ async def test_a_held_request_does_not_time_out(
     network: BadNetwork, client: PlatformClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planted: the read timeout of a held poll does not include the wait."""
-    monkeypatch.setattr(inbox_client, "READ_TIMEOUT", 0.7)
+    monkeypatch.setattr(platform_client, "READ_TIMEOUT", 0.7)
     network.on_request = always(Treatment(answer=Answer.of_json([]), delay=1.5))
     assert await client.activity({}, wait=10) == []
     assert network.requests[-1].query == "wait=10"
@@ -70,22 +70,22 @@ async def test_a_wrong_token_is_refused_everywhere(
     network: BadNetwork, workspace: Workspace
 ) -> None:
     """Planted: 401 is unavailable; the token is in the text."""
-    stranger = PlatformClient(network.url, workspace.id, "no-such-token")
+    unauthorized = PlatformClient(network.url, workspace.id, "no-such-token")
     for name, call in CALLS.items():
         with pytest.raises(RefusedError, match="rejected the token for workspace") as refused:
-            await call(stranger)
+            await call(unauthorized)
         assert workspace.id in str(refused.value), name
         assert "ask the platform's operator" in str(refused.value)
         assert "no-such-token" not in str(refused.value)
-    await stranger.close()
+    await unauthorized.close()
 
 
 async def test_a_forbidden_workspace_is_refused_with_the_reason(
     network: BadNetwork, client: PlatformClient
 ) -> None:
     """Planted: 403 is unavailable; the platform's text is dropped."""
-    told = {"error": "registration is closed; ask the operator", "code": "registration_closed"}
-    network.on_request = always(Treatment(answer=Answer.of_json(told, 403)))
+    reported = {"error": "registration is closed; ask the operator", "code": "registration_closed"}
+    network.on_request = always(Treatment(answer=Answer.of_json(reported, 403)))
     with pytest.raises(RefusedError, match=r"registration is closed; ask the operator \(403\)"):
         await client.register({}, "poll", None)
 
@@ -167,7 +167,7 @@ YEAR = 365 * 86400
 )
 async def test_reads_retry_after(
     hostile: HostilePlatform,
-    prey: PlatformClient,
+    exposed_client: PlatformClient,
     value: str,
     least: float | None,
     most: float | None,
@@ -175,7 +175,7 @@ async def test_reads_retry_after(
     """Planted: the year is not capped; a past date is negative; dates are not read."""
     hostile.replies[""] = lambda: much_later(value)
     with pytest.raises(UnavailableError) as error:
-        await prey.activity({})
+        await exposed_client.activity({})
     got = error.value.retry_after
     if least is None or most is None:
         assert got in (None, 0.0)
@@ -184,11 +184,13 @@ async def test_reads_retry_after(
         assert least <= got <= most
 
 
-async def test_retry_after_may_be_a_date(hostile: HostilePlatform, prey: PlatformClient) -> None:
+async def test_retry_after_may_be_a_date(
+    hostile: HostilePlatform, exposed_client: PlatformClient
+) -> None:
     """Planted: the date is taken in local time."""
     hostile.replies[""] = lambda: much_later(email.utils.formatdate(time.time() + 100, usegmt=True))
     with pytest.raises(UnavailableError) as error:
-        await prey.activity({})
+        await exposed_client.activity({})
     assert error.value.retry_after == pytest.approx(100, abs=20)
 
 
@@ -203,7 +205,7 @@ async def test_silence_ends(
     after: int,
 ) -> None:
     """Planted: no read timeout."""
-    monkeypatch.setattr(inbox_client, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(platform_client, "READ_TIMEOUT", 0.3)
     client = PlatformClient(network.url, workspace.id, workspace.token)
     page = Answer.of_json([])
     network.on_request = always(Treatment(answer=page, stall_after=after))

@@ -24,12 +24,12 @@ from impostor import (
     redirect,
 )
 from local_platform import LocalPlatform, Operator, Sample, Workspace
-from molecule_workspace.inbox import client as inbox_client
+from molecule_workspace.inbox import client as platform_client
 from molecule_workspace.inbox.client import (
     CursorGoneError,
-    InboxError,
     MissingError,
     PlatformClient,
+    PlatformError,
     RefusedError,
     UnavailableError,
 )
@@ -39,14 +39,14 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_reported_and_not_followed(
-    hostile: HostilePlatform, prey: PlatformClient, status: int
+    hostile: HostilePlatform, exposed_client: PlatformClient, status: int
 ) -> None:
     """Planted: redirects are followed."""
     with HostilePlatform() as elsewhere:
         hostile.replies[""] = lambda: redirect(elsewhere.url + "/x", status)
         for name, call in CALLS.items():
             with pytest.raises(UnavailableError, match=f"redirects to {elsewhere.url}/x") as error:
-                await call(prey)
+                await call(exposed_client)
             assert error.value.status == status, name
         assert elsewhere.requests == []
     assert {asked.headers["authorization"] for asked in hostile.requests} == {"Bearer the-token"}
@@ -76,34 +76,34 @@ NOT_JSON: dict[str, Reply] = {
 @pytest.mark.parametrize("reply", NOT_JSON.values(), ids=NOT_JSON)
 @pytest.mark.parametrize("call", JSON_CALLS.values(), ids=JSON_CALLS)
 async def test_a_200_that_is_not_json_suggests_checking_the_address(
-    hostile: HostilePlatform, prey: PlatformClient, call: Call, reply: Reply
+    hostile: HostilePlatform, exposed_client: PlatformClient, call: Call, reply: Reply
 ) -> None:
     """Planted: a RecursionError is not caught; HTML is read as an empty page."""
     hostile.replies[""] = reply
     with pytest.raises(UnavailableError, match=r"not JSON \(.+\); check the platform\'s address"):
-        await call(prey)
+        await call(exposed_client)
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", [1], {"acked": "true"}, {"acked": False}])
 @pytest.mark.parametrize("name", ["register", "heartbeat", "ack"])
 async def test_json_of_another_shape_is_an_unexpected_answer(
-    hostile: HostilePlatform, prey: PlatformClient, name: str, value: object
+    hostile: HostilePlatform, exposed_client: PlatformClient, name: str, value: object
 ) -> None:
     """Planted: any 200 is an acknowledgement; the secret is not checked."""
     hostile.replies[""] = lambda: as_json(value)
     with pytest.raises(UnavailableError, match="check the platform's address"):
-        await CALLS[name](prey)
+        await CALLS[name](exposed_client)
 
 
 @pytest.mark.parametrize("value", [None, 1, "x", {}, {"rows": []}])
 @pytest.mark.parametrize("name", ["activity", "unacked"])
 async def test_a_page_that_is_not_an_array_is_an_unexpected_answer(
-    hostile: HostilePlatform, prey: PlatformClient, name: str, value: object
+    hostile: HostilePlatform, exposed_client: PlatformClient, name: str, value: object
 ) -> None:
     """Planted: an object is accepted as a page."""
     hostile.replies[""] = lambda: as_json(value)
     with pytest.raises(UnavailableError, match="not a JSON array; check the platform's address"):
-        await CALLS[name](prey)
+        await CALLS[name](exposed_client)
 
 
 @pytest.mark.parametrize("reply", [endless_json, endless, lambda: endless(10 * GIB)])
@@ -116,7 +116,7 @@ async def test_an_endless_answer_is_cut_off_at_the_bound(
 ) -> None:
     """Planted: no limit."""
     bound = 1 << 20
-    monkeypatch.setattr(inbox_client, "MAX_JSON_BYTES", bound)
+    monkeypatch.setattr(platform_client, "MAX_JSON_BYTES", bound)
     network.target = hostile.url
     hostile.replies[""] = reply
     async with asyncio.timeout(30):
@@ -130,7 +130,7 @@ async def test_an_endless_refusal_is_still_a_refusal(
     network: BadNetwork, client: PlatformClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planted: the body of an error is read without limit, or hides the status."""
-    monkeypatch.setattr(inbox_client, "MAX_JSON_BYTES", 1 << 20)
+    monkeypatch.setattr(platform_client, "MAX_JSON_BYTES", 1 << 20)
     endless_401 = Answer(401, body=lambda: itertools.repeat(b"x" * 65536))
     network.on_request = always(Treatment(answer=endless_401))
     async with asyncio.timeout(30):
@@ -143,7 +143,7 @@ async def test_an_answer_that_drips_ends(
     network: BadNetwork, client: PlatformClient, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     """Planted: only silence ends the body of an answer."""
-    monkeypatch.setattr(inbox_client, "DRIP_TIMEOUT", 0.3)
+    monkeypatch.setattr(platform_client, "DRIP_TIMEOUT", 0.3)
     drip = Answer(status, body=lambda: itertools.repeat(b" "))
     network.on_request = always(Treatment(answer=drip, bytes_per_second=20))
     async with asyncio.timeout(20):
@@ -155,8 +155,8 @@ async def test_a_head_that_drips_ends(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planted: only silence ends the head of an answer."""
-    monkeypatch.setattr(inbox_client, "READ_TIMEOUT", 3.0)  # far above the interval of the drips
-    monkeypatch.setattr(inbox_client, "DRIP_TIMEOUT", 0.2)
+    monkeypatch.setattr(platform_client, "READ_TIMEOUT", 3.0)  # far above the interval of the drips
+    monkeypatch.setattr(platform_client, "DRIP_TIMEOUT", 0.2)
 
     ended = asyncio.Semaphore(0)
 
@@ -184,7 +184,7 @@ async def test_a_head_that_drips_ends(
 async def test_a_token_that_is_invalid_in_a_header_is_not_shown(hostile: HostilePlatform) -> None:
     """Planted: the HTTP library's error text is used."""
     client = PlatformClient(hostile.url, UNKNOWN, "secret-part\nX-Other: 1")
-    with pytest.raises(InboxError, match=r"cannot send a request to .+ is malformed") as error:
+    with pytest.raises(PlatformError, match=r"cannot send a request to .+ is malformed") as error:
         await client.activity({})
     assert "secret-part" not in str(error.value)
     assert hostile.requests == []
@@ -192,30 +192,30 @@ async def test_a_token_that_is_invalid_in_a_header_is_not_shown(hostile: Hostile
 
 
 async def test_texts_of_the_platform_are_shortened_and_escaped(
-    hostile: HostilePlatform, prey: PlatformClient
+    hostile: HostilePlatform, exposed_client: PlatformClient
 ) -> None:
     """Planted: the text is used unescaped."""
     nasty = "\x1b]0;owned\x07\r\n\u202e\ud800" + "long " * 10_000
     for status, kind in ((404, MissingError), (403, RefusedError), (500, UnavailableError)):
         hostile.replies[""] = partial(as_json, {"error": nasty}, status)
         with pytest.raises(kind, match="long") as error:
-            await prey.activity({})
+            await exposed_client.activity({})
         assert str(error.value).isprintable()
         assert len(str(error.value)) < 500
 
 
-@pytest.mark.parametrize("told", [{"error": 1, "code": [1]}, {"error": None}, [], "x", None, 7])
+@pytest.mark.parametrize("reported", [{"error": 1, "code": [1]}, {"error": None}, [], "x", None, 7])
 async def test_an_error_body_of_another_shape_does_no_harm(
-    hostile: HostilePlatform, prey: PlatformClient, told: object
+    hostile: HostilePlatform, exposed_client: PlatformClient, reported: object
 ) -> None:
     """Planted: error and code are not checked."""
-    hostile.replies[""] = lambda: as_json(told, 404)
+    hostile.replies[""] = lambda: as_json(reported, 404)
     with pytest.raises(MissingError, match=r"Not Found \(404\)") as error:
-        await prey.activity({})
+        await exposed_client.activity({})
     assert error.value.code == ""
-    hostile.replies[""] = lambda: as_json(told, 410)
+    hostile.replies[""] = lambda: as_json(reported, 410)
     with pytest.raises(CursorGoneError):
-        await prey.activity({})
+        await exposed_client.activity({})
 
 
 async def test_an_older_platform_has_no_list_but_all_the_rest(
@@ -253,20 +253,20 @@ async def test_an_older_platform_has_no_list_but_all_the_rest(
 
 
 async def test_a_hostile_platform_can_hold_anything(
-    hostile: HostilePlatform, prey: PlatformClient
+    hostile: HostilePlatform, exposed_client: PlatformClient
 ) -> None:
     """Planted in the impostor: since_id is ignored; acks are not recorded."""
-    told = hostile.announce(b"bytes", name="../../etc/passwd", size=10 * GIB)
+    reported = hostile.announce(b"bytes", name="../../etc/passwd", size=10 * GIB)
     hostile.announce(lambda: endless(10 * GIB), file_id=UNKNOWN, size=1024, sha256=None)
-    rows = await prey.activity({})
-    assert rows[0]["request_body"] == told
+    rows = await exposed_client.activity({})
+    assert rows[0]["request_body"] == reported
     assert "sha256" not in rows[1]["request_body"]
-    assert await prey.activity({"since_id": rows[0]["id"]}) == rows[1:]
-    async with prey.content(told["file_id"], {}) as response:
+    assert await exposed_client.activity({"since_id": rows[0]["id"]}) == rows[1:]
+    async with exposed_client.content(reported["file_id"], {}) as response:
         assert await response.aread() == b"bytes"
-    async with prey.content(UNKNOWN, {}) as response:
+    async with exposed_client.content(UNKNOWN, {}) as response:
         assert response.headers["Content-Length"] == str(10 * GIB)
         async for _ in response.aiter_raw():
             break
-    await prey.ack(UNKNOWN)
+    await exposed_client.ack(UNKNOWN)
     assert hostile.acked == [UNKNOWN]

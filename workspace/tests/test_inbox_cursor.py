@@ -218,8 +218,8 @@ async def test_a_failing_handler_is_retried_and_then_skipped(
     say(platform.operator, workspace, "one", "two")
     await poller.once()
     assert poller.texts == ["one"] * 4 + ["two"]
-    told = [(event.reason, event.retry_in) for event in poller.of(MessageFailed)]
-    assert told == [
+    reported = [(event.reason, event.retry_in) for event in poller.of(MessageFailed)]
+    assert reported == [
         ("broken", 0.05),
         ("OSError", 0.05),
         ("CancelledError", 0.05),

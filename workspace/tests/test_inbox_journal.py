@@ -77,8 +77,8 @@ def test_finished_entries_are_deleted_after_ninety_days(
         patch.setattr(time, "time", lambda: long_ago)
         for state, file in files.items():
             journal.move(file.file_id, State.WANTED, state)
-        journal.note_handled("old")
-    journal.note_handled("new")
+        journal.record_handled("old")
+    journal.record_handled("new")
     journal.close()
     journal = Journal(tmp_path)
     kept = [state for state, file in files.items() if journal.get(file.file_id)]
@@ -172,7 +172,7 @@ def test_several_processes_write_to_one_journal(tmp_path: Path) -> None:
         "for _ in range(50):\n"
         "    file = Announced(str(uuid.uuid4()), 'a', 1, None)\n"
         "    journal.want([file]); journal.move(file.file_id, State.WANTED, State.STORED)\n"
-        "    journal.save_cursor(file.file_id); journal.note_handled(file.file_id)\n"
+        "    journal.save_cursor(file.file_id); journal.record_handled(file.file_id)\n"
     )
     running = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) for _ in range(3)]
     assert [process.wait(60) for process in running] == [0, 0, 0]

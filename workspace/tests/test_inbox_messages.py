@@ -148,7 +148,7 @@ def test_a_row_needs_an_id_and_no_more(row: Any, expected: Row | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "source", "news"),
+    ("method", "source", "expected"),
     [
         ("message/send", None, True),
         ("message/send", OTHER, True),
@@ -161,10 +161,10 @@ def test_a_row_needs_an_id_and_no_more(row: Any, expected: Row | None) -> None:
     ],
 )
 def test_messages_of_the_agent_itself_are_not_for_it(
-    method: str, source: str | None, news: bool
+    method: str, source: str | None, expected: bool
 ) -> None:
     """Its own rows and its agent's notify rows are skipped; those of another agent are not.
 
     Planted: source_id compared case-sensitively; notify rows of others skipped; own ones handled.
     """
-    assert Row(FILE, method, source, "", None).is_for(WORKSPACE) is news
+    assert Row(FILE, method, source, "", None).is_for(WORKSPACE) is expected

@@ -11,7 +11,7 @@ import pytest
 
 from bad_network import Answer, BadNetwork, Hook, Seen, Treatment, always
 from local_platform import LocalPlatform, Sample, Workspace
-from molecule_workspace.inbox import client as inbox_client
+from molecule_workspace.inbox import client as platform_client
 from molecule_workspace.inbox.client import PlatformClient, RefusedError
 from molecule_workspace.inbox.events import FileAcked, Recovered, Stopped, Trouble
 from molecule_workspace.inbox.poller import Options
@@ -335,7 +335,7 @@ async def test_a_single_round_gives_up_in_time(network: BadNetwork, poller: Poll
     Planted: ``once`` retries forever.
     """
     network.on_request = always(Treatment(answer=BAD_GATEWAY))
-    with pytest.raises(inbox_client.UnavailableError, match="502"):
+    with pytest.raises(platform_client.UnavailableError, match="502"):
         await asyncio.wait_for(poller.run(once=True, once_attempts=2), 15)
     assert len(poller.of(Trouble)) == 1
     assert QUICK.once_attempts == 6

@@ -155,10 +155,10 @@ def test_files_arrive_byte_for_byte(folder: Path) -> None:
     Planted: mode 0644; folder 0755; parts sorted by name; the name not sanitized; an empty
     file left out; on_stored not called.
     """
-    told: list[StoredFile] = []
+    reported: list[StoredFile] = []
     contents = [b"z" * 300_000, b"", b"\r\n--b-\x00\xff"]
     names = ["z last.bin", "dir/empty.txt", "../../\xe9.md"]
-    with Served(ingest_app(folder, lambda: SECRET, on_stored=told.append)) as served:
+    with Served(ingest_app(folder, lambda: SECRET, on_stored=reported.append)) as served:
         parts = [file(name, content) for name, content in zip(names, contents, strict=True)]
         response = served.post(form(*parts))
     assert response.status_code == 200, response.text
@@ -171,9 +171,9 @@ def test_files_arrive_byte_for_byte(folder: Path) -> None:
         "text/markdown",
     ]
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    for described, content, heard in zip(files, contents, told, strict=True):
+    for described, content, stored in zip(files, contents, reported, strict=True):
         path = Path(described["uri"].removeprefix("workspace:"))
-        assert heard == StoredFile(path, described["name"], described["mimeType"], len(content))
+        assert stored == StoredFile(path, described["name"], described["mimeType"], len(content))
         assert path.parent == folder
         prefix, _, name = path.name.partition("-")
         assert name == described["name"]
@@ -337,8 +337,8 @@ def test_client_that_vanishes_leaves_nothing(
     body = form(file("a", b"a" * MIB), file("b", b"b" * 100), file("c", b"c" * MIB))
     for i in range(20):
         cut = rng.randrange(len(body)) if i else len(body) - 1
-        told = f"Content-Length: {len(body)}" if i % 2 else "Transfer-Encoding: chunked"
-        with served.connect(AUTHORIZED, told, f"X-Request-ID: cut-{i}-") as connection:
+        reported = f"Content-Length: {len(body)}" if i % 2 else "Transfer-Encoding: chunked"
+        with served.connect(AUTHORIZED, reported, f"X-Request-ID: cut-{i}-") as connection:
             if i % 2 == 0:
                 connection.sendall(f"{len(body):x}\r\n".encode())
             connection.sendall(body[:cut])
@@ -426,8 +426,8 @@ def test_an_epilogue_is_discarded(folder: Path) -> None:
         served.connect(AUTHORIZED, "Transfer-Encoding: chunked", "Connection: close") as connection,
     ):
         connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
-        status, told = answer(connection)
-        assert (status, [f["size"] for f in told["files"]]) == (200, [1])
+        status, reported = answer(connection)
+        assert (status, [f["size"] for f in reported["files"]]) == (200, [1])
     assert len(left(folder)) == 1
 
 
@@ -466,10 +466,10 @@ def test_link_at_the_name_of_a_part_is_not_followed(
     """And no existing file is touched. Planted: O_CREAT without O_EXCL and O_NOFOLLOW."""
     chosen = "0123456789abcdef" * 2
     monkeypatch.setattr(secrets, "token_hex", lambda _: chosen)
-    victim = tmp_path / "victim"
-    victim.write_bytes(b"precious")
+    exposed_poller = tmp_path / "exposed_poller"
+    exposed_poller.write_bytes(b"precious")
     part = folder / f".{chosen}-a.txt.part"
-    for target in (victim, tmp_path / "nowhere"):
+    for target in (exposed_poller, tmp_path / "nowhere"):
         part.symlink_to(target)
         response = served.post(form(file("a.txt", b"evil")))
         assert response.status_code == 500
@@ -478,11 +478,11 @@ def test_link_at_the_name_of_a_part_is_not_followed(
         part.unlink()
     # At the name of the file itself a link is replaced, not followed.
     final = folder / f"{chosen}-a.txt"
-    final.symlink_to(victim)
+    final.symlink_to(exposed_poller)
     assert served.post(form(file("a.txt", b"good"))).status_code == 200
     assert not final.is_symlink()
     assert final.read_bytes() == b"good"
-    assert victim.read_bytes() == b"precious"
+    assert exposed_poller.read_bytes() == b"precious"
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -785,9 +785,9 @@ def test_upload_goes_through_the_platform(platform: LocalPlatform, folder: Path)
 
 
 @pytest.mark.parametrize("size", [2 * MIB, 20 * MIB])
-@pytest.mark.parametrize("told", ["length told", "chunked"])
+@pytest.mark.parametrize("reported", ["with length", "chunked"])
 def test_refusal_goes_through_the_platform(
-    platform: LocalPlatform, folder: Path, size: int, told: str
+    platform: LocalPlatform, folder: Path, size: int, reported: str
 ) -> None:
     """A smaller limit than the platform's: its 413 is relayed unchanged, and is never a 502.
 
@@ -805,7 +805,7 @@ def test_refusal_goes_through_the_platform(
                 pieces = (body[i : i + MIB] for i in range(0, len(body), MIB))
                 answer = platform.operator.http.post(
                     f"/workspaces/{workspace.id}/chat/uploads",
-                    content=body if told == "length told" else pieces,
+                    content=body if reported == "with length" else pieces,
                     headers=TYPE,
                 )
                 assert answer.status_code == 413, answer.text

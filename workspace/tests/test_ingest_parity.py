@@ -58,8 +58,8 @@ class Twins:
                 seen(f) for f in theirs.json()["files"]
             ], label
         else:
-            told = (theirs.status_code, theirs.content)
-            assert (ours.status_code, ours.content) == told, label
+            reported = (theirs.status_code, theirs.content)
+            assert (ours.status_code, ours.content) == reported, label
         assert ours.headers["Content-Type"] == theirs.headers["Content-Type"]
         stored = len(ours.json().get("files", []))
         assert len(left(self.folder)) == stored, label

@@ -88,7 +88,7 @@ class Runs:
         lines = self.outputs[run].read_bytes().split(b"\n")
         return [json.loads(line) for line in lines[:-1]]
 
-    def told(self, kind: str) -> list[tuple[int, str]]:
+    def reported(self, kind: str) -> list[tuple[int, str]]:
         """Return the run and the row of each event of a kind about a message."""
         return [
             (run, event["row_id"])
@@ -99,9 +99,9 @@ class Runs:
 
     def left_in_the_middle(self, run: int) -> int:
         """Return the number of downloads that a run started and did not finish."""
-        told = self.events(run)
-        begun = {event["file_id"] for event in told if event["event"] == "file_started"}
-        return len(begun - {e["file_id"] for e in told if e["event"] == "file_arrived"})
+        reported = self.events(run)
+        begun = {event["file_id"] for event in reported if event["event"] == "file_started"}
+        return len(begun - {e["file_id"] for e in reported if e["event"] == "file_arrived"})
 
     def started_work(self) -> bool:
         """Return whether the last run has printed an event."""
@@ -220,10 +220,10 @@ def test_thirty_kills_lose_nothing_and_double_nothing(
             rows = rows_of(operator, workspace)
             messages = [row["id"] for row in rows if row["method"] == "message/send"]
             while operator.pending(workspace.id, "unacked") or not {
-                row for _, row in runs.told("message_handled")
+                row for _, row in runs.reported("message_handled")
             }.issuperset(messages):
                 assert process.poll() is None
-                assert time.monotonic() < deadline, "it does not become complete"
+                assert time.monotonic() < deadline, "files or messages are still missing"
                 time.sleep(0.05)
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
@@ -233,7 +233,7 @@ def test_thirty_kills_lose_nothing_and_double_nothing(
     arrived = Counter(digests(folder).values())
     twice, wrong, missing = arrived - Counter(set(arrived)), arrived - sent, sent - arrived
     unacked = operator.pending(workspace.id, "unacked")
-    handled = Counter(row for _, row in runs.told("message_handled"))
+    handled = Counter(row for _, row in runs.reported("message_handled"))
     again = [row for row in handled if handled[row] > 1]
     in_the_middle = sum(runs.left_in_the_middle(run) for run in range(KILLS))
     with capsys.disabled():
@@ -249,10 +249,12 @@ def test_thirty_kills_lose_nothing_and_double_nothing(
     assert not unacked
     assert sorted(handled) == sorted(messages)
     for row in again:
-        order = runs.told("message_received")
-        for run in sorted(run for run, told in runs.told("message_handled") if told == row)[:-1]:
-            last = [told for at, told in order if at == run][-1]
-            assert last == row, "it was noted, and came again"
+        order = runs.reported("message_received")
+        for run in sorted(
+            run for run, handled_row in runs.reported("message_handled") if handled_row == row
+        )[:-1]:
+            last = [received for at, received in order if at == run][-1]
+            assert last == row, "it was recorded as handled, and handled again"
     named = [
         Path(part["file"]["uri"].removeprefix("workspace:"))
         for run in range(len(runs.outputs))

@@ -1,4 +1,4 @@
-"""What is published: the wheel is built, installed elsewhere, and used as a stranger would."""
+"""The published package: the wheel is built, installed in a new environment, and used there."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ SAMPLE = """\
 import asyncio
 from pathlib import Path
 
-from molecule_workspace import Inbox, InboxError, Message, Options, PlatformClient
+from molecule_workspace import Inbox, PlatformError, Message, Options, PlatformClient
 
 
 async def handle(message: Message) -> None:
@@ -25,7 +25,7 @@ async def main() -> None:
     client = PlatformClient("https://platform.example", "id", "token")
     try:
         await Inbox(client, Path("files"), handle, print, Options(once=True)).run()
-    except InboxError as error:
+    except PlatformError as error:
         print(error)
     finally:
         await client.close()
@@ -36,7 +36,7 @@ asyncio.run(main())
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, far from the checkout."""
+    """Run a program until it exits, outside the checkout."""
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
     )
@@ -44,7 +44,7 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the sdist, and the wheel out of it; return the wheel."""
+    """Build the sdist, and the wheel from it; return the wheel."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(HERE)]
     done = run(*command, cwd=folder)
@@ -56,10 +56,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the wheel in a new environment, beside the dependencies that this one has.
+    """Install the wheel in a new environment, which borrows the dependencies of this one.
 
-    A ``.pth`` file lends those; it is read after the environment's own packages, so the wheel wins
-    over the editable installation.
+    A ``.pth`` file adds them to the path after the environment's own packages, so that the wheel
+    takes precedence over the editable installation.
     """
     folder = tmp_path_factory.mktemp("venv")
     venv.create(folder, with_pip=False, symlinks=True)
@@ -92,6 +92,7 @@ def test_the_wheel_has_the_package_and_nothing_else(built: Path) -> None:
         "License-Expression: Apache-2.0",
         "Requires-Python: >=3.11",
         "Provides-Extra: ingest",
+        "Project-URL: Repository, https://github.com/molecule-ai/platform",
     ):
         assert line in metadata
     assert "Classifier: Operating System :: POSIX" in metadata
@@ -99,7 +100,7 @@ def test_the_wheel_has_the_package_and_nothing_else(built: Path) -> None:
 
 
 def test_the_installed_command_works(python: Path, tmp_path: Path) -> None:
-    """It says what it can do, from any folder, and is the wheel's."""
+    """It prints its help, outside the checkout, and is the wheel's."""
     where = run(python, "-c", "import molecule_workspace as m; print(m.__file__)", cwd=tmp_path)
     assert Path(where.stdout.strip()).is_relative_to(python.parent.parent), where
     done = run(python.with_name("molecule-workspace"), "--help", cwd=tmp_path)
@@ -108,7 +109,7 @@ def test_the_installed_command_works(python: Path, tmp_path: Path) -> None:
 
 
 def test_the_installed_package_is_typed(python: Path, tmp_path: Path) -> None:
-    """A stranger's program passes mypy --strict. Planted: py.typed removed; ``Inbox`` untyped."""
+    """A program passes mypy --strict. Planted: py.typed removed; ``Inbox`` untyped."""
     (tmp_path / "sample.py").write_text(SAMPLE, encoding="utf-8")
     done = run(
         sys.executable, "-m", "mypy", "--strict", "--python-executable", python, "sample.py",
@@ -118,7 +119,7 @@ def test_the_installed_package_is_typed(python: Path, tmp_path: Path) -> None:
 
 
 def test_without_the_extra_ingest_says_what_to_install(python: Path, tmp_path: Path) -> None:
-    """Connect needs no web server; ingest without one ends in a sentence."""
+    """Connect needs no web server; ingest without one ends with one sentence."""
     program = (
         "import sys\n"
         "class Missing:\n"
@@ -138,7 +139,7 @@ def test_without_the_extra_ingest_says_what_to_install(python: Path, tmp_path: P
 
 
 def test_the_rule_for_names_needs_no_installation(tmp_path: Path) -> None:
-    """Programs of the field import the old module from a checkout, with nothing but Python."""
+    """Existing programs import the old module from a checkout, with only the standard library."""
     program = (
         f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
         "import internal_chat_uploads\n"

@@ -114,13 +114,13 @@ async def test_two_processes_share_a_folder(
     """
     network.on_request = in_turn([Treatment(bytes_per_second=4 * MIB, delay=0.01)] * 30)
     pair = [start_process(network.url, workspace, tmp_path / "files") for _ in range(2)]
-    told = [
+    reported = [
         (await asyncio.to_thread(process.communicate, timeout=60))[0].splitlines()
         for process in pair
     ]
     assert [process.returncode for process in pair] == [0, 0]
-    kinds = Counter(line.partition(" ")[0] for lines in told for line in lines)
-    assert not {kind.__name__ for kind in WRONG} & kinds.keys(), told
+    kinds = Counter(line.partition(" ")[0] for lines in reported for line in lines)
+    assert not {kind.__name__ for kind in WRONG} & kinds.keys(), reported
     assert kinds[FileArrived.__name__] == len(SAMPLES)
     assert copies(tmp_path / "files") == EXACTLY_ONE
     assert network.count("/content") == len(SAMPLES)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from command import run
-from molecule_workspace.cli import main as workspace_cli
+from molecule_workspace.cli import main as cli_main
 from molecule_workspace.cli.arguments import parse_size
 from molecule_workspace.cli.connect import unusable
 from molecule_workspace.inbox.uploads import DEFAULT_FOLDER
@@ -39,11 +39,11 @@ def main(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         for name, value in (env or {}).items():
             monkeypatch.setenv(name, value)
         try:
-            code = workspace_cli.main([str(argument) for argument in arguments])
+            code = cli_main.main([str(argument) for argument in arguments])
         except SystemExit as ended:
             code = int(ended.code or 0)
-        told = capsys.readouterr()
-        return code, told.out.splitlines(), told.err.splitlines()
+        reported = capsys.readouterr()
+        return code, reported.out.splitlines(), reported.err.splitlines()
 
     return call
 

@@ -58,11 +58,11 @@ def test_json_lines_are_the_events_in_order(
     platform.operator.send(workspace.id, [{"kind": "file", "file": staged[0]}])
     command = run("connect", *identity(platform.base_url, workspace, tmp_path), "--once", "--json")
     assert (command.process.returncode, command.err) == (0, [])
-    told = command.events()
-    kinds = [event["event"] for event in told]
+    reported = command.events()
+    kinds = [event["event"] for event in reported]
     assert kinds[:2] == ["started", "connected"]
     assert kinds[-1] == "stopped"
-    files = [event for event in told if "file_id" in event]
+    files = [event for event in reported if "file_id" in event]
     assert {event["file_id"] for event in files} == {staged[0]["uri"].rpartition("/")[2]}
     order = [event["event"] for event in files]
     assert order[0] == "file_started"
@@ -76,7 +76,7 @@ def test_json_lines_are_the_events_in_order(
     message = command.events("message_received")[0]["body"]["params"]["message"]
     assert message["parts"][0]["file"]["uri"] == f"workspace:{arrived['path']}"
     rfc3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-    assert all(rfc3339.fullmatch(event["time"]) for event in told)
+    assert all(rfc3339.fullmatch(event["time"]) for event in reported)
 
 
 def test_ctrl_c_during_a_download_lets_the_next_start_resume(
@@ -199,8 +199,8 @@ def test_a_platform_that_is_down_is_retried(
             command.until("connected")
             assert command.stop() == 0
     # A connection fails in more than one way; each is reported once.
-    told = [line.partition(";")[0] for line in command.out if "retrying" in line]
-    assert len(told) == len(set(told)), told
+    reported = [line.partition(";")[0] for line in command.out if "retrying" in line]
+    assert len(reported) == len(set(reported)), reported
 
 
 def test_it_stops_when_its_output_is_closed(

@@ -19,8 +19,8 @@ import pytest
 from bad_network import BadNetwork, Treatment, always
 from command import DEADLINE, PROGRAM, clean_environment, identity
 from local_platform import LocalPlatform, Sample
-from molecule_workspace.cli import display as workspace_display
-from molecule_workspace.cli import lines as workspace_lines
+from molecule_workspace.cli import display as cli_display
+from molecule_workspace.cli import lines as cli_lines
 from molecule_workspace.cli.display import Display, JsonDisplay, Shown, TerminalDisplay
 from molecule_workspace.inbox import events
 
@@ -169,7 +169,7 @@ def every_event(evil: str) -> list[Shown]:
     body = {"params": {"message": {"parts": [{"text": evil, "file": {"uri": evil}}]}}}
     path = Path("/files/x")
     return [
-        workspace_display.Started(evil, "w", path),
+        cli_display.Started(evil, "w", path),
         events.Connected(evil, "w", path),
         events.Trouble(evil, 1.0),
         events.Recovered(),
@@ -187,12 +187,12 @@ def every_event(evil: str) -> list[Shown]:
         events.MessageFailed("r", evil, 1.0),
         events.MessageFailed("r", evil, None),
         events.MessageHandled("r"),
-        workspace_display.Serving("http://127.0.0.1:1", path),
-        workspace_display.Registered(evil, "w", evil),
-        workspace_display.FileStored(evil, "text/plain", 1, path),
-        workspace_display.Stopping("the end"),
+        cli_display.Serving("http://127.0.0.1:1", path),
+        cli_display.Registered(evil, "w", evil),
+        cli_display.FileStored(evil, "text/plain", 1, path),
+        cli_display.Stopping("the end"),
         events.Stopped(2),
-        workspace_display.Ended(),
+        cli_display.Ended(),
     ]
 
 
@@ -202,7 +202,7 @@ def test_every_event_is_safe_to_show(make: Make) -> None:
     out = io.StringIO()
     display = make(out)
     for event in every_event(EVIL):
-        display.tell(event)
+        display.show(event)
     display.close()
     shown = out.getvalue()
     assert set(re.findall(r"[\x00-\x1f\x7f-\x9f\u202e\ud800]", shown)) == {"\n"}
@@ -216,18 +216,18 @@ def test_every_event_is_one_json_object() -> None:
     """With every field, and the time."""
     out = io.StringIO()
     for event in every_event(EVIL):
-        JsonDisplay(out).tell(event)
+        JsonDisplay(out).show(event)
     lines = out.getvalue().splitlines()
-    told = [json.loads(line) for line in lines]
-    assert len(told) == len(every_event(EVIL))
+    reported = [json.loads(line) for line in lines]
+    assert len(reported) == len(every_event(EVIL))
     assert all(line.isascii() and line.isprintable() for line in lines)
-    assert {key: told[5][key] for key in ("event", "file_id", "name", "size")} == {
+    assert {key: reported[5][key] for key in ("event", "file_id", "name", "size")} == {
         "event": "file_started",
         "file_id": "1",
         "name": EVIL,
         "size": 5 * MIB,
     }
-    assert told[11]["path"] == "/files/x"
+    assert reported[11]["path"] == "/files/x"
 
 
 def test_progress_events_are_printed_at_most_five_times_a_second(
@@ -241,10 +241,10 @@ def test_progress_events_are_printed_at_most_five_times_a_second(
     for step in range(100):
         now = 100.0 + step / 50
         for file_id in ("1", "2"):
-            display.tell(events.FileProgress(file_id, None, step))
-    told = [json.loads(line)["file_id"] for line in out.getvalue().splitlines()]
-    assert 8 <= told.count("1") <= 11
-    assert told.count("1") == told.count("2")
+            display.show(events.FileProgress(file_id, None, step))
+    reported = [json.loads(line)["file_id"] for line in out.getvalue().splitlines()]
+    assert 8 <= reported.count("1") <= 11
+    assert reported.count("1") == reported.count("2")
 
 
 def test_the_same_failure_is_reported_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,8 +258,8 @@ def test_the_same_failure_is_reported_once_a_minute(monkeypatch: pytest.MonkeyPa
     display = Display(out)
     for second in range(100):
         now = 100.0 + second
-        display.tell(events.Trouble("cannot reach x", 1.0))
-        display.tell(events.FileDelayed("1", "x", f"the answer ended at {second} of 200", 1.0))
+        display.show(events.Trouble("cannot reach x", 1.0))
+        display.show(events.FileDelayed("1", "x", f"the answer ended at {second} of 200", 1.0))
     lines = out.getvalue().splitlines()
     assert [line.partition(";")[0] for line in lines] == [
         "cannot reach x",
@@ -267,8 +267,8 @@ def test_the_same_failure_is_reported_once_a_minute(monkeypatch: pytest.MonkeyPa
         "cannot reach x",
         "x: the answer ended at 60 of 200",
     ]
-    display.tell(events.Recovered())
-    display.tell(events.Trouble("cannot reach x", 1.0))
+    display.show(events.Recovered())
+    display.show(events.Trouble("cannot reach x", 1.0))
     assert out.getvalue().splitlines()[4:] == [
         "the platform is reachable again",
         "cannot reach x; retrying in 1.0 s",
@@ -284,7 +284,7 @@ def test_a_display_that_cannot_write_does_not_stop_the_poller() -> None:
     with open("/dev/full", "w") as full:
         display = Display(full)
         display.on_closed = lambda: calls.append("full")
-        display.tell(events.Notice("x"))
+        display.show(events.Notice("x"))
         with pytest.raises(OSError, match="No space"):
             full.flush()
         with open(os.devnull, "w") as nowhere:
@@ -295,7 +295,7 @@ def test_a_display_that_cannot_write_does_not_stop_the_poller() -> None:
     display = Display(broken)
     display.on_closed = lambda: calls.append("broken")
     for _ in range(3):
-        display.tell(events.Notice("x"))
+        display.show(events.Notice("x"))
     assert calls == ["broken"]
     assert display.closed
     with pytest.raises(BrokenPipeError):
@@ -309,7 +309,7 @@ def test_a_message_nested_too_deeply_for_json_is_printed_without_its_body() -> N
         body = [body]
     for make in (Display, JsonDisplay):
         out = io.StringIO()
-        make(out).tell(events.MessageReceived("row", "m", body))
+        make(out).show(events.MessageReceived("row", "m", body))
         assert "row" in out.getvalue()
 
 
@@ -317,13 +317,13 @@ def test_bars_are_hidden_while_a_command_writes_to_the_terminal() -> None:
     """Bars are hidden while it runs. Planted: bars stay."""
     out = io.StringIO()
     display = TerminalDisplay(out, handled_by="the command")
-    display.tell(events.FileStarted("1", "x", 20 * MIB, 0))
+    display.show(events.FileStarted("1", "x", 20 * MIB, 0))
     assert display._bars_shown
-    display.tell(events.MessageReceived("r", "m", {}))
+    display.show(events.MessageReceived("r", "m", {}))
     assert not display._bars_shown
-    display.tell(events.FileProgress("1", 20 * MIB, MIB))
+    display.show(events.FileProgress("1", 20 * MIB, MIB))
     assert not display._bars_shown
-    display.tell(events.MessageHandled("r"))
+    display.show(events.MessageHandled("r"))
     assert display._bars_shown
     display.close()
     assert "message r (m): passed to the command" in out.getvalue()
@@ -342,7 +342,7 @@ def test_bars_are_hidden_while_a_command_writes_to_the_terminal() -> None:
 )
 def test_sizes_are_shown_in_the_unit_that_fits(n: int, shown: str) -> None:
     """Binary units, one decimal."""
-    assert workspace_lines.size(n) == shown
+    assert cli_lines.size(n) == shown
 
 
 @pytest.mark.parametrize(
@@ -350,11 +350,11 @@ def test_sizes_are_shown_in_the_unit_that_fits(n: int, shown: str) -> None:
 )
 def test_durations_are_short(seconds: float, shown: str) -> None:
     """Seconds, or minutes."""
-    assert workspace_lines.duration(seconds) == shown
+    assert cli_lines.duration(seconds) == shown
 
 
 def test_names_stay_readable() -> None:
     """Umlauts and joined emoji are kept; a long name is shortened."""
-    assert workspace_lines.clean_name("Übersicht 👩‍💻.txt") == "Übersicht 👩‍💻.txt"
-    assert len(workspace_lines.clean_name("x" * 10_000)) == 121
-    assert workspace_lines.clean_name("") == "(no name)"
+    assert cli_lines.clean_name("Übersicht 👩‍💻.txt") == "Übersicht 👩‍💻.txt"
+    assert len(cli_lines.clean_name("x" * 10_000)) == 121
+    assert cli_lines.clean_name("") == "(no name)"

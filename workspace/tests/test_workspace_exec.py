@@ -12,7 +12,7 @@ import pytest
 
 from command import DEADLINE, Command, identity, running
 from local_platform import LocalPlatform, Sample, Workspace
-from molecule_workspace.agents import command as workspace_exec
+from molecule_workspace.agents import command as agent_command
 from molecule_workspace.agents.command import CommandFailedError
 from molecule_workspace.inbox.messages import Message
 
@@ -130,7 +130,7 @@ def test_a_second_ctrl_c_ends_everything_at_once(
     child = int(pid.read_text())
     deadline = time.monotonic() + DEADLINE
     while not is_over(child):
-        assert time.monotonic() < deadline, "the command goes on"
+        assert time.monotonic() < deadline, "the command is still running"
         time.sleep(0.01)
 
 
@@ -163,11 +163,11 @@ async def test_a_command_that_does_not_end_is_killed(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM first, then SIGKILL. Planted: no SIGKILL (hangs)."""
-    monkeypatch.setattr(workspace_exec, "FINISH_SECONDS", 0.2)
-    monkeypatch.setattr(workspace_exec, "TERMINATE_SECONDS", 3)
+    monkeypatch.setattr(agent_command, "FINISH_SECONDS", 0.2)
+    monkeypatch.setattr(agent_command, "TERMINATE_SECONDS", 3)
     asked, ready = tmp_path / "asked", tmp_path / "ready"
     script = f"trap ': > {asked}' TERM; touch {ready}; while true; do sleep 0.1; done"
-    command = workspace_exec.Command(script, "w", os.environ, None)
+    command = agent_command.Command(script, "w", os.environ, None)
     run = asyncio.create_task(command(message()))
     async with asyncio.timeout(20):
         while not ready.exists() or command._process is None:
@@ -186,7 +186,7 @@ async def test_a_command_that_does_not_end_is_killed(
 @pytest.mark.anyio
 async def test_a_signal_that_ended_the_command_is_named() -> None:
     """And an exit code otherwise."""
-    command = workspace_exec.Command("kill -9 $$", "w", os.environ, None)
+    command = agent_command.Command("kill -9 $$", "w", os.environ, None)
     with pytest.raises(CommandFailedError, match=r"^the command was killed by SIGKILL$"):
         await command(message())
 
@@ -194,7 +194,7 @@ async def test_a_signal_that_ended_the_command_is_named() -> None:
 @pytest.mark.anyio
 async def test_no_method_is_too_odd_for_the_environment(tmp_path: Path) -> None:
     """Planted: the method passed unchecked."""
-    command = workspace_exec.Command(
+    command = agent_command.Command(
         f'printf %s "$MOLECULE_METHOD" > {tmp_path}/method', "w", os.environ, None
     )
     await command(message({"deep": "\ud800"}, "a\0b\ud800" + "x" * 1_000_000))

@@ -184,8 +184,8 @@ async def test_a_secret_that_changes_is_taken_from_the_heartbeat(
             return None
         beats.append(seen.path)
         secret = "new-secret" if len(beats) == 1 else ""
-        told = {"status": "ok", "platform_inbound_secret": secret}
-        return Treatment(answer=Answer.of_json(told))
+        reported = {"status": "ok", "platform_inbound_secret": secret}
+        return Treatment(answer=Answer.of_json(reported))
 
     out = io.StringIO()
     with BadNetwork(platform.base_url, answer) as network:

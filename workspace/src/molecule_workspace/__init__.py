@@ -1,7 +1,7 @@
-"""Receives what people send to an agent that the platform cannot call.
+"""Receives the files and messages of a Molecule chat on the machine where an agent runs.
 
-``Inbox`` reads a poll workspace's inbox, puts its files on the disk and hands its messages to a
-handler, each once::
+``Inbox`` polls a workspace's inbox, downloads its files and passes each message to a handler,
+once::
 
     async def handle(message: Message) -> None:
         print(message.method, message.body)
@@ -14,11 +14,12 @@ handler, each once::
         finally:
             await client.close()
 
-What happens meanwhile is reported as the events of ``molecule_workspace.inbox.events``. A push
+The last argument of ``Inbox`` gets the events of ``molecule_workspace.inbox.events``. A push
 workspace receives its uploads with ``molecule_workspace.ingest``, which needs the extra ``ingest``.
-The command ``molecule-workspace`` does both without any code.
+The command ``molecule-workspace`` does both.
 
-Every error that the platform or the connection to it causes is an ``InboxError``.
+Every error of the platform, or of the connection to it, is a ``PlatformError``. Modules and names
+that are not in ``__all__`` here or in ``molecule_workspace.inbox.events`` may change.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from molecule_workspace.inbox.client import (
         CorruptError,
         CursorGoneError,
-        InboxError,
         MissingError,
         PlatformClient,
+        PlatformError,
         RefusedError,
         UnavailableError,
     )
@@ -45,12 +46,12 @@ __all__ = [
     "DiskFullError",
     "Handler",
     "Inbox",
-    "InboxError",
     "Message",
     "MissingError",
     "Options",
     "Outcome",
     "PlatformClient",
+    "PlatformError",
     "RefusedError",
     "UnavailableError",
     "__version__",
@@ -63,7 +64,7 @@ _MODULES = {
     "client": (
         "CorruptError",
         "CursorGoneError",
-        "InboxError",
+        "PlatformError",
         "MissingError",
         "PlatformClient",
         "RefusedError",
@@ -76,7 +77,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name when it is first used: the rule for names needs no HTTP client."""
+    """Import a public name when it is first used: sanitize_filename needs no HTTP client."""
     import importlib
 
     if name == "__version__":

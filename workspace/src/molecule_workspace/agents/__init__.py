@@ -1,1 +1,1 @@
-"""What handles messages: so far a shell command a message (``command``)."""
+"""Message handlers: ``command`` runs a shell command for each message."""

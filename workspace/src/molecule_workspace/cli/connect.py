@@ -15,7 +15,7 @@ from molecule_workspace.cli.arguments import ArgumentError
 from molecule_workspace.cli.display import Display, Shown, Started, Stopping
 from molecule_workspace.cli.lines import clean
 from molecule_workspace.inbox import events
-from molecule_workspace.inbox.client import InboxError, PlatformClient
+from molecule_workspace.inbox.client import PlatformClient, PlatformError
 from molecule_workspace.inbox.journal import DiskFullError
 from molecule_workspace.inbox.messages import Message
 from molecule_workspace.inbox.poller import Inbox, Options, Outcome
@@ -81,20 +81,20 @@ async def connect(asked: Connection, display: Display) -> int:
     )
     given_up = False
 
-    def tell(event: Shown) -> None:
+    def report(event: Shown) -> None:
         nonlocal given_up
         given_up |= isinstance(event, events.MessageFailed) and event.retry_in is None
-        display.tell(event)
+        display.show(event)
 
     try:
-        inbox = Inbox(client, asked.folder, command or _shown, tell, asked.options)
+        inbox = Inbox(client, asked.folder, command or _ignore, report, asked.options)
     except (OSError, sqlite3.Error, DiskFullError) as error:
         await client.close()
         raise ArgumentError(unusable(asked.folder, error)) from error
-    display.tell(Started(client.platform, client.workspace, asked.folder.absolute()))
+    display.show(Started(client.platform, client.workspace, asked.folder.absolute()))
     try:
         outcome = await _run(inbox, command, display)
-    except (InboxError, DiskFullError, OSError, sqlite3.Error) as error:
+    except (PlatformError, DiskFullError, OSError, sqlite3.Error) as error:
         raise FailedError(clean(str(error))) from error
     finally:
         await client.close()
@@ -110,7 +110,7 @@ async def _run(inbox: Inbox, command: Command | None, display: Display) -> Outco
 
     def interrupted() -> None:
         busy = command is not None and command.running
-        display.tell(
+        display.show(
             Stopping(f"the command to end (at most {FINISH_SECONDS:.0f} s)" if busy else "")
         )
         stop.set()
@@ -136,10 +136,10 @@ async def _run(inbox: Inbox, command: Command | None, display: Display) -> Outco
             return None
         finally:
             if command is not None and command.ended_early:
-                display.tell(events.Notice(ENDED_EARLY))
+                display.show(events.Notice(ENDED_EARLY))
 
 
-async def _shown(_: Message) -> None:
+async def _ignore(_: Message) -> None:
     """Do nothing: the display has shown the message."""
 
 

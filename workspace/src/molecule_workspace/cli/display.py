@@ -99,13 +99,13 @@ class Display:
         self.closed = False
         self._out = out
         self._handled_by, self._once = handled_by, once
-        self._told: dict[str, float] = {}
+        self._reported: dict[str, float] = {}
         self._in_trouble = False
 
-    def tell(self, event: Shown) -> None:
+    def show(self, event: Shown) -> None:
         """Show an event."""
         try:
-            self._show(event)
+            self._write_event(event)
         except BrokenPipeError:
             if not self.closed:
                 self.closed = True
@@ -116,7 +116,7 @@ class Display:
     def close(self) -> None:
         """Restore the terminal."""
 
-    def _show(self, event: Shown) -> None:
+    def _write_event(self, event: Shown) -> None:
         for line in self._lines(event):
             self._write(line)
 
@@ -134,14 +134,14 @@ class Display:
                 yield "connected" if self._once else "connected; press Ctrl-C to stop"
             case events.Trouble(reason, retry_in):
                 self._in_trouble = True
-                yield from self._unless_told(
+                yield from self._unless_reported(
                     reason, f"{lines.clean(reason)}; retrying in {lines.duration(retry_in)}"
                 )
             case events.Recovered():
                 if self._in_trouble:
                     yield "the platform is reachable again"
                 self._in_trouble = False
-                self._told.clear()
+                self._reported.clear()
             case events.Notice(text):
                 yield lines.clean(text)
             case events.FileStarted():
@@ -199,12 +199,14 @@ class Display:
             yield f"fetching {name} ({lines.size(event.size)})"
 
     def _delayed(self, name: str, reason: str, retry_in: float | None) -> Iterator[str]:
-        told = f"{lines.clean_name(name)}: {lines.clean(reason)}; "
+        text = f"{lines.clean_name(name)}: {lines.clean(reason)}; "
         if retry_in is None:
-            yield told + "resumes at the next start"
+            yield text + "resumes at the next start"
         else:
             # When the platform is down every file fails for the same reason: one line is enough.
-            yield from self._unless_told(reason, told + f"retrying in {lines.duration(retry_in)}")
+            yield from self._unless_reported(
+                reason, text + f"retrying in {lines.duration(retry_in)}"
+            )
 
     def _message(self, event: events.MessageReceived) -> Iterator[str]:
         what = f"message {event.row_id} ({lines.clean_name(event.method)})"
@@ -214,12 +216,12 @@ class Display:
             yield f"{what}:"
             yield from (f"  {line}" for line in lines.message(event.body))
 
-    def _unless_told(self, reason: str, line: str) -> Iterator[str]:
+    def _unless_reported(self, reason: str, line: str) -> Iterator[str]:
         # Some reasons contain a byte count, which differs each time.
         key = "".join(c for c in reason if not c.isdigit())
         now = time.monotonic()
-        if now - self._told.get(key, -REPEAT_SECONDS) >= REPEAT_SECONDS:
-            self._told[key] = now
+        if now - self._reported.get(key, -REPEAT_SECONDS) >= REPEAT_SECONDS:
+            self._reported[key] = now
             yield line
 
 
@@ -260,7 +262,7 @@ class TerminalDisplay(Display):
         with contextlib.suppress(OSError):
             self._show_bars(False)
 
-    def _show(self, event: Shown) -> None:
+    def _write_event(self, event: Shown) -> None:
         match event:
             case events.FileStarted():
                 self._names[event.file_id] = lines.clean_name(event.name)
@@ -282,7 +284,7 @@ class TerminalDisplay(Display):
         self._show_bars(
             bool(self._bars) and not self._command_runs and not isinstance(event, events.Stopped)
         )
-        super()._show(event)
+        super()._write_event(event)
 
     def _show_bars(self, wanted: bool) -> None:
         if wanted and not self._bars_shown:
@@ -319,7 +321,7 @@ class JsonDisplay(Display):
         super().__init__(out)
         self._last: dict[str, float] = {}
 
-    def _show(self, event: Shown) -> None:
+    def _write_event(self, event: Shown) -> None:
         if isinstance(event, events.FileProgress):
             now = time.monotonic()
             if now - self._last.get(event.file_id, -PROGRESS_SECONDS) < PROGRESS_SECONDS:
@@ -327,13 +329,13 @@ class JsonDisplay(Display):
             self._last[event.file_id] = now
         elif isinstance(event, events.FileArrived | events.FileLost):
             self._last.pop(event.file_id, None)
-        told = {"event": _snake(type(event).__name__)}
-        told |= {f.name: _value(getattr(event, f.name)) for f in fields(event)}
-        told["time"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        record = {"event": _snake(type(event).__name__)}
+        record |= {f.name: _value(getattr(event, f.name)) for f in fields(event)}
+        record["time"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         try:
-            line = json.dumps(told)
+            line = json.dumps(record)
         except (ValueError, RecursionError):
-            line = json.dumps(told | {"body": None})  # nested too deeply for the encoder
+            line = json.dumps(record | {"body": None})  # nested too deeply for the encoder
         self._write(line)
 
 

@@ -25,9 +25,9 @@ from molecule_workspace.cli.lines import clean
 from molecule_workspace.inbox import events
 from molecule_workspace.inbox.client import (
     Backoff,
-    InboxError,
     MissingError,
     PlatformClient,
+    PlatformError,
     UnavailableError,
 )
 from molecule_workspace.ingest.app import IngestLimits, StoredFile, ingest_app
@@ -99,7 +99,7 @@ async def ingest(asked: Ingest, display: Display) -> int:
             folder,
             secret,
             limits=asked.limits,
-            on_stored=lambda file: display.tell(_stored(file)),
+            on_stored=lambda file: display.show(_stored(file)),
         )
     except OSError as error:
         raise ArgumentError(unusable(asked.folder, error)) from error
@@ -122,7 +122,7 @@ async def ingest(asked: Ingest, display: Display) -> int:
 
     def interrupted() -> None:
         busy = bool(server.server_state.connections)
-        display.tell(Stopping(f"uploads in flight (at most {STOP_SECONDS} s)" if busy else ""))
+        display.show(Stopping(f"uploads in flight (at most {STOP_SECONDS} s)" if busy else ""))
         stop.set()
 
     def at_once() -> None:
@@ -134,7 +134,7 @@ async def ingest(asked: Ingest, display: Display) -> int:
         serve = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             await _first(serve, asyncio.create_task(server.serving.wait()))
-            display.tell(Serving(_address(listener), folder))
+            display.show(Serving(_address(listener), folder))
             kept = asyncio.create_task(_keep_registered(asked.registration, secret, display))
             try:
                 await _first(serve, kept, asyncio.create_task(stop.wait()))
@@ -143,7 +143,7 @@ async def ingest(asked: Ingest, display: Display) -> int:
         finally:
             server.should_exit = True
             await serve
-    display.tell(Ended())
+    display.show(Ended())
     return 0
 
 
@@ -174,9 +174,9 @@ async def _keep_registered(
     client = PlatformClient(registration.platform, registration.workspace, registration.token)
     try:
         await _register(client, registration, secret, display)
-        display.tell(Registered(client.platform, client.workspace, registration.url))
+        display.show(Registered(client.platform, client.workspace, registration.url))
         await _beat(client, registration.heartbeat_interval, secret, display)
-    except InboxError as error:
+    except PlatformError as error:
         raise FailedError(clean(str(error))) from error
     finally:
         await client.close()
@@ -193,13 +193,13 @@ async def _register(
             if error.status == 400:
                 raise FailedError(f"{clean(str(error))}; --url is {registration.url}") from error
             pause = backoff.next(error.retry_after)
-            display.tell(events.Trouble(str(error), pause))
+            display.show(events.Trouble(str(error), pause))
             await asyncio.sleep(pause)
         except MissingError as error:
             raise FailedError(f"there is no platform at {client.platform}: {error}") from error
         else:
             if backoff.failures:
-                display.tell(events.Recovered())
+                display.show(events.Recovered())
             return
 
 
@@ -217,10 +217,10 @@ async def _beat(client: PlatformClient, interval: float, secret: _Secret, displa
             secret.value = new or secret.value
         except UnavailableError as error:
             well = False
-            display.tell(events.Trouble(str(error), interval))
+            display.show(events.Trouble(str(error), interval))
         else:
             if not well:
-                display.tell(events.Recovered())
+                display.show(events.Recovered())
             well = True
 
 
@@ -265,7 +265,7 @@ class _ToDisplay(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             text = f"{text}: {error or type(error).__name__}"
-        self._display.tell(events.Notice(text))
+        self._display.show(events.Notice(text))
         if error is not None and not isinstance(error, OSError):
             traceback.print_exception(error)  # a bug in this program
 

@@ -248,8 +248,7 @@ def _ingest(parsed: argparse.Namespace, env: Mapping[str, str]) -> int:
         if error.name is None or error.name.partition(".")[0] not in _INGEST_EXTRA:
             raise
         raise FailedError(
-            f"ingest needs {error.name}, which is not installed; "
-            "run: pip install 'molecule-workspace[ingest]'"
+            f"{error.name} is not installed; run: pip install 'molecule-workspace[ingest]'"
         ) from error
 
     listen = arguments.parse_listen("--listen", parsed.listen)

@@ -1,14 +1,14 @@
-"""Reads the inbox of a poll workspace, from the wire to the disk.
+"""Poll mode: reads a workspace's inbox, downloads files and passes messages to a handler.
 
-Its modules, each knowing only those below it::
+Each module imports only modules below it::
 
-    poller           what happens when, and in which order
+    poller           the loop: register, heartbeat, cursor, order of messages
       messages       rows, and the URIs in messages
       uploads        files, from announcement to acknowledgement
         fetch        one file over HTTP, resumed
-          part       one file on disk, growing
-      history        the inbox oldest first, from platforms that cannot sort it
-      journal        what a crash must not lose
-      client         the wire, and what its errors mean
-    events           what a caller is notified of
+          part       one incomplete file on disk
+      history        the oldest rows first, from platforms that cannot sort
+      journal        the state that survives a crash
+      client         the HTTP API, and errors for its answers
+    events           the events of a run
 """

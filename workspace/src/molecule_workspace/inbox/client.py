@@ -23,7 +23,7 @@ MAX_JSON_BYTES: Final = 64 << 20
 MAX_RETRY_AFTER: Final = 300.0
 """Upper bound, in seconds, for Retry-After; the header could name a year."""
 
-MAX_TOLD: Final = 200
+MAX_ERROR_TEXT: Final = 200
 """Maximum length, in characters, of a text from the platform in an error."""
 
 DRIP_TIMEOUT: Final = 120.0
@@ -39,15 +39,15 @@ READ_TIMEOUT: Final = 30.0
 """Maximum time, in seconds, without a byte. It ends a connection that was lost silently."""
 
 
-class InboxError(Exception):
+class PlatformError(Exception):
     """Base class of the errors of ``PlatformClient``. The text is one sentence for a person."""
 
 
-class RefusedError(InboxError):
+class RefusedError(PlatformError):
     """The platform refuses the workspace or its token; a retry gives the same answer."""
 
 
-class UnavailableError(InboxError):
+class UnavailableError(PlatformError):
     """The platform cannot be reached, or cannot answer now; a retry may succeed.
 
     ``retry_after`` is the pause in seconds that the platform asked for, or None. ``status`` is the
@@ -63,7 +63,7 @@ class UnavailableError(InboxError):
         self.status = status
 
 
-class MissingError(InboxError):
+class MissingError(PlatformError):
     """404. ``code`` is the platform's error code; "" if something else sent the answer."""
 
     def __init__(self, reason: str, code: str = "") -> None:
@@ -72,11 +72,11 @@ class MissingError(InboxError):
         self.code = code
 
 
-class CursorGoneError(InboxError):
+class CursorGoneError(PlatformError):
     """410: the platform no longer has the row that the cursor names."""
 
 
-class CorruptError(InboxError):
+class CorruptError(PlatformError):
     """The received bytes are not those that were announced."""
 
 
@@ -178,7 +178,7 @@ class PlatformClient:
             "POST", f"/workspaces/{self.workspace}/pending-uploads/{file_id}/ack"
         )
         if not (isinstance(answer, dict) and answer.get("acked") is True):
-            raise _not_the_platform("no acknowledgement")
+            raise _unexpected("no acknowledgement")
 
     @contextlib.asynccontextmanager
     async def content(
@@ -208,7 +208,7 @@ class PlatformClient:
         timeout = httpx.Timeout(silence, connect=CONNECT_TIMEOUT)
         try:
             async with contextlib.AsyncExitStack() as stack:
-                async with _not_dripping(silence + DRIP_TIMEOUT):
+                async with _within(silence + DRIP_TIMEOUT):
                     answering = self._http.stream(method, path, timeout=timeout, **request)
                     response = await stack.enter_async_context(answering)
                 yield response
@@ -224,11 +224,11 @@ class PlatformClient:
             answer = await _read_json(response)
         except UnavailableError:
             answer = None
-        told = answer if isinstance(answer, dict) else {}
-        code = told.get("code") if isinstance(told.get("code"), str) else ""
-        sentence = told.get("error") if isinstance(told.get("error"), str) else ""
+        fields = answer if isinstance(answer, dict) else {}
+        code = fields.get("code") if isinstance(fields.get("code"), str) else ""
+        sentence = fields.get("error") if isinstance(fields.get("error"), str) else ""
         status = response.status_code
-        said = f"{_shown(sentence or response.reason_phrase) or 'no reason'} ({status})"
+        said = f"{_printable(sentence or response.reason_phrase) or 'no reason'} ({status})"
         if status == 401:
             raise RefusedError(
                 f"the platform rejected the token for workspace {self.workspace}; check the token "
@@ -243,8 +243,9 @@ class PlatformClient:
         if status == 404:
             raise MissingError(said, code or "")
         if response.has_redirect_location:
+            target = _printable(response.headers["Location"])
             raise UnavailableError(
-                f"{self.platform} redirects to {_shown(response.headers['Location'])} ({status}); "
+                f"{self.platform} redirects to {target} ({status}); "
                 "the token is not sent there: if that address is right, pass it as the platform",
                 status=status,
             )
@@ -252,7 +253,7 @@ class PlatformClient:
 
 
 @contextlib.asynccontextmanager
-async def _not_dripping(seconds: float) -> AsyncIterator[None]:
+async def _within(seconds: float) -> AsyncIterator[None]:
     """Raise UnavailableError for an answer that arrives in a trickle and does not end."""
     try:
         async with asyncio.timeout(seconds):
@@ -263,25 +264,25 @@ async def _not_dripping(seconds: float) -> AsyncIterator[None]:
 
 async def _read_json(response: httpx.Response) -> Any:
     body = bytearray()
-    async with _not_dripping(DRIP_TIMEOUT):
+    async with _within(DRIP_TIMEOUT):
         async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > MAX_JSON_BYTES:
-                raise _not_the_platform(f"more than {MAX_JSON_BYTES} bytes of JSON")
+                raise _unexpected(f"more than {MAX_JSON_BYTES} bytes of JSON")
     try:
         return await asyncio.to_thread(json.loads, bytes(body))
     except (ValueError, RecursionError) as error:
-        kind = _shown(response.headers.get("Content-Type", "")) or "no Content-Type"
-        raise _not_the_platform(f"not JSON ({kind})") from error
+        kind = _printable(response.headers.get("Content-Type", "")) or "no Content-Type"
+        raise _unexpected(f"not JSON ({kind})") from error
 
 
-def _shown(text: str) -> str:
+def _printable(text: str) -> str:
     """Return text from the network as one short line that is safe on a terminal."""
-    short = text if len(text) <= MAX_TOLD else text[: MAX_TOLD - 1] + "…"
+    short = text if len(text) <= MAX_ERROR_TEXT else text[: MAX_ERROR_TEXT - 1] + "…"
     return "".join(c if c.isprintable() else " " for c in short).strip()
 
 
-def _not_the_platform(got: str) -> UnavailableError:
+def _unexpected(got: str) -> UnavailableError:
     return UnavailableError(
         f"unexpected answer: {got}; check the platform's address, and whether a proxy or a login "
         "page answered instead"
@@ -291,13 +292,13 @@ def _not_the_platform(got: str) -> UnavailableError:
 def _text(answer: Any, key: str) -> str:
     value = answer.get(key) if isinstance(answer, dict) else None
     if not isinstance(value, str):
-        raise _not_the_platform(f"{key} is missing")
+        raise _unexpected(f"{key} is missing")
     return value
 
 
 def _array(answer: Any) -> list[Any]:
     if not isinstance(answer, list):
-        raise _not_the_platform("not a JSON array")
+        raise _unexpected("not a JSON array")
     return answer
 
 

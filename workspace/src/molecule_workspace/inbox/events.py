@@ -1,7 +1,7 @@
 """Events of a running inbox, for a display, a log or a program.
 
 Every event is a frozen dataclass; sizes are in bytes, durations in seconds. With ``--json`` the
-commands print each one under its name in snake case. A callback of type ``Tell`` runs in the event
+commands print each one under its name in snake case. An ``EventCallback`` is called in the event
 loop's thread: it must be quick, and must not raise.
 """
 
@@ -149,4 +149,5 @@ Event = (
     | Stopped
 )
 
-Tell = Callable[[Event], None]
+EventCallback = Callable[[Event], None]
+"""Called with every event, in the event loop's thread; it must be quick, and must not raise."""

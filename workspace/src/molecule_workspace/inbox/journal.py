@@ -202,7 +202,7 @@ class Journal:
         found = self._db.execute("SELECT 1 FROM handled WHERE row_id = ?", (row_id,))
         return found.fetchone() is not None
 
-    def note_handled(self, row_id: str) -> None:
+    def record_handled(self, row_id: str) -> None:
         """Record that a message was handled."""
         with self._transaction():
             self._db.execute(

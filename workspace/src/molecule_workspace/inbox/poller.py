@@ -32,6 +32,7 @@ from molecule_workspace.inbox.client import (
 from molecule_workspace.inbox.events import (
     Connected,
     Event,
+    EventCallback,
     FileDelayed,
     MessageFailed,
     MessageHandled,
@@ -39,7 +40,6 @@ from molecule_workspace.inbox.events import (
     Notice,
     Recovered,
     Stopped,
-    Tell,
     Trouble,
 )
 from molecule_workspace.inbox.fetch import Fetcher
@@ -120,15 +120,15 @@ class Inbox:
         client: PlatformClient,
         folder: Path,
         handler: Handler,
-        tell: Tell,
+        on_event: EventCallback,
         options: Options | None = None,
     ) -> None:
         """Create the folders and open the journal.
 
-        ``handler`` gets each message. ``tell`` gets every event; it must be quick, and must not
+        ``handler`` gets each message. ``on_event`` gets every event; it must be quick, and must not
         raise. OSError, DiskFullError, sqlite3.Error: the folder or the journal cannot be used.
         """
-        self._client, self._handler, self._tell = client, handler, tell
+        self._client, self._handler, self._on_event = client, handler, on_event
         self._options = options or Options()
         self._folder = folder.absolute()
         self._state = state_folder(self._folder, client.workspace)
@@ -144,7 +144,7 @@ class Inbox:
             client,
             self._journal,
             Fetcher(client, self._folder, parts, self._options.max_file_bytes),
-            self._hear,
+            self._forward,
             at_once=self._options.fetches,
             max_attempts=attempts,
         )
@@ -170,19 +170,19 @@ class Inbox:
         finally:
             unfinished, incomplete = self._uploads.unfinished, self._uploads.incomplete
             self._journal.close()
-            self._tell(Stopped(incomplete))
+            self._on_event(Stopped(incomplete))
         return Outcome(self._uploads.arrived, self._uploads.lost, unfinished)
 
     async def _read(self, group: asyncio.TaskGroup) -> None:
         if self._journal.set_aside:
-            self._tell(
+            self._on_event(
                 Notice(
                     "the journal was unreadable and was moved to "
                     f"{self._journal.set_aside}; files may be delivered a second time"
                 )
             )
         await self._again(self._register)
-        self._tell(Connected(self._client.platform, self._client.workspace, self._folder))
+        self._on_event(Connected(self._client.platform, self._client.workspace, self._folder))
         self._uploads.start(group)
         background = [
             group.create_task(self._beat()),
@@ -196,11 +196,11 @@ class Inbox:
         for task in background:
             task.cancel()
 
-    def _hear(self, event: Event) -> None:
+    def _forward(self, event: Event) -> None:
         """Record which files wait for the next run, and forward the event."""
         if isinstance(event, FileDelayed) and event.retry_in is None:
             self._left.add(event.file_id)
-        self._tell(event)
+        self._on_event(event)
 
     async def _register(self) -> None:
         try:
@@ -226,11 +226,11 @@ class Inbox:
                 pause = backoff.next(getattr(error, "retry_after", None))
                 if backoff.failures == self._attempts:
                     raise
-                self._tell(Trouble(str(error), pause))
+                self._on_event(Trouble(str(error), pause))
                 await asyncio.sleep(pause)
                 continue
             if backoff.failures:
-                self._tell(Recovered())
+                self._on_event(Recovered())
             return result
 
     async def _poll(self) -> None:
@@ -247,7 +247,7 @@ class Inbox:
                 position, pause = None, gone.next()
                 if gone.failures == self._attempts:
                     raise UnavailableError(f"cannot read the inbox: {error}") from error
-                self._tell(
+                self._on_event(
                     Notice(
                         "the platform no longer has the row where reading stopped; "
                         "reading the inbox from its oldest row"
@@ -292,7 +292,7 @@ class Inbox:
         # every page until a valid row follows; it is reported once.
         unreadable = len(page) - len(rows)
         if unreadable and unreadable != self._unreadable:
-            self._tell(Notice(f"skipped {unreadable} inbox rows without a valid id"))
+            self._on_event(Notice(f"skipped {unreadable} inbox rows without a valid id"))
         self._unreadable = 0 if rows else unreadable
         return rows
 
@@ -304,7 +304,9 @@ class Inbox:
                 try:
                     files.append(parse_file(row.body))
                 except ValueError as error:
-                    self._tell(Notice(f"skipped the file announced by inbox row {row.id}: {error}"))
+                    self._on_event(
+                        Notice(f"skipped the file announced by inbox row {row.id}: {error}")
+                    )
         await self._again(lambda: _done(self._uploads.want, files))
 
     async def _work(self) -> None:
@@ -313,7 +315,7 @@ class Inbox:
             row = await self._rows.get()
             is_message = row.method != UPLOAD_METHOD
             if is_message and row.is_for(self._client.workspace) and not await self._handle(row):
-                self._tell(
+                self._on_event(
                     Notice(
                         "a file that a message refers to is missing; "
                         "that message and later ones wait for the next run"
@@ -340,10 +342,10 @@ class Inbox:
             rewrite(row.body, self._client.workspace, self._uploads.uri)
             message = Message(row.id, row.method, row.source_id, row.created_at, row.body)
             self._active = 1
-            self._tell(MessageReceived(row.id, row.method, row.body))
+            self._on_event(MessageReceived(row.id, row.method, row.body))
             await self._hand_over(message)
             self._active = 0
-            await self._again(lambda: _done(self._journal.note_handled, row.id))
+            await self._again(lambda: _done(self._journal.record_handled, row.id))
             return True
 
     async def _hand_over(self, message: Message) -> None:
@@ -355,11 +357,11 @@ class Inbox:
                 if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
                     raise  # this task was cancelled, not something that the handler awaited
                 reason = str(error) or type(error).__name__
-                self._tell(MessageFailed(message.row_id, reason, pause))
+                self._on_event(MessageFailed(message.row_id, reason, pause))
                 if pause is not None:
                     await asyncio.sleep(pause)
             else:
-                self._tell(MessageHandled(message.row_id))
+                self._on_event(MessageHandled(message.row_id))
                 return
 
     @contextlib.asynccontextmanager

@@ -27,13 +27,13 @@ from molecule_workspace.inbox.client import (
     UnavailableError,
 )
 from molecule_workspace.inbox.events import (
+    EventCallback,
     FileAcked,
     FileArrived,
     FileDelayed,
     FileLost,
     FileProgress,
     FileStarted,
-    Tell,
 )
 from molecule_workspace.inbox.fetch import Fetcher, TooLargeError
 from molecule_workspace.inbox.journal import Announced, DiskFullError, Entry, Journal, State
@@ -125,7 +125,7 @@ class Uploads:
         client: PlatformClient,
         journal: Journal,
         fetcher: Fetcher,
-        tell: Tell,
+        on_event: EventCallback,
         *,
         at_once: int = 4,
         max_attempts: int | None = None,
@@ -136,7 +136,12 @@ class Uploads:
         """
         self.arrived = 0
         self.lost = 0
-        self._client, self._journal, self._fetcher, self._tell = client, journal, fetcher, tell
+        self._client, self._journal, self._fetcher, self._on_event = (
+            client,
+            journal,
+            fetcher,
+            on_event,
+        )
         self._slots = asyncio.Semaphore(at_once)
         self._ack_slots = asyncio.Semaphore(ACKS_AT_ONCE)
         self._max_attempts = max_attempts
@@ -238,13 +243,13 @@ class Uploads:
 
     async def _run(self, delivery: _Delivery) -> None:
         try:
-            await self._see_through(delivery)
+            await self._deliver_file(delivery)
         finally:
             del self._deliveries[delivery.file_id]
             delivery.settled.set()
             delivery.done.set()
 
-    async def _see_through(self, delivery: _Delivery) -> None:
+    async def _deliver_file(self, delivery: _Delivery) -> None:
         """Retry until the file is stored and acknowledged, or lost."""
         backoff = Backoff(first=0.5)
         failures = corrupt = 0
@@ -290,9 +295,9 @@ class Uploads:
             failures += 1
             if failures == self._max_attempts:
                 self._given_up.add(entry.file_id)
-                self._tell(FileDelayed(entry.file_id, entry.name, reason, None))
+                self._on_event(FileDelayed(entry.file_id, entry.name, reason, None))
                 return
-            self._tell(FileDelayed(entry.file_id, entry.name, reason, pause))
+            self._on_event(FileDelayed(entry.file_id, entry.name, reason, pause))
             await asyncio.sleep(pause)
 
     async def _store(self, entry: Entry, delivery: _Delivery) -> None:
@@ -307,9 +312,9 @@ class Uploads:
             nonlocal started
             delivery.received = received
             if started:
-                self._tell(FileProgress(entry.file_id, entry.size, received))
+                self._on_event(FileProgress(entry.file_id, entry.size, received))
             else:
-                self._tell(FileStarted(entry.file_id, entry.name, entry.size, received))
+                self._on_event(FileStarted(entry.file_id, entry.name, entry.size, received))
             started = True
 
         # It may have been renamed just before a crash.
@@ -320,7 +325,7 @@ class Uploads:
         if not self._journal.move(entry.file_id, State.WANTED, State.STORED):
             return
         self.arrived += 1
-        self._tell(
+        self._on_event(
             FileArrived(
                 entry.file_id,
                 entry.name,
@@ -338,7 +343,7 @@ class Uploads:
             if not _is_gone(error):
                 raise UnavailableError(f"cannot acknowledge the file: {error}") from error
         if self._journal.move(entry.file_id, State.STORED, State.ACKED):
-            self._tell(FileAcked(entry.file_id))
+            self._on_event(FileAcked(entry.file_id))
 
     def _lose(self, entry: Entry, reason: str) -> bool:
         """Record that a file will not arrive; False if the disk is too full to record it."""
@@ -349,7 +354,7 @@ class Uploads:
             return False
         if moved:
             self.lost += 1
-            self._tell(FileLost(entry.file_id, entry.name, reason))
+            self._on_event(FileLost(entry.file_id, entry.name, reason))
         return True
 
 

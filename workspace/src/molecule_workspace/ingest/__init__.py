@@ -1,6 +1,6 @@
-"""Receives the uploads that the platform pushes to a workspace with a URL.
+"""Push mode: receives the uploads that the platform sends to a workspace's URL.
 
-``app`` serves them; it needs the extra ``ingest`` (starlette, and uvicorn to run it). ``form``
-reads the multipart body, ``store`` puts the files of an upload on the disk, all or none, and
-``types`` has the rule for media types.
+``app`` is the HTTP endpoint; it needs the extra ``ingest`` (starlette, and uvicorn to run it).
+``form`` parses the multipart body, ``store`` writes the files of an upload to disk, all or none,
+and ``types`` determines MIME types.
 """

@@ -202,7 +202,7 @@ class _Ingest:
             return
         for file in files:
             _LOG.info("stored %s, %d bytes, request %s", file.path.name, file.size, request_id)
-            self._tell(file)
+            self._call_on_stored(file)
         views = [
             {
                 "uri": f"workspace:{file.path}",
@@ -214,7 +214,7 @@ class _Ingest:
         ]
         await _answer(send, body, _json(scope, 200, {"files": views}))
 
-    def _tell(self, file: StoredFile) -> None:
+    def _call_on_stored(self, file: StoredFile) -> None:
         if self._on_stored is not None:
             try:
                 self._on_stored(file)
