@@ -24,6 +24,7 @@ from impostor import (
     redirect,
 )
 from local_platform import LocalPlatform, Sample, Workspace
+from molecule_workspace import Inbox, Message, Options, PlatformClient
 from molecule_workspace.inbox.events import FileArrived, FileDelayed, FileLost, FileStarted, Notice
 from molecule_workspace.ingest.app import sanitize_filename
 from poller import acked, noise, part_bytes, parts, states
@@ -275,3 +276,41 @@ async def test_a_planted_symbolic_link_is_not_followed(
     assert not arrived.path.is_symlink()
     assert arrived.path.read_bytes() == content
     assert states(platform.operator, poller.workspace) == ["acked"]
+
+
+async def test_a_row_with_an_unreadable_body_is_skipped_with_a_notice(
+    hostile: HostilePlatform, tmp_path: Path
+) -> None:
+    """The rows before and after it arrive, and the cursor moves past it.
+
+    Planted: the page read at once; the row passed to the handler with an empty body.
+    """
+    ids = [str(uuid.UUID(int=n)) for n in (1, 2, 3)]
+    deep = b'{"a":' * 3000 + b"1" + b"}" * 3000
+    bodies = [b'{"text":"before"}', deep, b'{"text":"after"}']
+    row = (
+        b'{"id":"%s","method":"message/send","created_at":"2026-01-0%dT00:00:00Z",'
+        b'"request_body":%s}'
+    )
+    page = b",".join(row % (ids[n].encode(), n + 1, body) for n, body in enumerate(bodies))
+    asked: list[str] = []
+
+    def inbox() -> Response:
+        asked.append("")
+        return Response(b"[" + page + b"]" if len(asked) == 1 else b"[]")
+
+    hostile.replies["/activity"] = inbox
+    handled: list[object] = []
+    events: list[object] = []
+
+    async def handle(message: Message) -> None:
+        handled.append(message.body)
+
+    client = PlatformClient(hostile.url, str(uuid.UUID(int=9)), "token")
+    options = Options(once=True, poll_interval=0.05)
+    await Inbox(client, tmp_path, handle, events.append, options).run()
+    await client.close()
+    assert handled == [{"text": "before"}, {"text": "after"}]
+    (notice,) = [e.text for e in events if isinstance(e, Notice)]
+    assert ids[1] in notice
+    assert "nested too deeply" in notice

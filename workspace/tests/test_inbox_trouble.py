@@ -57,7 +57,10 @@ def first(count: int, treatment: Treatment, suffix: str) -> Hook:
 
 def refuse(status: int, suffix: str) -> Hook:
     """Return a hook that refuses requests to a path with a status."""
-    return always(Treatment(answer=Answer.of_json({"error": "not for you"}, status)), suffix)
+    return always(
+        Treatment(answer=Answer.of_json({"error": "not for you", "code": "refused"}, status)),
+        suffix,
+    )
 
 
 async def test_a_wrong_token_stops_it_with_one_sentence(poller: Poller) -> None:
@@ -88,6 +91,36 @@ async def test_being_refused_anywhere_stops_it(
         await poller.ended()
     assert network.count(suffix) == 1
     assert poller.of(Stopped)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(403, {"Content-Type": "text/html"}, b"<h1>Blocked by the company's proxy</h1>"),
+        Answer(401, {"WWW-Authenticate": "Basic realm=proxy"}),
+        Answer.of_json({"message": "sign in"}, 401),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["/register", "/activity", "/heartbeat", "/pending-uploads"])
+async def test_a_refusal_that_is_not_the_platforms_is_retried(
+    network: BadNetwork,
+    workspace: Workspace,
+    platform: LocalPlatform,
+    poller: Poller,
+    suffix: str,
+    answer: Answer,
+) -> None:
+    """A proxy that answers for a moment does not end the poller for good.
+
+    Planted: 401 and 403 final whoever sent them.
+    """
+    poller.options = Options(poll_interval=0.1, heartbeat_interval=0.1, first_pause=0.05)
+    network.on_request = always(Treatment(answer=answer), suffix)
+    async with poller.running():
+        await poller.until(lambda: network.count(suffix) > 1)
+        network.on_request = lambda seen: None
+        say(platform.operator, workspace, "after the proxy")
+        await poller.until(lambda: poller.texts == ["after the proxy"])
 
 
 async def test_an_invalid_registration_is_not_repeated(network: BadNetwork, poller: Poller) -> None:

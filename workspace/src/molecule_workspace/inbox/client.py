@@ -9,13 +9,14 @@ Redirects are never followed: the token must not be sent to another address.
 import asyncio
 import contextlib
 import email.utils
-import json
 import random
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 import httpx
+
+from molecule_workspace.inbox import tolerant
 
 MAX_JSON_BYTES: Final = 64 << 20
 """Maximum size of a JSON answer. A page of the inbox ends soon after 2 MiB of bodies."""
@@ -156,12 +157,21 @@ class PlatformClient:
     async def activity(self, params: Mapping[str, str], wait: int = 0) -> list[Any]:
         """Read a page of the inbox. CursorGoneError: the row named by ``since_id`` was pruned.
 
+        A value that cannot be read is a ``tolerant.Unreadable``; the rest of the page is there.
+
         The platform holds the request for up to ``wait`` seconds while there are no rows. An older
         platform ignores the parameter and answers immediately.
         """
         query = dict(params) | ({"wait": str(wait)} if wait else {})
         path = f"/workspaces/{self.workspace}/activity"
-        return _array(await self._json("GET", path, params=query, read_timeout=wait + READ_TIMEOUT))
+        page = await self._json(
+            "GET",
+            path,
+            parse=tolerant.load_rows,
+            params=query,
+            read_timeout=wait + READ_TIMEOUT,
+        )
+        return _array(page)
 
     async def unacked(self, after: str | None, limit: int) -> list[Any]:
         """Read a page of the unacknowledged files, oldest first, after the file ``after``.
@@ -194,11 +204,17 @@ class PlatformClient:
                 await self._refuse(response)
             yield response
 
-    async def _json(self, method: str, path: str, **request: Any) -> Any:
+    async def _json(
+        self,
+        method: str,
+        path: str,
+        parse: Callable[[bytes], Any] = tolerant.loads,
+        **request: Any,
+    ) -> Any:
         async with self._send(method, path, **request) as response:
             if response.status_code != 200:
                 await self._refuse(response)
-            return await _read_json(response)
+            return await _read_json(response, parse)
 
     @contextlib.asynccontextmanager
     async def _send(
@@ -229,6 +245,14 @@ class PlatformClient:
         sentence = fields.get("error") if isinstance(fields.get("error"), str) else ""
         status = response.status_code
         said = f"{_printable(sentence or response.reason_phrase) or 'no reason'} ({status})"
+        if status in (401, 403) and not code:
+            # A proxy, a captive portal or a login page: the platform's answers have a code.
+            raise UnavailableError(
+                f"{self.platform} answered {said}, but not as the platform does; a proxy or a "
+                "login page may stand in between",
+                _retry_after(response),
+                status,
+            )
         if status == 401:
             raise RefusedError(
                 f"the platform rejected the token for workspace {self.workspace}; check the token "
@@ -262,7 +286,9 @@ async def _within(seconds: float) -> AsyncIterator[None]:
         raise UnavailableError("the platform's answer arrives too slowly") from error
 
 
-async def _read_json(response: httpx.Response) -> Any:
+async def _read_json(
+    response: httpx.Response, parse: Callable[[bytes], Any] = tolerant.loads
+) -> Any:
     body = bytearray()
     async with _within(DRIP_TIMEOUT):
         async for chunk in response.aiter_raw():
@@ -270,7 +296,7 @@ async def _read_json(response: httpx.Response) -> Any:
             if len(body) > MAX_JSON_BYTES:
                 raise _unexpected(f"more than {MAX_JSON_BYTES} bytes of JSON")
     try:
-        return await asyncio.to_thread(json.loads, bytes(body))
+        return await asyncio.to_thread(parse, bytes(body))
     except (ValueError, RecursionError) as error:
         kind = _printable(response.headers.get("Content-Type", "")) or "no Content-Type"
         raise _unexpected(f"not JSON ({kind})") from error

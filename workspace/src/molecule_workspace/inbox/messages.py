@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from molecule_workspace.inbox.tolerant import Unreadable
 from molecule_workspace.inbox.uploads import parse_uuid
 
 UPLOAD_METHOD: Final = "chat_upload_receive"
@@ -45,6 +46,8 @@ class Row:
     source_id: str | None
     created_at: str
     body: Any
+    unreadable: str = ""
+    """Why the body could not be read, "" if it could."""
 
     @classmethod
     def parse(cls, row: Any) -> "Row | None":
@@ -57,12 +60,14 @@ class Row:
             value = row.get(key)
             return value if isinstance(value, str) else ""
 
+        body = row.get("request_body")
         return cls(
             row_id,
             text("method"),
             text("source_id") or None,
             text("created_at"),
-            row.get("request_body"),
+            None if isinstance(body, Unreadable) else body,
+            body.reason if isinstance(body, Unreadable) else "",
         )
 
     def is_for(self, workspace: str) -> bool:

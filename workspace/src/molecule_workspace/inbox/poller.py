@@ -300,7 +300,11 @@ class Inbox:
         """Put the files of a page into the journal, without waiting for the handler."""
         files: list[Announced] = []
         for row in rows:
-            if row.method == UPLOAD_METHOD and row.source_id is None:
+            if row.unreadable:
+                self._on_event(
+                    Notice(f"skipped inbox row {row.id}: its body is unreadable, {row.unreadable}")
+                )
+            elif row.method == UPLOAD_METHOD and row.source_id is None:
                 try:
                     files.append(parse_file(row.body))
                 except ValueError as error:
@@ -313,7 +317,7 @@ class Inbox:
         """Handle the rows in order, and move the cursor."""
         while True:
             row = await self._rows.get()
-            is_message = row.method != UPLOAD_METHOD
+            is_message = row.method != UPLOAD_METHOD and not row.unreadable
             if is_message and row.is_for(self._client.workspace) and not await self._handle(row):
                 self._on_event(
                     Notice(
