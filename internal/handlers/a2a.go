@@ -15,6 +15,7 @@ import (
 
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/forward"
+	"github.com/molecule-ai/platform/internal/jsoncheck"
 	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
@@ -28,10 +29,6 @@ const (
 	recordTimeout = 5 * time.Second
 
 	maxMethodBytes = 200
-
-	// maxDepth is the maximum nesting of a message. Parsers have a limit, Python's about 1,000 levels,
-	// and a poller that cannot parse a page of the inbox would never get past it.
-	maxDepth = 500
 )
 
 // A2AHandler receives messages for agents. It forwards them to push workspaces, and appends them to the
@@ -131,8 +128,8 @@ func (h *A2AHandler) record(c *gin.Context, workspace uuid.UUID, entry activity.
 // parseMessage checks that raw is a JSON-RPC request, and returns its stored form and its method.
 func parseMessage(raw []byte) (json.RawMessage, string, error) {
 	invalid := refuse(http.StatusBadRequest, "invalid_json", "request body must be a JSON-RPC object")
-	if depth(raw) > maxDepth {
-		return nil, "", refuse(http.StatusBadRequest, "invalid_json", "request body is nested more than 500 levels deep")
+	if err := checkJSON(raw); err != nil {
+		return nil, "", err
 	}
 	var envelope map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &envelope); err != nil || envelope == nil {
@@ -150,27 +147,7 @@ func parseMessage(raw []byte) (json.RawMessage, string, error) {
 	if err != nil {
 		return nil, "", invalid.because(err)
 	}
-	return storable(message), method, nil
-}
-
-// depth returns the nesting of the JSON raw. The result is meaningless if raw is not JSON.
-func depth(raw []byte) int {
-	deepest, level, quoted := 0, 0, false
-	for i := 0; i < len(raw); i++ {
-		switch c := raw[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{' || c == '[':
-			level++
-			deepest = max(deepest, level)
-		case c == '}' || c == ']':
-			level--
-		}
-	}
-	return deepest
+	return message, method, nil
 }
 
 // renameTypeKeys returns the JSON object raw with the legacy key "type" of the parts at path renamed to
@@ -228,14 +205,14 @@ func marshal(v any) (json.RawMessage, error) {
 // maxRecordedAnswer bounds the answer that is recorded with a call.
 const maxRecordedAnswer = 1 << 20
 
-// asJSON returns a workspace's answer as JSON: unchanged if it is JSON, as a string otherwise, nil if it
-// is longer than maxRecordedAnswer.
+// asJSON returns a workspace's answer as JSON: unchanged if it is JSON that every reader of the inbox can
+// use, as a string otherwise, nil if it is longer than maxRecordedAnswer.
 func asJSON(answer []byte) json.RawMessage {
 	switch {
 	case len(answer) == 0 || len(answer) > maxRecordedAnswer:
 		return nil
-	case json.Valid(answer):
-		return storable(answer)
+	case jsoncheck.Check(answer) == nil:
+		return answer
 	default:
 		s, _ := marshal(string(answer)) // a string can always be marshalled
 		return s

@@ -107,12 +107,12 @@ func TestA2A_RefusesWhatIsNoMessage(t *testing.T) {
 	}
 }
 
-// Bytes that PostgreSQL would not take must not lose a message.
+// What is odd, but can be read by every client, is stored.
 func TestA2A_StoresOddBytes(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
-	for _, text := range []string{"\xff\xfe", `\ud800`, `\u0000`, "\U0001F600", `\"\\`, "\u2028"} {
+	for _, text := range []string{`\u0000`, `\ud83d\ude00`, "\U0001F600", `\"\\`, "\u2028"} {
 		got := send(t, p, w, admin, "m", `{"method":"m","params":"`+text+`"}`)
 		if !json.Valid(got.Request) {
 			t.Errorf("%q: stored %q", text, got.Request)
