@@ -39,7 +39,7 @@ type Settings struct {
 	StorageRedirect    string `group:"storing" name:"storage-redirect" env:"STORAGE_REDIRECT" default:"false" placeholder:"true|false" help:"Whether a download is redirected to a short-lived signed URL of the object store, if the client asks for that."`
 	AdminToken         string `group:"access" env:"ADMIN_TOKEN" placeholder:"TOKEN" help:"Bearer token of the operator and the canvas. Required with DATABASE_URL; otherwise generated on first start and kept in DATA_DIR. Prefer the variable: flags are visible in process lists."`
 	Registration       string `group:"access" env:"REGISTRATION" placeholder:"open|closed" help:"Whether an unknown workspace may register without a token. Empty: open on the private PostgreSQL, closed with DATABASE_URL."`
-	CORSOrigins        string `group:"access" name:"cors-origins" env:"CORS_ORIGINS" placeholder:"ORIGIN,..." help:"Origins from which browsers may call the API, such as https://canvas.example, or * for any. Empty: none."`
+	CORSOrigins        string `group:"access" name:"cors-origins" env:"CORS_ORIGINS" placeholder:"ORIGIN,..." help:"Origins from which browsers may call the API, such as https://canvas.example, or * for any (then without cookies). Empty: http://localhost:3000 and http://localhost:3001 on the private PostgreSQL, none with DATABASE_URL."`
 	TrustedProxies     string `group:"access" env:"TRUSTED_PROXIES" placeholder:"CIDR,..." help:"Reverse proxies whose X-Forwarded-For header is trusted for the client's address. Empty: none."`
 	PushAllowCIDRs     string `group:"access" name:"push-allow-cidrs" env:"PUSH_ALLOW_CIDRS" placeholder:"CIDR,..." help:"Networks outside the public internet in which push workspaces may be called. Empty: only public addresses."`
 	MaxFileBytes       string `group:"limits" env:"MAX_FILE_BYTES" default:"100MiB" placeholder:"SIZE" help:"Maximum size of one file; above that, 413."`
@@ -169,6 +169,9 @@ func (s Settings) Load() (Config, error) {
 	c.StorageInlineBytes = l.inline("STORAGE_INLINE_BYTES", s.StorageInlineBytes)
 	if s.MetricsAddr != "" {
 		c.MetricsAddr = l.address("METRICS_ADDR", s.MetricsAddr)
+	}
+	if c.Embedded() && s.CORSOrigins == "" {
+		c.CORSOrigins = []string{"http://localhost:3000", "http://localhost:3001"} // where the canvas is developed
 	}
 	for _, p := range l.prefixes("TRUSTED_PROXIES", s.TrustedProxies) {
 		c.TrustedProxies = append(c.TrustedProxies, p.String())

@@ -45,6 +45,7 @@ func TestLoad_Defaults(t *testing.T) {
 	unset(t)
 	want := config.Config{
 		Addr: "127.0.0.1:8080", DataDir: "data", OpenRegistration: true,
+		CORSOrigins:  []string{"http://localhost:3000", "http://localhost:3001"},
 		MaxFileBytes: 100 << 20, MaxRequestBytes: 100 << 20, MaxFiles: 64, MaxUploads: 256, MaxDownloads: 256,
 		MaxMessages: 256, MaxWaits: 20_000, MaxStreams: 1000, MaxJSONBytes: 32 << 20, SpoolBytes: 4 << 30, RateLimit: 100,
 		PendingTTL: 24 * time.Hour, LogLevel: slog.LevelInfo, LogFormat: "json",

@@ -155,7 +155,7 @@ type Request struct {
 
 // Answer is the complete answer of the receiver.
 type Answer struct {
-	// Status is 200 or more: redirects are answers, informational statuses are not.
+	// Status is 200 to 599: redirects are answers, informational statuses are not.
 	Status int
 	// ContentType is the receiver's header, unchecked; it may be empty.
 	ContentType string
@@ -225,8 +225,8 @@ func (c *Client) exchange(req *http.Request, clock *answerTimer) (*Answer, error
 	}
 	defer func() { _ = res.Body.Close() }()
 	clock.start()
-	if res.StatusCode < 200 {
-		return nil, fmt.Errorf("status %d is not a final answer", res.StatusCode)
+	if res.StatusCode < 200 || res.StatusCode > 599 {
+		return nil, fmt.Errorf("status %d is not a final answer of HTTP", res.StatusCode)
 	}
 	if res.ContentLength > c.maxAnswer {
 		return nil, ErrAnswerTooLarge

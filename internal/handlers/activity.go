@@ -18,7 +18,10 @@ import (
 	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// maxSinceSpan is the maximum of since_secs.
+// defaultRows is the size of a page whose limit is no positive number.
+const defaultRows = 100
+
+// maxSinceSpan is the maximum of since_secs. Larger values are this one.
 const maxSinceSpan = 30 * 24 * time.Hour
 
 // rowOverheadBytes is the approximate memory of a row besides its bodies.
@@ -96,7 +99,7 @@ func parseActivityQuery(get func(string) string) (activity.Query, error) {
 		Type:  p.text("type", activityType, "a type of activity, such as a2a_receive"),
 		Peer:  p.uuid("peer_id"),
 		After: p.uuid("since_id"),
-		Limit: p.positive("limit", "a whole number from 1; more than 500 is 500"),
+		Limit: p.limit("limit"),
 	}
 	switch source := p.oneOf("source", "canvas", "agent"); source {
 	case "canvas":
@@ -117,10 +120,8 @@ func parseActivityQuery(get func(string) string) (activity.Query, error) {
 		}
 		q.Before = t
 	}
-	seconds := p.positive("since_secs", "a whole number from 1 to 2592000, which is 30 days")
-	if q.Within = time.Duration(seconds) * time.Second; seconds > int(maxSinceSpan.Seconds()) {
-		p.bad("since_secs", "a whole number from 1 to 2592000, which is 30 days")
-	}
+	seconds := p.positive("since_secs", "a whole number from 1; more than 2592000, which is 30 days, is 2592000")
+	q.Within = min(time.Duration(seconds)*time.Second, maxSinceSpan)
 	return q, p.err
 }
 
@@ -154,6 +155,20 @@ func (p *params) uuid(name string) uuid.NullUUID {
 		p.bad(name, "a UUID")
 	}
 	return uuid.NullUUID{UUID: id, Valid: true}
+}
+
+// limit returns 0 for an absent parameter, defaultRows for anything but a positive number, which clients in
+// the field send, and the maximum for a number that is too large.
+func (p *params) limit(name string) int {
+	s := p.get(name)
+	if s == "" {
+		return 0
+	}
+	n, err := strconv.ParseUint(s, 10, 31)
+	if err != nil && !errors.Is(err, strconv.ErrRange) || n == 0 {
+		return defaultRows
+	}
+	return int(n)
 }
 
 // positive returns 0 for an absent parameter, and the maximum for a number that is too large.

@@ -28,11 +28,28 @@ func TestParseActivityQuery_EmptyIsAbsent(t *testing.T) {
 
 func TestParseActivityQuery_FirstBadParameterIsNamed(t *testing.T) {
 	t.Parallel()
-	values := url.Values{"type": {"a b"}, "limit": {"0"}}
+	values := url.Values{"type": {"a b"}, "since_secs": {"0"}}
 	_, err := parseActivityQuery(values.Get)
 	var r *refusal
 	if !errors.As(err, &r) || r.fields["parameter"] != "type" {
 		t.Errorf("error %v", err)
+	}
+}
+
+// Clients in the field send what they have. Planted: each of them refused.
+func TestParseActivityQuery_NumbersOutsideTheirRange(t *testing.T) {
+	t.Parallel()
+	for value, limit := range map[string]int{
+		"7": 7, "500": 500, "0": 100, "-1": 100, "1.5": 100, "x": 100, "+5": 100, "٣": 100, "-99999999999999999999": 100, "4294967297": 1<<31 - 1, "99999999999999999999": 1<<31 - 1,
+	} {
+		if q, err := parseActivityQuery(url.Values{"limit": {value}}.Get); err != nil || q.Limit != limit {
+			t.Errorf("limit=%s: %d, %v, want %d", value, q.Limit, err, limit)
+		}
+	}
+	for _, value := range []string{"2592000", "2592001", "4294967297", "99999999999999999999"} {
+		if q, err := parseActivityQuery(url.Values{"since_secs": {value}}.Get); err != nil || q.Within != 30*24*time.Hour {
+			t.Errorf("since_secs=%s: %s, %v", value, q.Within, err)
+		}
 	}
 }
 

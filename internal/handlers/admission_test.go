@@ -25,6 +25,10 @@ func TestAdmission_SlowAgentsDoNotBlockUploads(t *testing.T) {
 	stage(t, p, p.Create(t, "poll", ""), "while the agent thinks")
 	answered(t, ask(t, p, thinker), http.StatusServiceUnavailable,
 		map[string]any{"error": "the platform is busy; retry shortly", "code": "saturated"})
+	// Planted: every 5xx logged as an error, so that a client that is too fast pages somebody.
+	if lines := p.Logs.Lines(t, "failed"); len(lines) > 0 {
+		t.Errorf("logged as a failure: %v", lines)
+	}
 	close(think)
 	if status := <-answers; status != http.StatusOK {
 		t.Errorf("the agent's answer: %d", status)

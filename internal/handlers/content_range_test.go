@@ -54,6 +54,23 @@ func TestContent_SingleRanges(t *testing.T) {
 	}
 }
 
+// Planted: http.ServeContent's own reading of each of these.
+func TestContent_RangeIsReadAsClientsWriteIt(t *testing.T) {
+	t.Parallel()
+	p := servertest.Start(t)
+	w := p.Create(t, "poll", "")
+	f := stage(t, p, w, "0123456789")
+	for header, want := range map[string]string{
+		"BYTES=2-4": "234", "Bytes = 2 - 4": "234", "bytes=8-99999999999999999999": "89", "bytes=-99999999999999999999": "0123456789",
+		"bytes=-3": "789", "bytes=9-": "9",
+	} {
+		r := fetch(t, p, w, f, "Range", header)
+		if r.Status != http.StatusPartialContent || string(r.Body) != want {
+			t.Errorf("%s: %d %q, want 206 %q", header, r.Status, r.Body, want)
+		}
+	}
+}
+
 // Everything but a single range is answered with the whole file. Planted: several ranges answered as
 // multipart/byteranges.
 func TestContent_OtherRangesGetTheWholeFile(t *testing.T) {
@@ -69,9 +86,16 @@ func TestContent_OtherRangesGetTheWholeFile(t *testing.T) {
 		}
 		wantFileHeader(t, r.Header, f, content)
 	}
+	for _, header := range []string{"nonsense", "lines=0-1", "seconds=1-", "=0-1", "bytes"} { // RFC 9110, section 14.2: an unknown unit is ignored
+		if r := fetch(t, p, w, f, "Range", header); r.Status != http.StatusOK || string(r.Body) != content {
+			t.Errorf("%s: %d %q", header, r.Status, r.Body)
+		}
+	}
 	empty := stage(t, p, w, "")
-	if r := fetch(t, p, w, empty, "Range", "bytes=0-0"); r.Status != http.StatusOK || len(r.Body) != 0 {
-		t.Errorf("range of an empty file: %d %q", r.Status, r.Body)
+	for _, header := range []string{"bytes=0-0", "bytes=-5", "bytes=-0", "bytes=0-", "bytes=9-"} {
+		if r := fetch(t, p, w, empty, "Range", header); r.Status != http.StatusOK || len(r.Body) != 0 {
+			t.Errorf("%s of an empty file: %d %q", header, r.Status, r.Body)
+		}
 	}
 }
 
@@ -81,7 +105,9 @@ func TestContent_RangeOutsideTheFileIsAJSONError(t *testing.T) {
 	w := p.Create(t, "poll", "")
 	f := stage(t, p, w, "0123456789")
 	for header, contentRange := range map[string]string{
-		"bytes=10-": "bytes */10", "bytes=10-20": "bytes */10", "bytes=99999999999-": "bytes */10", "bytes=4-2": "", "nonsense": "",
+		"bytes=10-": "bytes */10", "bytes=10-20": "bytes */10", "bytes=99999999999-": "bytes */10", "bytes=4-2": "", "bytes=a-b": "", "bytes=-": "",
+		"bytes=-0": "bytes */10", "Bytes=-000": "bytes */10", "bytes=99999999999999999999-": "bytes */10",
+		"bytes=99999999999999999999-999999999999999999999": "bytes */10",
 	} {
 		r := fetch(t, p, w, f, "Range", header)
 		answered(t, r, http.StatusRequestedRangeNotSatisfiable, map[string]any{

@@ -150,7 +150,7 @@ func Render(c *gin.Context, err error) {
 	switch {
 	case cancelledByClient(c, err):
 		log.InfoContext(c, "request cancelled by the client")
-	case r.status >= http.StatusInternalServerError && r.status != http.StatusInsufficientStorage: // a full quota is no failure of the platform
+	case r.status >= http.StatusInternalServerError && !expected(r):
 		log.ErrorContext(c, "failed")
 	case r.status == http.StatusUnauthorized:
 		logAuthFailure(c, log)
@@ -172,5 +172,12 @@ func Render(c *gin.Context, err error) {
 	if r.status == http.StatusUnauthorized {
 		c.Header("WWW-Authenticate", "Bearer")
 	}
+	setSafeHeaders(c) // a handler may have set or deleted them for the answer that it could not give
 	c.PureJSON(r.status, body)
+}
+
+// expected reports whether a refusal with a 5xx is no failure of the platform: a full quota, or a limit that
+// the operator has set. Logged as errors, they would page somebody whenever a client is too fast.
+func expected(r *refusal) bool {
+	return r.status == http.StatusInsufficientStorage || r.code == "saturated"
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 
+	"github.com/molecule-ai/platform/internal/jsoncheck"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 	"github.com/molecule-ai/platform/internal/tracing"
 	"github.com/molecule-ai/platform/internal/workspaces"
@@ -90,12 +91,28 @@ func readJSON(c *gin.Context, v any) error {
 	if err != nil {
 		return err
 	}
+	if err := checkJSON(raw); err != nil {
+		return err
+	}
 	if err := json.Unmarshal(raw, v); err != nil {
 		var wrongType *json.UnmarshalTypeError
 		if errors.As(err, &wrongType) && wrongType.Field != "" {
 			return refuse(http.StatusBadRequest, "invalid_request",
 				fmt.Sprintf("%s must be of type %s", wrongType.Field, wrongType.Type.Kind()))
 		}
+		return refuse(http.StatusBadRequest, "invalid_json", "request body is not valid JSON")
+	}
+	return nil
+}
+
+// checkJSON refuses JSON that a reader in another language could not use. What a client sends is stored for
+// other clients, and one value that a poller cannot parse would stop it at that page.
+func checkJSON(raw []byte) error {
+	var fault *jsoncheck.Error
+	switch err := jsoncheck.Check(raw); {
+	case errors.As(err, &fault):
+		return refuse(http.StatusBadRequest, "invalid_json", "request body is not JSON that every client can read: "+fault.Error())
+	case err != nil:
 		return refuse(http.StatusBadRequest, "invalid_json", "request body is not valid JSON")
 	}
 	return nil

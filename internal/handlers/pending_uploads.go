@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -123,10 +122,8 @@ func setContentHeaders(c *gin.Context, f pendinguploads.File) {
 	c.Header("Cache-Control", "private, no-store")
 	c.Header("Cross-Origin-Resource-Policy", "same-origin")
 	setSandboxHeaders(c)
-	// A resumed download needs one range. Several ranges are answered with the whole file, as RFC 9110
-	// section 14.2 allows: many small ones would multiply the work of a request.
-	if strings.Contains(c.GetHeader("Range"), ",") {
-		c.Request.Header.Del("Range")
+	if header := c.GetHeader("Range"); header != "" {
+		c.Request.Header.Set("Range", normalRange(header, f.Size)) // http.ServeContent takes "" for none
 	}
 }
 

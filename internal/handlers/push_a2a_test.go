@@ -10,7 +10,7 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-const question = `{"jsonrpc":"2.0","id":1,"method":"message/send","params":{"message":{"parts":[{"kind":"text","text":"<hi> \u0000"}]}}}`
+const question = `{"jsonrpc":"2.0","id":1,"method":"message/send","params":{"message":{"role":"user","messageId":"m1","parts":[{"kind":"text","text":"<hi> \u0000"}]}}}`
 
 // ask sends question to w, as the canvas does.
 func ask(t testing.TB, p *servertest.Platform, w servertest.Workspace) *servertest.Response {
@@ -126,5 +126,25 @@ func TestPushMessage_WorkspaceThatCannotBeCalled(t *testing.T) {
 	wantNoCallbackURL(t, ask(t, p, w))
 	if n := count(t, p, "activity_logs"); n != 0 {
 		t.Errorf("%d calls recorded that were not made", n)
+	}
+}
+
+// A push workspace gets what is stored, which is what a poller would get. Planted: the body as it was sent.
+func TestPushMessage_NormalisedEnvelopeIsForwardedAndRecorded(t *testing.T) {
+	t.Parallel()
+	p := servertest.Start(t)
+	receiver := newReceiver(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	w := p.Create(t, "push", receiver.URL)
+	p.Do(t, servertest.Request{Method: http.MethodPost, Path: "/workspaces/" + w.ID + "/a2a", Token: w.Token,
+		Body: strings.NewReader(`{"method":"message/send","params":{"message":{"content":[{"type":"text","text":"<a>"}]}}}`)})
+	row, _ := recorded(t, p, w)
+	var forwarded any
+	(&servertest.Response{Body: []byte(receiver.only(t).body)}).JSON(t, &forwarded)
+	if !reflect.DeepEqual(forwarded, row["request_body"]) {
+		t.Errorf("forwarded %v, recorded %v", forwarded, row["request_body"])
+	}
+	message := forwarded.(map[string]any)["params"].(map[string]any)["message"].(map[string]any)
+	if parts := []any{map[string]any{"kind": "text", "text": "<a>"}}; !reflect.DeepEqual(message["parts"], parts) || message["role"] != "user" {
+		t.Errorf("forwarded %v", message)
 	}
 }

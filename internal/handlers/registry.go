@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -29,6 +30,9 @@ func NewRegistryHandler(store *workspaces.Store, tokens *wsauth.Tokens, open boo
 	return &RegistryHandler{workspaces: store, tokens: tokens, open: open, rates: rates}
 }
 
+// maxAgentCardBytes bounds a workspace's card, which is kept as long as the workspace.
+const maxAgentCardBytes = 64 << 10
+
 // Register registers a workspace. The route has no guard, because a new workspace has no token yet; the
 // store decides who may register.
 func (h *RegistryHandler) Register(c *gin.Context) error {
@@ -48,12 +52,15 @@ func (h *RegistryHandler) Register(c *gin.Context) error {
 	if !bytes.HasPrefix(bytes.TrimSpace(body.AgentCard), []byte("{")) {
 		return refuse(http.StatusBadRequest, "invalid_agent_card", "agent_card must be an object")
 	}
+	if len(body.AgentCard) > maxAgentCardBytes {
+		return refuse(http.StatusBadRequest, "invalid_agent_card", fmt.Sprintf("agent_card must have at most %d bytes", maxAgentCardBytes))
+	}
 	caller, err := h.admit(c, id)
 	if err != nil {
 		return err
 	}
 	w, token, err := h.workspaces.Register(c.Request.Context(), workspaces.Registration{
-		ID: id, AgentCard: storable(body.AgentCard), Mode: body.DeliveryMode, URL: body.URL,
+		ID: id, AgentCard: body.AgentCard, Mode: body.DeliveryMode, URL: body.URL,
 		Bearer: wsauth.Bearer(c.GetHeader("Authorization")), Open: h.open,
 	})
 	if err != nil {
@@ -124,7 +131,7 @@ func (h *RegistryHandler) Heartbeat(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	secret, err := h.workspaces.Heartbeat(c.Request.Context(), id, storable(raw))
+	secret, err := h.workspaces.Heartbeat(c.Request.Context(), id, raw)
 	if err != nil {
 		return err
 	}
@@ -283,9 +290,4 @@ func utc(t *time.Time) *time.Time {
 	}
 	u := t.UTC()
 	return &u
-}
-
-// storable returns JSON that PostgreSQL accepts: it requires valid UTF-8, and Go's parser does not.
-func storable(raw json.RawMessage) json.RawMessage {
-	return bytes.ToValidUTF8(raw, []byte("\uFFFD"))
 }

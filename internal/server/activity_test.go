@@ -116,6 +116,9 @@ func TestActivity_EachParameterSelects(t *testing.T) {
 		"limit=2":                                         "task bob",
 		"limit=2&order=asc":                               "canvas upload",
 		"limit=4294967296":                                "task bob alice upload canvas",
+		"limit=0":                                         "task bob alice upload canvas",
+		"limit=-1":                                        "task bob alice upload canvas",
+		"since_secs=2592001":                              "task bob alice upload canvas",
 		"since_id=" + at("alice").ID:                      "bob task",
 		"since_id=" + at("alice").ID + "&limit=1":         "bob",
 		"since_id=" + at("alice").ID + "&order=asc":       "bob task",
@@ -137,7 +140,8 @@ func TestActivity_PagesEndAt500Rows(t *testing.T) {
 	p := servertest.Start(t)
 	w := p.Create(t, "poll", "")
 	record(t, p, w, slices.Repeat([]activity.Entry{{Type: "x", Summary: "x"}}, 501)...)
-	for query, want := range map[string]int{"": 100, "?limit=1": 1, "?limit=500": 500, "?limit=501": 500, "?limit=100000": 500} {
+	for query, want := range map[string]int{"": 100, "?limit=1": 1, "?limit=500": 500, "?limit=501": 500, "?limit=100000": 500,
+		"?limit=0": 100, "?limit=-1": 100} {
 		if got := len(read(t, p, w, query)); got != want {
 			t.Errorf("%q: %d rows, want %d", query, got, want)
 		}
@@ -160,8 +164,7 @@ func TestActivity_BadValueIsNamed(t *testing.T) {
 		"peer_id":    {"x", strings.ReplaceAll(nobody, "-", ""), "{" + nobody + "}", "null"},
 		"since_id":   {"0", nobody + "0", "urn:uuid:" + nobody},
 		"before_ts":  {"yesterday", "2026-01-31", "2026-01-31 12:00:00Z", "2026-13-01T00:00:00Z", "1700000000", "2026-01-31T12:00:00"},
-		"since_secs": {"0", "-1", "1.5", "1e3", "2592001", "99999999999999999999", "0x10", "+5", "ten", " 1"},
-		"limit":      {"0", "-1", "1.5", "x", "+5", "٣"},
+		"since_secs": {"0", "-1", "1.5", "1e3", "0x10", "+5", "ten", " 1"},
 		"order":      {"ASC", "up", "desc&since_id=" + newest},
 	} {
 		for _, value := range values {

@@ -60,11 +60,13 @@ func TestCORS_ConfiguredOriginMayDoWhatTheCanvasDoes(t *testing.T) {
 		path := strings.NewReplacer(":id", w.ID, ":file_id", nobody, ":token_id", nobody).Replace(route.Path)
 		r := preflight(t, p, path, canvas, route.Method, "authorization,content-type")
 		if r.Status != http.StatusNoContent || r.Header.Get("Access-Control-Allow-Origin") != canvas ||
-			!slices.Contains(names(r.Header.Get("Access-Control-Allow-Methods")), strings.ToLower(route.Method)) {
+			r.Header.Get("Access-Control-Allow-Credentials") != "true" || !slices.Contains(names(r.Header.Get("Access-Control-Allow-Methods")), strings.ToLower(route.Method)) {
 			t.Errorf("%s %s: %d %v", route.Method, path, r.Status, r.Header)
 		}
 		allowed := names(r.Header.Get("Access-Control-Allow-Headers"))
-		for _, name := range []string{"authorization", "content-type", "idempotency-key", "range", "if-range", "if-none-match", "x-request-id"} {
+		for _, name := range []string{"authorization", "content-type", "idempotency-key", "range", "if-range", "if-none-match",
+			"x-request-id", "last-event-id", "x-molecule-org-slug", "x-molecule-org-id", "x-workspace-id", "tus-resumable", "upload-length",
+			"upload-offset", "upload-metadata", "upload-checksum", "upload-defer-length", "upload-concat"} {
 			if !slices.Contains(allowed, name) {
 				t.Errorf("header %s is not allowed: %v", name, allowed)
 			}
@@ -72,15 +74,24 @@ func TestCORS_ConfiguredOriginMayDoWhatTheCanvasDoes(t *testing.T) {
 	}
 	r := p.Do(t, servertest.Request{Path: "/workspaces/" + w.ID, Token: w.Token, Header: http.Header{"Origin": {canvas}}})
 	exposed := names(r.Header.Get("Access-Control-Expose-Headers"))
-	if r.Status != http.StatusOK || r.Header.Get("Access-Control-Allow-Origin") != canvas || !slices.Contains(names(r.Header.Get("Vary")), "origin") {
+	if r.Status != http.StatusOK || r.Header.Get("Access-Control-Allow-Origin") != canvas || !slices.Contains(names(r.Header.Get("Vary")), "origin") ||
+		r.Header.Get("Access-Control-Allow-Credentials") != "true" {
 		t.Errorf("%d %v", r.Status, r.Header)
 	}
-	for _, name := range []string{"content-disposition", "content-range", "etag", "repr-digest", "retry-after", "x-request-id"} {
+	for _, name := range []string{"content-disposition", "content-range", "etag", "repr-digest", "retry-after", "x-request-id",
+		"location", "upload-offset", "upload-length", "upload-expires", "tus-resumable", "tus-version", "tus-extension", "tus-max-size"} {
 		if !slices.Contains(exposed, name) {
 			t.Errorf("header %s is not exposed: %v", name, exposed)
 		}
 	}
+	if r = preflight(t, p, "/workspaces/"+w.ID, canvas, http.MethodPatch, "upload-offset"); !slices.Contains(names(r.Header.Get("Access-Control-Allow-Methods")), "patch") {
+		t.Errorf("PATCH: %v", r.Header)
+	}
 	// A page must be able to read why it was refused.
+	r = p.Do(t, servertest.Request{Path: "/workspaces/" + w.ID + "?limit=%zz", Token: w.Token, Header: http.Header{"Origin": {canvas}}})
+	if r.Status != http.StatusBadRequest || r.Header.Get("Access-Control-Allow-Origin") != canvas {
+		t.Errorf("%d %v", r.Status, r.Header)
+	}
 	r = p.Do(t, servertest.Request{Path: "/workspaces/" + w.ID, Header: http.Header{"Origin": {canvas}}})
 	if r.Status != http.StatusUnauthorized || r.Header.Get("Access-Control-Allow-Origin") != canvas {
 		t.Errorf("%d %v", r.Status, r.Header)
@@ -124,9 +135,9 @@ func TestCORS_OffUnlessConfigured(t *testing.T) {
 	isError(t, preflight(t, p, "/health", canvas, "GET", ""), http.StatusMethodNotAllowed, "method_not_allowed", "")
 }
 
-// Tokens are in a header, not in a cookie, so any origin may be allowed without risk; but a
-// browser must never be told to send credentials of its own.
-func TestCORS_AnyOrigin(t *testing.T) {
+// Tokens are in a header, not in a cookie, so any origin may be allowed without risk; but a browser must not be
+// told to send credentials to a platform that any page may call. Planted: credentials for * too.
+func TestCORS_AnyOriginWithoutCredentials(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, withOrigins("*"))
 	r := preflight(t, p, "/health", canvas, "GET", "authorization")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/gin-contrib/cors"
@@ -35,6 +36,16 @@ const (
 	// maxAnswerBytes is what a push workspace may answer: as much as it may be asked.
 	maxAnswerBytes = 1 << 20
 )
+
+// allowedHeaders are what pages of a listed origin may send: what the API reads, and what the canvas sends with
+// every request.
+var allowedHeaders = []string{"Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "If-Range", "Last-Event-ID", "Range",
+	"X-Request-ID", "X-Molecule-Org-Slug", "X-Molecule-Org-Id", "X-Workspace-ID",
+	"Tus-Resumable", "Upload-Length", "Upload-Offset", "Upload-Metadata", "Upload-Checksum", "Upload-Defer-Length", "Upload-Concat"}
+
+// exposedHeaders are what those pages may read of an answer.
+var exposedHeaders = []string{"Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "ETag", "Location", "Repr-Digest",
+	"Retry-After", "X-Request-ID", "Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Upload-Length", "Upload-Offset", "Upload-Expires"}
 
 // build makes the parts and puts them behind their routes.
 func (s *Server) build(ctx context.Context) (http.Handler, error) {
@@ -177,15 +188,16 @@ func (s *Server) engine() (*gin.Engine, error) {
 	if s.tracing != nil {
 		e.Use(handlers.Trace(s.tracing))
 	}
+	e.Use(handlers.ForwardedFor(), handlers.SafeHeaders())
 	e.Use(handlers.Log(s.log), handlers.Measure(s.metrics), handlers.Recover(), handlers.BoundBody(s.timeouts.body), handlers.Notify(s.news))
 	if len(s.config.CORSOrigins) > 0 {
 		e.Use(cors.New(cors.Config{
 			AllowOrigins: s.config.CORSOrigins,
-			AllowMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete},
-			AllowHeaders: []string{"Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "If-Range", "Last-Event-ID", "Range", "X-Request-ID"},
-			ExposeHeaders: []string{"Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "ETag", "Repr-Digest",
-				"Retry-After", "X-Request-ID"},
-			MaxAge: preflightMaxAge,
+			AllowMethods: []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPatch, http.MethodDelete},
+			AllowHeaders: allowedHeaders, ExposeHeaders: exposedHeaders, MaxAge: preflightMaxAge,
+			// The canvas fetches with credentials: "include". Any origin together with credentials would let
+			// every page act as its visitor, and browsers refuse it.
+			AllowCredentials: !slices.Contains(s.config.CORSOrigins, "*"),
 			// Asked about origins that are not listed. What follows is a 403 without a body,
 			// so it gets one here.
 			AllowOriginWithContextFunc: func(c *gin.Context, _ string) bool {
@@ -194,6 +206,7 @@ func (s *Server) engine() (*gin.Engine, error) {
 			},
 		}))
 	}
+	e.Use(handlers.Unambiguous()) // after CORS: a page must be able to read why it was refused
 	e.NoRoute(handlers.Wrap(handlers.NotFound))
 	e.NoMethod(handlers.Wrap(handlers.MethodNotAllowed))
 	return e, nil

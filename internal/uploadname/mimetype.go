@@ -109,6 +109,9 @@ func plainMIMEType(contentType string) string {
 	mimeType, _, _ := strings.Cut(contentType, ";")
 	mimeType = strings.Trim(mimeType, " \t")
 	mainType, subtype, _ := strings.Cut(mimeType, "/")
+	if mainType == "*" || subtype == "*" { // a range of types, as pickers of phones name it
+		return ""
+	}
 	if !isMIMEName(mainType) || !isMIMEName(subtype) {
 		return ""
 	}

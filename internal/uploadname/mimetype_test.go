@@ -81,3 +81,18 @@ func FuzzCleanMIMEType(f *testing.F) {
 		}
 	})
 }
+
+// A range is what a picker accepts, not what a file is.
+func TestCleanMIMEType_RangeIsNoType(t *testing.T) {
+	t.Parallel()
+	for contentType, want := range map[string]string{
+		"image/*": "image/png", "*/*": "image/png", "*/png": "image/png", "image/*; q=1": "image/png", "image/x*": "image/x*",
+	} {
+		if got := CleanMIMEType(contentType, "a.png"); got != want {
+			t.Errorf("%s: %s, want %s", contentType, got, want)
+		}
+	}
+	if got := CleanMIMEType("image/*", "a"); got != "application/octet-stream" {
+		t.Errorf("without an extension: %s", got)
+	}
+}

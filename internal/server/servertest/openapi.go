@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,16 +41,22 @@ const (
 	noSuchPath       = "NoSuchPath"
 	methodNotAllowed = "MethodNotAllowed"
 	originNotAllowed = "OriginNotAllowed"
+	ambiguous        = "Ambiguous"
+	encodedBody      = "EncodedBody"
 	preflight        = "Preflight"
 )
 
-// everywhere are the headers that any answer may have: HTTP's own, and those of CORS, which
-// the file tells of in its description only.
+// everywhere are the headers that any answer may have: HTTP's own, those of CORS, and those that
+// every answer has, which the file tells of in its description only.
 var everywhere = map[string]bool{
 	"Date": true, "Content-Type": true, "Content-Length": true, "Connection": true, "Vary": true,
 	"Access-Control-Allow-Origin": true, "Access-Control-Allow-Methods": true, "Access-Control-Allow-Headers": true,
-	"Access-Control-Expose-Headers": true, "Access-Control-Max-Age": true,
+	"Access-Control-Expose-Headers": true, "Access-Control-Max-Age": true, "Access-Control-Allow-Credentials": true,
+	"Cache-Control": true, "X-Content-Type-Options": true,
 }
+
+// ambiguousCode matches the body of a refusal that any path may give.
+var ambiguousCode = regexp.MustCompile(`"code":"(invalid_query|ambiguous_authorization)"`)
 
 type contract struct {
 	doc    *openapi3.T
@@ -74,7 +81,7 @@ var loadContract = sync.OnceValues(func() (*contract, error) {
 })
 
 func (c *contract) check(request *http.Request, answer *http.Response, body []byte) error {
-	input, response, err := c.find(request, answer)
+	input, response, err := c.find(request, answer, body)
 	if err != nil {
 		return err
 	}
@@ -97,7 +104,7 @@ func (c *contract) check(request *http.Request, answer *http.Response, body []by
 
 // find returns what the file has for the answer. The input has no route if the answer is
 // none of an operation.
-func (c *contract) find(request *http.Request, answer *http.Response) (*openapi3filter.RequestValidationInput, *openapi3.Response, error) {
+func (c *contract) find(request *http.Request, answer *http.Response, body []byte) (*openapi3filter.RequestValidationInput, *openapi3.Response, error) {
 	spent := request.Clone(request.Context())
 	spent.Body = http.NoBody // it has been read
 	input := &openapi3filter.RequestValidationInput{Request: spent, Options: &openapi3filter.Options{
@@ -113,6 +120,10 @@ func (c *contract) find(request *http.Request, answer *http.Response) (*openapi3
 		return input, c.doc.Components.Responses[originNotAllowed].Value, nil
 	case foreign && answer.StatusCode == http.StatusNoContent && request.Method == http.MethodOptions:
 		return input, c.doc.Components.Responses[preflight].Value, nil
+	case answer.StatusCode == http.StatusUnsupportedMediaType:
+		return input, c.doc.Components.Responses[encodedBody].Value, nil
+	case answer.StatusCode == http.StatusBadRequest && ambiguousCode.Match(body):
+		return input, c.doc.Components.Responses[ambiguous].Value, nil
 	case errors.Is(err, routers.ErrPathNotFound):
 		return input, c.doc.Components.Responses[noSuchPath].Value, want(answer, http.StatusNotFound)
 	case errors.Is(err, routers.ErrMethodNotAllowed):
