@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	adminToken = "bench"
+	adminToken = "the-operators-token-of-a-benchmark"
 
 	// conns is the number of connections of the limit: more than the workers of any case.
 	conns = 64

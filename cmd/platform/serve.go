@@ -34,7 +34,7 @@ func (serveCmd) Run(env *environment, settings *config.Settings) error {
 const greeting = `
 The platform is serving on {base}. To try it, paste this into another terminal:
 
-  ADMIN="Authorization: Bearer $(cat {token})"
+  ADMIN="Authorization: Bearer {token}"
 
   echo "-- create a poll-mode workspace"
   CREATED=$(curl -s {base}/workspaces -H "$ADMIN" -d '{"name":"laptop","delivery_mode":"poll"}'); echo "$CREATED"
@@ -53,7 +53,7 @@ The platform is serving on {base}. To try it, paste this into another terminal:
   curl -s {base}/workspaces/$WORKSPACE/pending-uploads/$FILE/content -H "$TOKEN"
   curl -s -X POST {base}/workspaces/$WORKSPACE/pending-uploads/$FILE/ack -H "$TOKEN"; echo
 
-The data and the admin token are in {data}. Ctrl-C stops the platform and its PostgreSQL.
+{kept} Ctrl-C stops the platform and its PostgreSQL.
 
 `
 
@@ -65,8 +65,12 @@ func greet(w io.Writer, c config.Config, s *server.Server) {
 	if err != nil {
 		data = c.DataDir
 	}
-	token := filepath.Join(data, server.AdminTokenFile)
-	fmt.Fprint(w, strings.NewReplacer("{base}", "http://"+reachable(s.Addr()), "{token}", quote(token), "{data}", data).Replace(greeting))
+	token, kept := "$(cat "+quote(filepath.Join(data, server.AdminTokenFile))+")", "The data and the admin token are in "+data+"."
+	if c.AdminToken != "" {
+		// The file may hold a token of an earlier start. A token that was given is not printed: output is often kept.
+		token, kept = "${ADMIN_TOKEN:?is not set in this terminal}", "The data are in "+data+"; the admin token is the ADMIN_TOKEN that was given."
+	}
+	fmt.Fprint(w, strings.NewReplacer("{base}", "http://"+reachable(s.Addr()), "{token}", token, "{kept}", kept).Replace(greeting))
 }
 
 // reachable turns a listen address into one that a client on this machine can connect to.

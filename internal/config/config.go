@@ -37,8 +37,9 @@ type Settings struct {
 	StorageURL         string `group:"storing" name:"storage-url" env:"STORAGE_URL" placeholder:"URL" help:"Where the bytes of new files go: s3://bucket?region=... (Amazon), s3://bucket?endpoint=https://... (MinIO, Ceph and others; Google Cloud Storage: https://storage.googleapis.com) or file:///folder. Empty: PostgreSQL. Credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (for Google, an HMAC key), a profile or the machine's role."`
 	StorageInlineBytes string `group:"storing" name:"storage-inline-bytes" env:"STORAGE_INLINE_BYTES" default:"64KiB" placeholder:"SIZE" help:"Maximum size of a file that is stored in PostgreSQL even when STORAGE_URL is set. From 0 to 1MiB."`
 	StorageRedirect    string `group:"storing" name:"storage-redirect" env:"STORAGE_REDIRECT" default:"false" placeholder:"true|false" help:"Whether a download is redirected to a short-lived signed URL of the object store, if the client asks for that."`
-	AdminToken         string `group:"access" env:"ADMIN_TOKEN" placeholder:"TOKEN" help:"Bearer token of the operator and the canvas. Required with DATABASE_URL; otherwise generated on first start and kept in DATA_DIR. Prefer the variable: flags are visible in process lists."`
+	AdminToken         string `group:"access" env:"ADMIN_TOKEN" placeholder:"TOKEN" help:"Bearer token of the operator and the canvas, at least 32 characters unless ADDR is loopback. Required with DATABASE_URL; otherwise generated on first start and kept in DATA_DIR. Prefer the variable: flags are visible in process lists."`
 	Registration       string `group:"access" env:"REGISTRATION" placeholder:"open|closed" help:"Whether an unknown workspace may register without a token. Empty: open on the private PostgreSQL, closed with DATABASE_URL."`
+	PublicURL          string `group:"access" name:"public-url" env:"PUBLIC_URL" placeholder:"URL" help:"Address under which clients reach the platform, such as https://platform.example, without a path. While registration is open on a loopback address, its host is allowed beside localhost. Empty: none."`
 	CORSOrigins        string `group:"access" name:"cors-origins" env:"CORS_ORIGINS" placeholder:"ORIGIN,..." help:"Origins from which browsers may call the API, such as https://canvas.example, or * for any (then without cookies). Empty: http://localhost:3000 and http://localhost:3001 on the private PostgreSQL, none with DATABASE_URL."`
 	TrustedProxies     string `group:"access" env:"TRUSTED_PROXIES" placeholder:"CIDR,..." help:"Reverse proxies whose X-Forwarded-For header is trusted for the client's address. Empty: none."`
 	PushAllowCIDRs     string `group:"access" name:"push-allow-cidrs" env:"PUSH_ALLOW_CIDRS" placeholder:"CIDR,..." help:"Networks outside the public internet in which push workspaces may be called. Empty: only public addresses."`
@@ -86,6 +87,7 @@ type Config struct {
 
 	AdminToken        string // "": generated on first start
 	OpenRegistration  bool
+	PublicURL         string // scheme and host, without a trailing slash; "": not set
 	CORSOrigins       []string
 	TrustedProxies    []string
 	PushAllowCIDRs    []netip.Prefix
@@ -141,6 +143,7 @@ func (s Settings) Load() (Config, error) {
 		StorageURL:        l.storage("STORAGE_URL", s.StorageURL),
 		StorageRedirect:   l.oneOf("STORAGE_REDIRECT", s.StorageRedirect, "true", "false") == "true",
 		AdminToken:        l.token("ADMIN_TOKEN", s.AdminToken),
+		PublicURL:         l.publicURL("PUBLIC_URL", s.PublicURL),
 		CORSOrigins:       l.origins("CORS_ORIGINS", s.CORSOrigins),
 		PushAllowCIDRs:    l.prefixes("PUSH_ALLOW_CIDRS", s.PushAllowCIDRs),
 		MaxFileBytes:      l.size("MAX_FILE_BYTES", s.MaxFileBytes),
@@ -197,6 +200,7 @@ func (s Settings) Load() (Config, error) {
 		l.errs = append(l.errs, errors.New("ADMIN_TOKEN is empty, and required because DATABASE_URL is set; "+
 			"write a long random string, for example from 'openssl rand -hex 32'"))
 	}
+	l.strongToken(s)
 	l.directURL(s)
 	return c, errors.Join(l.errs...)
 }
@@ -281,11 +285,8 @@ func (l *loader) database(name, value string) string {
 
 // token does not repeat the value in the error: it is a secret.
 func (l *loader) token(name, value string) string {
-	for _, r := range value {
-		if r <= ' ' || r > '~' {
-			l.errs = append(l.errs, fmt.Errorf("%s has characters that an HTTP header cannot carry; write visible ASCII without spaces", name))
-			break
-		}
+	if !visible(value) {
+		l.errs = append(l.errs, fmt.Errorf("%s has characters that an HTTP header cannot carry; write visible ASCII without spaces", name))
 	}
 	return value
 }

@@ -62,7 +62,7 @@ func TestLoad_EverySettingByItsVariable(t *testing.T) {
 	unset(t)
 	spool := t.TempDir()
 	want := config.Config{
-		Addr: ":9", DatabaseURL: "postgres://u:p@db.example/platform", DataDir: "/d", SpoolDir: spool, AdminToken: "admin",
+		Addr: ":9", DatabaseURL: "postgres://u:p@db.example/platform", DataDir: "/d", SpoolDir: spool, AdminToken: strings.Repeat("admin", 7), PublicURL: "https://p.example",
 		OpenRegistration: true, CORSOrigins: []string{"https://a.example", "http://b.example:8080"},
 		TrustedProxies: []string{"10.0.0.0/8", "fd00::1/128"}, PushAllowCIDRs: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")},
 		MaxFileBytes: 1, MaxRequestBytes: 2 << 30, MaxFiles: 3, MaxUploads: 4, MaxDownloads: 5,
@@ -75,7 +75,7 @@ func TestLoad_EverySettingByItsVariable(t *testing.T) {
 		DatabaseQueryConns: 4, DatabaseFileConns: 2,
 	}
 	values := map[string]string{
-		"ADDR": ":9", "DATABASE_URL": want.DatabaseURL, "DATA_DIR": "/d", "SPOOL_DIR": spool, "ADMIN_TOKEN": "admin", "REGISTRATION": "open",
+		"ADDR": ":9", "DATABASE_URL": want.DatabaseURL, "DATA_DIR": "/d", "SPOOL_DIR": spool, "ADMIN_TOKEN": want.AdminToken, "PUBLIC_URL": "https://p.example/", "REGISTRATION": "open",
 		"CORS_ORIGINS": " https://a.example,, http://b.example:8080 ", "TRUSTED_PROXIES": "10.1.2.3/8,fd00::1", "PUSH_ALLOW_CIDRS": "192.168.7.7/16",
 		"MAX_FILE_BYTES": "1", "MAX_REQUEST_BYTES": "2GiB", "MAX_FILES": "3", "MAX_UPLOADS": "4", "MAX_DOWNLOADS": "5",
 		"MAX_MESSAGES": "6", "MAX_WAITS": "8", "MAX_STREAMS": "9", "MAX_JSON_BYTES": "7MiB",
@@ -170,7 +170,7 @@ func TestSettings_FlagsAreVariablesInKebabCase(t *testing.T) {
 func TestLoad_ReportsAllInvalidValuesAtOnce(t *testing.T) {
 	unset(t)
 	s := config.Settings{
-		Addr: "localhost", DatabaseURL: "postgres://u:hunter2@[", DataDir: "", SpoolDir: "/no/such/folder", AdminToken: "s3cret s3cret", Registration: "maybe",
+		Addr: "localhost", DatabaseURL: "postgres://u:hunter2@[", DataDir: "", SpoolDir: "/no/such/folder", AdminToken: "s3cret s3cret", Registration: "maybe", PublicURL: "s3cret.example",
 		CORSOrigins: "canvas.example", TrustedProxies: "proxy", PushAllowCIDRs: "10.0.0.0/33", MaxFileBytes: "big", MaxRequestBytes: "0",
 		MaxFiles: "-1", MaxUploads: "x", MaxDownloads: "", MaxMessages: "0", MaxWaits: "-1", MaxStreams: "0", MaxJSONBytes: "4095KiB", PendingTTL: "1",
 		SpoolBytes: "lots", RateLimit: "-1",
@@ -226,7 +226,11 @@ func TestLoad_ChecksEveryValue(t *testing.T) {
 		"database-file-conns": {
 			good: []string{"2", "1000"}, bad: []string{"", "1", "1001"},
 		},
-		"admin-token":  {good: []string{"x", "0123456789abcdef~!"}, bad: []string{"hunter2 ", "hunter2\n", "hunter2\x7f", "hunter2é"}},
+		"admin-token": {good: []string{"x", "0123456789abcdef~!"}, bad: []string{"hunter2 ", "hunter2\n", "hunter2\x7f", "hunter2é"}},
+		"public-url": {
+			good: []string{"", "https://p.example", "http://localhost:8080/", "https://[::1]:8443"},
+			bad:  []string{"p.example", "https://", "https://:80", "ftp://p.example", "https://p.example/path", "https://u:hunter2@p.example", "https://p.example?x"},
+		},
 		"registration": {good: []string{"", "open", "closed"}, bad: []string{"OPEN", "yes", " open"}},
 		"cors-origins": {
 			good: []string{"", ",", "*", "http://localhost:3000", "https://a.example, https://b.example"},

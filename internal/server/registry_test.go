@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -204,39 +203,6 @@ func TestRegister_OnlyOneOfManyGetsAnUnknownID(t *testing.T) {
 	}
 }
 
-// Held up until all of them are on their way, they still must take turns.
-func TestRegister_OnlyOneOfManyGetsALegacyRow(t *testing.T) {
-	t.Parallel()
-	p := servertest.Start(t)
-	id := uuid.NewString()
-	exec(t, p, `INSERT INTO workspaces (id, name) VALUES ($1, 'legacy')`, id)
-	tx, err := p.DB.BeginTx(t.Context(), nil)
-	if err == nil {
-		_, err = tx.ExecContext(t.Context(), `SELECT FROM workspaces WHERE id = $1 FOR UPDATE`, id)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	statuses := make(chan []int)
-	go func() { statuses <- registerAtOnce(t, p, id, len(onlyOne)) }()
-	for deadline := time.Now().Add(testTimeout); ; {
-		var waiting int
-		if err := p.DB.QueryRowContext(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).
-			Scan(&waiting); err != nil || time.Now().After(deadline) {
-			t.Fatalf("%d registrations wait: %v", waiting, err)
-		}
-		if waiting == len(onlyOne) {
-			break
-		}
-	}
-	if err := tx.Commit(); err != nil {
-		t.Fatal(err)
-	}
-	if got := <-statuses; !slices.Equal(got, onlyOne) {
-		t.Errorf("statuses %v, want %v", got, onlyOne)
-	}
-}
-
 func TestRegister_Closed(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, closed)
@@ -250,7 +216,7 @@ func TestRegister_Closed(t *testing.T) {
 	registerAs(t, p, id, first.Token, "")
 	// A row from before there were tokens is let in by the operator only.
 	exec(t, p, `DELETE FROM workspace_tokens`)
-	isError(t, call(t, p, "POST", "/registry/register", "", poll), http.StatusForbidden, "registration_closed", "operator")
+	isError(t, call(t, p, "POST", "/registry/register", "", poll), http.StatusUnauthorized, "unauthorized", "token")
 }
 
 func TestRegister_RemovedIsGone(t *testing.T) {
@@ -263,7 +229,7 @@ func TestRegister_RemovedIsGone(t *testing.T) {
 	}
 }
 
-// A legacy row has neither mode nor token nor secret.
+// A legacy row has neither mode nor token nor secret. It is somebody's, so only the operator lets it in.
 func TestRegister_LegacyRow(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)
@@ -272,7 +238,12 @@ func TestRegister_LegacyRow(t *testing.T) {
 	if w := show(t, p, id); w.Mode != "push" {
 		t.Errorf("shown as %s, want push", w.Mode)
 	}
-	if got := registerAs(t, p, id, "", `,"delivery_mode":"poll"`); got.Token == "" || got.Secret == "" || show(t, p, id).Name != "legacy" {
+	const poll = `,"delivery_mode":"poll"`
+	isError(t, call(t, p, "POST", "/registry/register", "", registration(id, poll)), http.StatusUnauthorized, "unauthorized", "token")
+	if !strings.Contains(p.Logs.String(), "never had a token; register it with ADMIN_TOKEN") {
+		t.Error("the log does not say how the owner of a legacy row gets in")
+	}
+	if got := registerAs(t, p, id, admin, poll); got.Token == "" || got.Secret == "" || show(t, p, id).Name != "legacy" {
 		t.Errorf("answer %+v", got)
 	}
 }

@@ -96,6 +96,9 @@ func newServer(ctx context.Context, c config.Config, t timeouts, log *slog.Logge
 		return nil, fmt.Errorf("cannot listen on %s: %w; free it, or choose another address with --addr", c.Addr, err)
 	}
 	s.listener = stallListener{listener, t.write}
+	for _, warning := range c.Warnings() {
+		log.WarnContext(ctx, warning)
+	}
 	if err := s.observe(ctx); err != nil {
 		return nil, err
 	}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 
 	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
 // A Registration is what a workspace reports when it starts.
@@ -23,10 +25,11 @@ type Registration struct {
 // Register stores a registration. If the workspace has no live token, Register issues one and returns
 // it; otherwise the returned token is empty.
 //
-// A workspace that ever had a token is changed only for the bearer of a live one or of the operator's
-// token; other callers get wsauth.ErrUnauthorized. An unknown id is accepted if r.Open, or with the
-// operator's token; otherwise Register returns ErrRegistrationClosed. A tombstone is ErrRemoved. Bad
-// values are ErrInvalidMode, ErrURLRequired, or the error of the URL check.
+// A workspace that exists is changed only for the bearer of one of its live tokens or of the operator's
+// token; other callers get wsauth.ErrUnauthorized. That includes a legacy row, which never had a token.
+// An unknown id is accepted if r.Open, or with the operator's token; otherwise Register returns
+// ErrRegistrationClosed. A tombstone is ErrRemoved. Bad values are ErrInvalidMode, ErrURLRequired, or the
+// error of the URL check.
 func (s *Store) Register(ctx context.Context, r Registration) (Workspace, string, error) {
 	if !r.Mode.valid() {
 		return Workspace{}, "", ErrInvalidMode
@@ -71,6 +74,10 @@ func (s *Store) register(ctx context.Context, tx *sql.Tx, r Registration) (Works
 	return w, bearer, err
 }
 
+// errNeverHadToken tells the operator, in the log, how a legacy row gets in.
+var errNeverHadToken = fmt.Errorf("%w: the workspace exists and never had a token; "+
+	"register it with ADMIN_TOKEN, or mint a token for it with POST /workspaces/:id/tokens", wsauth.ErrUnauthorized)
+
 // admit returns the workspace's row, locked, if the caller may register it. It inserts a row for an
 // unknown id. The lock serializes concurrent first registrations, so that only one of them gets the
 // token.
@@ -81,12 +88,16 @@ func (s *Store) admit(ctx context.Context, tx *sql.Tx, r Registration) (Workspac
 		if !admin && !r.Open {
 			return Workspace{}, ErrRegistrationClosed
 		}
-		if _, err := tx.ExecContext(ctx, sqlCreateWithID, r.ID); err != nil {
-			return Workspace{}, fmt.Errorf("create: %w", err)
+		created, err := s.create(ctx, tx, r.ID)
+		if err != nil {
+			return Workspace{}, err
 		}
 		w, err = scan(tx.QueryRowContext(ctx, sqlLock, r.ID))
-	}
-	if err != nil {
+		if err != nil || created {
+			return w, err
+		}
+		// Another caller committed the row first. It belongs to that caller.
+	} else if err != nil {
 		return Workspace{}, err
 	}
 	if w.Status == StatusRemoved {
@@ -99,12 +110,19 @@ func (s *Store) admit(ctx context.Context, tx *sql.Tx, r Registration) (Workspac
 	if err != nil {
 		return Workspace{}, err
 	}
-	if total > 0 {
-		_, err = s.tokens.AuthenticateIn(ctx, tx, r.ID, r.Bearer)
-		return w, err
+	if total == 0 {
+		return Workspace{}, errNeverHadToken
 	}
-	if !r.Open {
-		return Workspace{}, ErrRegistrationClosed
+	_, err = s.tokens.AuthenticateIn(ctx, tx, r.ID, r.Bearer)
+	return w, err
+}
+
+// create inserts the row of an unknown id. It returns false if another transaction has inserted it.
+func (s *Store) create(ctx context.Context, tx *sql.Tx, id uuid.UUID) (bool, error) {
+	result, err := tx.ExecContext(ctx, sqlCreateWithID, id)
+	if err != nil {
+		return false, fmt.Errorf("create: %w", err)
 	}
-	return w, nil
+	n, err := result.RowsAffected()
+	return n == 1, err
 }

@@ -3,6 +3,7 @@ package workspaces_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -48,8 +49,9 @@ func TestRegister_AdmitsByTokenAndConfiguration(t *testing.T) {
 		"unknown, closed, strange token":    {unknown, strange, false, workspaces.ErrRegistrationClosed, false},
 		"unknown, closed, operator":         {unknown, adminToken, false, nil, true},
 		"unknown, open, operator":           {unknown, adminToken, true, nil, true},
-		"never had a token, open":           {legacy, "", true, nil, true},
-		"never had a token, closed":         {legacy, "", false, workspaces.ErrRegistrationClosed, false},
+		"never had a token, open":           {legacy, "", true, wsauth.ErrUnauthorized, false},
+		"never had a token, closed":         {legacy, "", false, wsauth.ErrUnauthorized, false},
+		"never had a token, strange token":  {legacy, strange, true, wsauth.ErrUnauthorized, false},
 		"never had a token, operator":       {legacy, adminToken, false, nil, true},
 		"live token, own":                   {withToken, own, false, nil, false},
 		"live token, own, open":             {withToken, own, true, nil, false},
@@ -197,55 +199,76 @@ func TestRegister_KeepsTheSecret(t *testing.T) {
 	}
 }
 
-// Twenty concurrent registrations of an id without a token: exactly one gets the token, and the others
-// are refused. All are blocked on the workspace's row until the last one waits for it.
+// A legacy row belongs to somebody: an anonymous registration must not take its id over. Its url and secret stay, the
+// error says how its owner gets in, and a token that the operator mints does. Planted: the row of a workspace without
+// tokens is admitted while registration is open.
+func TestRegister_LegacyRowIsNotTakenOver(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	id := f.legacy(t)
+	const set = "UPDATE workspaces SET url = $2, platform_inbound_secret = 'secret' WHERE id = $1"
+	if _, err := f.db.ExecContext(t.Context(), set, id, otherURL); err != nil {
+		t.Fatal(err)
+	}
+	r := registration(id, "")
+	r.Open, r.Mode, r.URL = true, workspaces.Push, goodURL
+	_, issued, err := f.Register(t.Context(), r)
+	if !errors.Is(err, wsauth.ErrUnauthorized) || issued != "" || !strings.Contains(err.Error(), "ADMIN_TOKEN") {
+		t.Errorf("anonymous: token issued: %v, %v; want ErrUnauthorized that names ADMIN_TOKEN", issued != "", err)
+	}
+	if w := f.get(t, id); w.URL != otherURL || w.InboundSecret != "secret" {
+		t.Errorf("the refusal left %+v", w)
+	}
+	bearer, _, err := f.Mint(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Bearer = bearer
+	if w, _, err := f.Register(t.Context(), r); err != nil || w.URL != goodURL || w.InboundSecret != "secret" {
+		t.Errorf("with a minted token: %+v, %v", w, err)
+	}
+}
+
+// Twenty concurrent registrations of an unknown id: exactly one gets the token, and the others are refused. All are
+// blocked on the workspace's row until the last one waits for it.
 func TestRegister_OneOfManyFirstRegistrationsGetsTheToken(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	for name, test := range map[string]struct {
-		id   uuid.UUID
-		hold string
-	}{
-		"unknown":           {uuid.New(), "INSERT INTO workspaces (id) VALUES ($1)"},
-		"never had a token": {f.legacy(t), "SELECT FROM workspaces WHERE id = $1 FOR UPDATE"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			const callers = 20
-			gate, err := f.db.BeginTx(t.Context(), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer gate.Rollback() // after the rollback below it does nothing
-			if _, err := gate.ExecContext(t.Context(), test.hold, test.id); err != nil {
-				t.Fatal(err)
-			}
-			var all sync.WaitGroup
-			issued, errs := make([]string, callers), make([]error, callers)
-			for i := range callers {
-				all.Go(func() {
-					r := registration(test.id, "")
-					r.Open = true
-					_, issued[i], errs[i] = f.Register(context.WithoutCancel(t.Context()), r)
-				})
-			}
-			f.waitForBlocked(t, callers)
-			if err := gate.Rollback(); err != nil {
-				t.Fatal(err)
-			}
-			all.Wait()
-			winners := 0
-			for i := range callers {
-				switch {
-				case errs[i] == nil && issued[i] != "" && f.works(t, test.id, issued[i]):
-					winners++
-				case !errors.Is(errs[i], wsauth.ErrUnauthorized) || issued[i] != "":
-					t.Errorf("caller %d: token issued: %v, %v; want ErrUnauthorized", i, issued[i] != "", errs[i])
-				}
-			}
-			if list, err := f.tokens.List(t.Context(), test.id); winners != 1 || err != nil || len(list) != 1 {
-				t.Errorf("%d callers got a token, %d live, %v; want 1", winners, len(list), err)
-			}
+	const callers = 20
+	id := uuid.New()
+	gate, err := f.db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gate.Rollback() // after the rollback below it does nothing
+	if _, err := gate.ExecContext(t.Context(), "INSERT INTO workspaces (id) VALUES ($1)", id); err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	issued, errs := make([]string, callers), make([]error, callers)
+	for i := range callers {
+		all.Go(func() {
+			r := registration(id, "")
+			r.Open = true
+			_, issued[i], errs[i] = f.Register(context.WithoutCancel(t.Context()), r)
 		})
+	}
+	f.waitForBlocked(t, callers)
+	if err := gate.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	all.Wait()
+	winners := 0
+	for i := range callers {
+		switch {
+		case errs[i] == nil && issued[i] != "" && f.works(t, id, issued[i]):
+			winners++
+		case !errors.Is(errs[i], wsauth.ErrUnauthorized) || issued[i] != "":
+			t.Errorf("caller %d: token issued: %v, %v; want ErrUnauthorized", i, issued[i] != "", errs[i])
+		}
+	}
+	if list, err := f.tokens.List(t.Context(), id); winners != 1 || err != nil || len(list) != 1 {
+		t.Errorf("%d callers got a token, %d live, %v; want 1", winners, len(list), err)
 	}
 }
 

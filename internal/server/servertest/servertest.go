@@ -26,7 +26,7 @@ import (
 )
 
 // AdminToken is the operator's token of every platform started here.
-const AdminToken = "admin-token-of-a-test"
+const AdminToken = "admin-token-of-a-test-which-is-long-enough"
 
 const stopTimeout = 40 * time.Second
 
