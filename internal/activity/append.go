@@ -82,16 +82,5 @@ func (in *Inbox) Append(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, en
 
 // Record appends one entry in a transaction of its own. The row is durable when it returns nil.
 func (in *Inbox) Record(ctx context.Context, workspace uuid.UUID, e Entry) error {
-	tx, err := in.db.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("activity: begin: %w", err)
-	}
-	defer tx.Rollback() // after a commit it does nothing
-	if err := in.Append(ctx, tx, workspace, e); err != nil {
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("activity: commit for workspace %s: %w", workspace, err)
-	}
-	return nil
+	return in.transact(ctx, workspace, func(tx *sql.Tx) error { return in.Append(ctx, tx, workspace, e) })
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/molecule-ai/platform/internal/activity"
 )
 
-// Pruner is an inbox whose Prune also deletes the receipts that are older than Retention. They are not counted: each is
-// about a file or a row that is.
+// Pruner is an inbox whose Prune also deletes the receipts that are older than Retention, and expired keys of messages.
+// They are not counted: each is about a file or a row that is.
 type Pruner struct {
 	*activity.Inbox
 	receipts *Log
@@ -24,6 +24,10 @@ func (p Pruner) Prune(ctx context.Context, retention, limit time.Duration) (int,
 	if err != nil {
 		return 0, false, err
 	}
+	moreKeys, err := p.SweepKeys(ctx)
+	if err != nil {
+		return 0, false, err
+	}
 	n, moreRows, err := p.Inbox.Prune(ctx, retention, limit)
-	return n, more || moreRows, err
+	return n, more || moreKeys || moreRows, err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -25,6 +26,10 @@ const (
 
 	// recordTimeout bounds the insert of the inbox row of a message that was delivered already.
 	recordTimeout = 5 * time.Second
+
+	// claimTimeout ends the claim of a call whose platform has crashed. It is longer than any call: sending a
+	// message of 1 MiB may stall, and recording it may take recordTimeout.
+	claimTimeout = 2 * messageTimeout
 
 	maxMethodBytes = 200
 )
@@ -65,19 +70,32 @@ func (h *A2AHandler) Send(c *gin.Context) error {
 		entry.SourceID = uuid.NullUUID{UUID: caller.Workspace, Valid: true}
 	}
 	if w.Mode == workspaces.Poll {
-		if err := h.inbox.Record(c.Request.Context(), w.ID, entry); err != nil {
+		recorded, err := h.queue(c, w, m, entry)
+		if err != nil {
 			return err
 		}
-		publish(c, w.ID, notify.Rows)
-		logger(c).InfoContext(c, "message queued", "method", m.method, "size", len(raw))
+		if recorded {
+			publish(c, w.ID, notify.Rows)
+		}
+		logger(c).InfoContext(c, "message queued", "method", m.method, "size", len(raw), "repeated", !recorded)
 		c.PureJSON(http.StatusOK, gin.H{"status": "queued", "delivery_mode": workspaces.Poll, "method": m.method})
 		return nil
 	}
-	return h.sendPush(c, w, m.body, entry)
+	return h.sendPush(c, w, m, entry)
 }
 
-// sendPush calls the workspace and records the call and its answer in the inbox.
-func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, body []byte, entry activity.Entry) error {
+// queue appends the message to the inbox, and reports whether it did: a sender that got no answer sends the very
+// message again, and the agent must not do the work twice.
+func (h *A2AHandler) queue(c *gin.Context, w workspaces.Workspace, m message, entry activity.Entry) (bool, error) {
+	if !m.named {
+		return true, h.inbox.Record(c.Request.Context(), w.ID, entry)
+	}
+	return h.inbox.RecordOnce(c.Request.Context(), w.ID, m.key(entry.SourceID), entry)
+}
+
+// sendPush calls the workspace and records the call and its answer in the inbox. A message that was answered already
+// gets that answer.
+func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, m message, entry activity.Entry) error {
 	if err := checkCallable(w); err != nil {
 		return err
 	}
@@ -86,9 +104,25 @@ func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, body []byt
 		return err
 	}
 	defer release()
+	var claim *activity.Claim
+	if m.named {
+		claimed, earlier, err := h.inbox.ClaimCall(c.Request.Context(), w.ID, m.key(entry.SourceID), claimTimeout)
+		if errors.Is(err, activity.ErrCallRunning) {
+			return refusalFor(err).retryIn(saturatedRetrySeconds)
+		}
+		if err != nil {
+			return err
+		}
+		if earlier != nil {
+			logger(c).InfoContext(c, "message answered again", "method", m.method, "answer", earlier.Status)
+			relay(c, &forward.Answer{Status: earlier.Status, ContentType: earlier.ContentType, Body: earlier.Body})
+			return nil
+		}
+		claim = &claimed
+	}
 	start := time.Now()
 	answer, err := h.push.Post(c.Request.Context(), forward.Request{
-		URL: w.URL, ContentType: "application/json", ContentLength: int64(len(body)), Body: bytes.NewReader(body),
+		URL: w.URL, ContentType: "application/json", ContentLength: int64(len(m.body)), Body: bytes.NewReader(m.body),
 		RequestID: c.GetString(requestIDKey), Timeout: messageTimeout,
 	})
 	took := time.Since(start)
@@ -98,25 +132,35 @@ func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, body []byt
 		if c.Request.Context().Err() != nil {
 			entry.ErrorDetail = "caller disconnected before the answer"
 		}
-		h.record(c, w.ID, entry)
+		h.record(c, w.ID, entry, claim, nil)
 		return err
 	}
 	entry.ResponseBody = asJSON(answer.Body)
 	if answer.Status >= http.StatusBadRequest {
 		entry.Status, entry.ErrorDetail = activity.StatusError, fmt.Sprintf("workspace answered %d", answer.Status)
 	}
-	h.record(c, w.ID, entry)
-	logger(c).InfoContext(c, "message forwarded", "method", entry.Method, "answer", answer.Status, "size", len(body), "duration", took)
+	h.record(c, w.ID, entry, claim, answer)
+	logger(c).InfoContext(c, "message forwarded", "method", entry.Method, "answer", answer.Status, "size", len(m.body), "duration", took)
 	relay(c, answer)
 	return nil
 }
 
-// record appends a call to the inbox. The call has been made, so neither a failure nor a disconnected
-// caller changes the answer.
-func (h *A2AHandler) record(c *gin.Context, workspace uuid.UUID, entry activity.Entry) {
+// record appends a call to the inbox, and ends its claim if it has one. The call has been made, so neither a
+// failure nor a disconnected caller changes the answer.
+func (h *A2AHandler) record(c *gin.Context, workspace uuid.UUID, entry activity.Entry, claim *activity.Claim, answer *forward.Answer) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), recordTimeout)
 	defer cancel()
-	if err := h.inbox.Record(ctx, workspace, entry); err != nil {
+	var err error
+	switch {
+	case claim == nil:
+		err = h.inbox.Record(ctx, workspace, entry)
+	case answer == nil || answer.Status >= http.StatusMultipleChoices: // whoever sends it again causes another call
+		err = h.inbox.RecordCall(ctx, workspace, *claim, nil, entry)
+	default:
+		err = h.inbox.RecordCall(ctx, workspace, *claim,
+			&activity.Answer{Status: answer.Status, ContentType: answer.ContentType, Body: answer.Body}, entry)
+	}
+	if err != nil {
 		logger(c).ErrorContext(c, "recording the call failed", "method", entry.Method, "error", err)
 		return
 	}

@@ -64,6 +64,11 @@ func parseMessage(raw []byte) (message, error) {
 	return m, nil
 }
 
+// key identifies the message among those of its workspace. Two senders may use the same messageId.
+func (m message) key(source uuid.NullUUID) activity.Key {
+	return sha256.Sum256(append(source.UUID[:], m.digest[:]...))
+}
+
 // methodSend is the method of a message that a sender may repeat.
 const methodSend = "message/send"
 

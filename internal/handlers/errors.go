@@ -49,6 +49,9 @@ var errorResponses = []struct {
 	{activity.ErrCursorGone, http.StatusGone, "cursor_gone",
 		"since_id is unknown or was pruned; omit since_id to start again, with order=asc from the oldest row"},
 
+	{activity.ErrCallRunning, http.StatusConflict, "message_in_progress",
+		"the workspace is still being called with this message; send it again later for the answer"},
+
 	{events.ErrGone, http.StatusGone, "events_gone",
 		"the events after Last-Event-ID are no longer available; connect without it and read the lists again"},
 	{events.ErrInvalidPosition, http.StatusBadRequest, "invalid_last_event_id", "Last-Event-ID must be the id of an event of this stream"},
