@@ -124,7 +124,7 @@ func (h *RegistryHandler) Heartbeat(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	secret, err := h.workspaces.Heartbeat(c.Request.Context(), id, storable(raw))
+	secret, err := h.workspaces.Heartbeat(c.Request.Context(), id, storable(raw), !caller.Admin)
 	if err != nil {
 		return err
 	}
@@ -260,6 +260,27 @@ func (h *WorkspacesHandler) RevokeToken(c *gin.Context) error {
 	publish(c, wsauth.WorkspaceOf(c), notify.Access)
 	audit(c, "token revoked", "revoked_token_id", id)
 	c.PureJSON(http.StatusOK, gin.H{"status": "revoked"})
+	return nil
+}
+
+// RotateSecret replaces the secret with which the platform authenticates to a push workspace. A caller with a token of
+// the workspace is the workspace, so it has the new secret with this answer.
+func (h *WorkspacesHandler) RotateSecret(c *gin.Context) error {
+	var body struct {
+		RevokeNow bool `json:"revoke_now"`
+	}
+	if c.Request.ContentLength != 0 { // the body is optional
+		if err := readJSON(c, &body); err != nil {
+			return err
+		}
+	}
+	rotation := workspaces.Rotation{RevokeNow: body.RevokeNow, Delivered: !wsauth.CallerOf(c).Admin}
+	secret, err := h.workspaces.Rotate(c.Request.Context(), wsauth.WorkspaceOf(c), rotation)
+	if err != nil {
+		return err
+	}
+	audit(c, "inbound secret rotated", "revoke_now", rotation.RevokeNow, "delivered", rotation.Delivered)
+	c.PureJSON(http.StatusOK, gin.H{"platform_inbound_secret": secret})
 	return nil
 }
 

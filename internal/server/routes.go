@@ -77,6 +77,7 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		return nil, errors.New("STORAGE_URL is set, but the database is not up to date; run 'platform migrate up' with the same DATABASE_URL first")
 	default:
 		inbox.WithoutReaders()
+		store.WithoutRotation()
 		s.log.WarnContext(ctx, "uploads to poll workspaces are refused: the database has no pending_uploads; run 'platform migrate up' and restart")
 	}
 
@@ -150,6 +151,7 @@ func route(e *gin.Engine, tokens *wsauth.Tokens, p parts) {
 	w.POST("/tokens", do(p.workspaces.MintToken))
 	w.GET("/tokens", do(p.workspaces.ListTokens))
 	w.DELETE("/tokens/:token_id", do(p.workspaces.RevokeToken))
+	w.POST("/inbound-secret", do(p.workspaces.RotateSecret))
 	w.GET("/activity", do(p.activity.List))
 	w.POST("/a2a", do(p.a2a.Send))
 	w.POST("/chat/uploads", do(p.files.Upload))

@@ -96,7 +96,10 @@ INSERT INTO workspaces (name, delivery_mode, url, platform_inbound_secret) VALUE
 RETURNING id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesce(platform_inbound_secret, ''),
     last_heartbeat_at, created_at`
 
-	sqlCreateWithID = `INSERT INTO workspaces (id, delivery_mode) VALUES ($1, 'push') ON CONFLICT (id) DO NOTHING`
+	sqlCreateWithID = `
+INSERT INTO workspaces (id, delivery_mode, registered_anonymously) VALUES ($1, 'push', $2) ON CONFLICT (id) DO NOTHING`
+
+	sqlCreateWithIDOnBase = `INSERT INTO workspaces (id, delivery_mode) VALUES ($1, 'push') ON CONFLICT (id) DO NOTHING`
 
 	sqlRegister = `
 UPDATE workspaces SET status = 'online', agent_card = $2, delivery_mode = coalesce(nullif($3, ''), delivery_mode),
@@ -122,6 +125,7 @@ type Store struct {
 	db       *sql.DB
 	tokens   *wsauth.Tokens
 	checkURL func(string) error
+	base     bool // the schema has no columns for rotation
 }
 
 // New returns the store in db. checkURL refuses URLs that the platform does not call.
@@ -218,10 +222,14 @@ func (s *Store) Mint(ctx context.Context, id uuid.UUID) (bearer string, token ws
 	return bearer, token, nil
 }
 
-// Heartbeat stores the time and the report of a heartbeat, and returns the workspace's inbound secret.
-// ErrNotFound.
-func (s *Store) Heartbeat(ctx context.Context, id uuid.UUID, report json.RawMessage) (secret string, err error) {
-	err = s.db.QueryRowContext(ctx, sqlHeartbeat, id, string(report), newSecret()).Scan(&secret)
+// Heartbeat stores the time and the report of a heartbeat, and returns the workspace's inbound secret. own says that
+// the workspace itself sent it, and not the operator: then the workspace has the secret from now on. ErrNotFound.
+func (s *Store) Heartbeat(ctx context.Context, id uuid.UUID, report json.RawMessage, own bool) (secret string, err error) {
+	statement := sqlHeartbeat
+	if own && !s.base {
+		statement = sqlHeartbeatDelivers
+	}
+	err = s.db.QueryRowContext(ctx, statement, id, string(report), newSecret()).Scan(&secret)
 	if err != nil {
 		return "", fmt.Errorf("workspaces: heartbeat of %s: %w", id, notFound(err))
 	}

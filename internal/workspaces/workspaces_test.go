@@ -108,7 +108,7 @@ func TestRemovedAndUnknown_AreNotFound(t *testing.T) {
 	f.remove(t, removed.ID)
 	for name, id := range map[string]uuid.UUID{"removed": removed.ID, "unknown": uuid.New()} {
 		_, errGet := f.Get(t.Context(), id)
-		_, errBeat := f.Heartbeat(t.Context(), id, json.RawMessage(`{}`))
+		_, errBeat := f.Heartbeat(t.Context(), id, json.RawMessage(`{}`), true)
 		bearer, _, errMint := f.Mint(t.Context(), id)
 		for what, err := range map[string]error{"get": errGet, "heartbeat": errBeat, "mint": errMint} {
 			if !errors.Is(err, workspaces.ErrNotFound) {
@@ -147,7 +147,7 @@ func TestHeartbeat_RecordsTimeAndReport(t *testing.T) {
 	w, _ := f.create(t, workspaces.Poll, "")
 	idle, _ := f.create(t, workspaces.Poll, "")
 	for _, report := range []string{`{"active_tasks":1}`, `{"active_tasks": 2}`} {
-		secret, err := f.Heartbeat(t.Context(), w.ID, json.RawMessage(report))
+		secret, err := f.Heartbeat(t.Context(), w.ID, json.RawMessage(report), true)
 		if err != nil || secret != w.InboundSecret {
 			t.Errorf("secret %q, %v, want %q", secret, err, w.InboundSecret)
 		}
@@ -172,7 +172,7 @@ func TestSecret_MintedOnceAndKept(t *testing.T) {
 	f := newFixture(t)
 	mints := map[string]func(id uuid.UUID) error{
 		"heartbeat": func(id uuid.UUID) error {
-			_, err := f.Heartbeat(t.Context(), id, json.RawMessage(`{}`))
+			_, err := f.Heartbeat(t.Context(), id, json.RawMessage(`{}`), true)
 			return err
 		},
 		"ensure": func(id uuid.UUID) error { return f.EnsureSecret(t.Context(), id) },
@@ -221,7 +221,7 @@ func TestFailure_IsNotReportedAsNotFound(t *testing.T) {
 	_, errList := f.List(t.Context())
 	_, _, errCreate := f.Create(t.Context(), "x", workspaces.Poll, "")
 	_, _, errMint := f.Mint(t.Context(), w.ID)
-	_, errBeat := f.Heartbeat(t.Context(), w.ID, json.RawMessage(`{}`))
+	_, errBeat := f.Heartbeat(t.Context(), w.ID, json.RawMessage(`{}`), true)
 	_, _, errRegister := f.Register(t.Context(), registration(w.ID, bearer))
 	for what, err := range map[string]error{
 		"get": errGet, "list": errList, "create": errCreate, "mint": errMint, "heartbeat": errBeat, "register": errRegister,
