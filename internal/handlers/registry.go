@@ -21,6 +21,13 @@ type RegistryHandler struct {
 	tokens     *wsauth.Tokens
 	open       bool
 	rates      *RateLimits
+	hosts      *HostCheck // nil: none
+}
+
+// WithHostCheck makes registrations without a token pass the check, and returns the handler.
+func (h *RegistryHandler) WithHostCheck(check *HostCheck) *RegistryHandler {
+	h.hosts = check
+	return h
 }
 
 // NewRegistryHandler returns the handler. If open, an unknown id may register without a token. The handler
@@ -37,6 +44,9 @@ func (h *RegistryHandler) Register(c *gin.Context) error {
 		AgentCard    json.RawMessage `json:"agent_card"`
 		DeliveryMode workspaces.Mode `json:"delivery_mode"`
 		URL          string          `json:"url"`
+	}
+	if err := h.hosts.admit(c); err != nil {
+		return err
 	}
 	if err := readJSON(c, &body); err != nil {
 		return err

@@ -95,7 +95,7 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		rates:      rates,
 		operating:  handlers.NewOperatingHandler(s.ready(staging)),
 		metrics:    scrape,
-		registry:   handlers.NewRegistryHandler(store, s.tokens, c.OpenRegistration, rates),
+		registry:   handlers.NewRegistryHandler(store, s.tokens, c.OpenRegistration, rates).WithHostCheck(s.hostCheck()),
 		workspaces: handlers.NewWorkspacesHandler(store, s.tokens),
 		activity:   handlers.NewActivityHandler(store, s.tokens, inbox, s.news, handlers.NewAdmission(c.MaxWaits)),
 		a2a:        handlers.NewA2AHandler(store, inbox, push, handlers.NewAdmission(c.MaxMessages)),
