@@ -129,6 +129,9 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 	if err := h.spool(c.Request, batch); err != nil {
 		return err
 	}
+	if err := wsauth.Recheck(c); err != nil {
+		return err
+	}
 	files, replayed, err := h.storage.StageOnce(c.Request.Context(), w.ID, key, batch.Files())
 	if err != nil {
 		return stageFailed(err)
