@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -13,23 +15,38 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// The migrations, in the order of their versions.
-const (
-	workspacesMigration = "20260401100000_workspaces"
-	activityMigration   = "20260401110000_activity_logs"
-	uploadsMigration    = "20260505100000_pending_uploads"
-	stagingMigration    = "20260701100000_quotas_events_objects" // one step with the one before
-	currentMigration    = "20261201110000_message_keys"
+// migrations are in the order of their versions. A new one belongs here.
+var migrations = []string{
+	"20260401100000_workspaces",
+	"20260401110000_activity_logs",
+	"20260505100000_pending_uploads",
+	"20260701100000_quotas_events_objects", // one step with the one before
+	"20261201110000_message_keys",
+	"20261201130000_secret_rotation",
+}
 
-	toBase = "2" // steps from the newest schema to the one before staging
-)
+const baseMigrations = 2 // without staging
 
-const (
-	appliedOnBase = "applied " + uploadsMigration + "\napplied " + stagingMigration + "\napplied " + currentMigration + "\n"
+const appliedNone = "nothing to apply: the schema is up to date\n"
 
-	appliedAll  = "applied " + workspacesMigration + "\napplied " + activityMigration + "\n" + appliedOnBase
-	appliedNone = "nothing to apply: the schema is up to date\n"
-)
+// stepsAboveBase is how many steps lead from the newest schema to the one before staging.
+var stepsAboveBase = len(migrations) - baseMigrations - 1
+
+// lines are names, each in a line of its own after a word.
+func lines(word string, names ...string) string {
+	var b strings.Builder
+	for _, name := range names {
+		b.WriteString(word + name + "\n")
+	}
+	return b.String()
+}
+
+// undone are the lines of names that were undone, newest first.
+func undone(names ...string) string {
+	names = slices.Clone(names)
+	slices.Reverse(names)
+	return lines("undone ", names...)
+}
 
 // newDatabase creates a database with the newest schema.
 func newDatabase(t *testing.T) (env []string) { return environmentOf(pgtest.New(t)) }
@@ -73,19 +90,19 @@ func wantPrinted(t *testing.T, got, want string) {
 func TestMigrate_GoesUpAndDownAndTellsWhereItIs(t *testing.T) {
 	t.Parallel()
 	db := emptyDatabase(t)
-	wantPrinted(t, migrate(t, db, "status"), "No migration has been applied.\nRun `platform migrate up` to apply what is pending.\n\n"+
-		"  pending  "+workspacesMigration+"\n  pending  "+activityMigration+"\n  pending  "+uploadsMigration+"\n  pending  "+stagingMigration+"\n  pending  "+currentMigration+"\n")
+	base, newest := migrations[:baseMigrations], migrations[len(migrations)-1]
+	const rerun = "\nRun `platform migrate up` to apply what is pending.\n\n"
+	wantPrinted(t, migrate(t, db, "status"), "No migration has been applied."+rerun+lines("  pending  ", migrations...))
 	migrateFails(t, db, "platform: … nothing to undo", "down")
-	wantPrinted(t, migrate(t, db, "up"), appliedAll)
+	wantPrinted(t, migrate(t, db, "up"), lines("applied ", migrations...))
 	wantPrinted(t, migrate(t, db, "up"), appliedNone)
-	wantPrinted(t, migrate(t, db, "down"), "undone "+currentMigration+"\n")
-	wantPrinted(t, migrate(t, db, "down"), "undone "+stagingMigration+"\nundone "+uploadsMigration+"\n")
-	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+activityMigration+".\nRun `platform migrate up` to apply what is pending.\n\n"+
-		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  pending  "+uploadsMigration+"\n  pending  "+stagingMigration+"\n  pending  "+currentMigration+"\n")
-	wantPrinted(t, migrate(t, db, "down", "5"), "undone "+activityMigration+"\nundone "+workspacesMigration+"\n")
-	wantPrinted(t, migrate(t, db, "up"), appliedAll)
-	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+currentMigration+": up to date.\n\n"+
-		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  applied  "+uploadsMigration+"\n  applied  "+stagingMigration+"\n  applied  "+currentMigration+"\n")
+	wantPrinted(t, migrate(t, db, "down"), undone(newest))
+	wantPrinted(t, migrate(t, db, "down", strconv.Itoa(stepsAboveBase-1)), undone(migrations[baseMigrations:len(migrations)-1]...))
+	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+base[1]+"."+rerun+
+		lines("  applied  ", base...)+lines("  pending  ", migrations[baseMigrations:]...))
+	wantPrinted(t, migrate(t, db, "down", "5"), undone(base...))
+	wantPrinted(t, migrate(t, db, "up"), lines("applied ", migrations...))
+	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+newest+": up to date.\n\n"+lines("  applied  ", migrations...))
 }
 
 // Planted: one of the two goes on.
@@ -133,7 +150,7 @@ func TestMigrate_ForceRecordsAVersionThatExists(t *testing.T) {
 	db := emptyDatabase(t)
 	migrate(t, db, "up")
 	migrate(t, db, "force", "20260401110000")
-	if status := migrate(t, db, "status"); !strings.HasPrefix(status, "The schema is at "+activityMigration+".\n") {
+	if status := migrate(t, db, "status"); !strings.HasPrefix(status, "The schema is at "+migrations[1]+".\n") {
 		t.Errorf("after force: %s", status)
 	}
 	migrateFails(t, db, "platform: … force version 20260101000000 … no such migration", "force", "20260101000000")
@@ -153,7 +170,7 @@ func TestMigrate_ReplicasAtOnceApplyEachMigrationOnce(t *testing.T) {
 			t.Errorf("replica %d: exit code %d: %s", i, code, p.stderr)
 		}
 		switch printed := p.stdout.String(); printed {
-		case appliedAll:
+		case lines("applied ", migrations...):
 			applied++
 		case appliedNone:
 		default:
@@ -179,7 +196,7 @@ func TestServe_BeforeTheUploadsMigrationPushesAndAfterItStages(t *testing.T) {
 
 	db := emptyDatabase(t)
 	migrate(t, db, "up")
-	migrate(t, db, "down", toBase)
+	migrate(t, db, "down", strconv.Itoa(stepsAboveBase))
 	p := serveOn(t, db)
 	poller := p.create(t, servertest.AdminToken, "poll", "")
 	pushed := p.create(t, servertest.AdminToken, "push", receiver.URL)
@@ -201,7 +218,7 @@ func TestServe_BeforeTheUploadsMigrationPushesAndAfterItStages(t *testing.T) {
 		t.Errorf("the workspace received %q", got)
 	}
 
-	wantPrinted(t, migrate(t, db, "up"), appliedOnBase)
+	wantPrinted(t, migrate(t, db, "up"), lines("applied ", migrations[baseMigrations:]...))
 	p.stop(t)
 	p = serveOn(t, db)
 	f := p.mustUpload(t, poller, note)[0]

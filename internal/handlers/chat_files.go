@@ -80,7 +80,7 @@ func (h *ChatFilesHandler) Limits(c *gin.Context) error {
 
 // Upload handles one multipart upload.
 func (h *ChatFilesHandler) Upload(c *gin.Context) error {
-	w, err := h.workspaces.Get(c.Request.Context(), wsauth.WorkspaceOf(c))
+	w, err := h.workspaces.GetForPush(c.Request.Context(), wsauth.WorkspaceOf(c))
 	if err != nil {
 		return err
 	}
@@ -127,6 +127,9 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 	defer batch.Close()
 	c.Request.Body = reservation.body(c.Request.Body)
 	if err := h.spool(c.Request, batch); err != nil {
+		return err
+	}
+	if err := wsauth.Recheck(c); err != nil {
 		return err
 	}
 	files, replayed, err := h.storage.StageOnce(c.Request.Context(), w.ID, key, batch.Files())
@@ -229,7 +232,8 @@ func checkCallable(w workspaces.Workspace) error {
 }
 
 // checkPushable is checkCallable for uploads, which need the inbound secret too. It generates a missing
-// secret and returns a 503: the workspace receives the secret with its next heartbeat.
+// secret and returns a 503: the workspace receives the secret with its next heartbeat. During a rotation there is a
+// secret, but none that the workspace knows and the platform may still present.
 func checkPushable(c *gin.Context, store *workspaces.Store, w workspaces.Workspace) error {
 	if err := checkCallable(w); err != nil || w.InboundSecret != "" {
 		return err
@@ -237,7 +241,7 @@ func checkPushable(c *gin.Context, store *workspaces.Store, w workspaces.Workspa
 	if err := store.EnsureSecret(c.Request.Context(), w.ID); err != nil {
 		return err
 	}
-	logger(c).WarnContext(c, "inbound secret minted")
+	logger(c).WarnContext(c, "upload refused until the workspace has received its inbound secret")
 	return refuse(http.StatusServiceUnavailable, "workspace_reregistering", "workspace re-registering — please retry in 30 seconds").
 		with("retry_after_seconds", secretRetrySeconds).retryIn(secretRetrySeconds)
 }

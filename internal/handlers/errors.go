@@ -35,6 +35,7 @@ var errorResponses = []struct {
 	{workspaces.ErrRemoved, http.StatusGone, "workspace_removed", "workspace was removed; register under a new id"},
 	{workspaces.ErrRegistrationClosed, http.StatusForbidden, "registration_closed",
 		"registration is closed; ask the operator to create the workspace and give you its token"},
+	{workspaces.ErrRotationUnavailable, http.StatusServiceUnavailable, "platform_unavailable", "the platform's database is not up to date; ask the operator to run 'platform migrate up'"},
 	{workspaces.ErrInvalidMode, http.StatusBadRequest, "invalid_delivery_mode", `delivery_mode must be "push" or "poll"`},
 	{workspaces.ErrURLRequired, http.StatusBadRequest, "url_required", `delivery_mode "push" needs a url; use "poll" if the workspace has none`},
 

@@ -22,6 +22,13 @@ type RegistryHandler struct {
 	tokens     *wsauth.Tokens
 	open       bool
 	rates      *RateLimits
+	hosts      *HostCheck // nil: none
+}
+
+// WithHostCheck makes registrations without a token pass the check, and returns the handler.
+func (h *RegistryHandler) WithHostCheck(check *HostCheck) *RegistryHandler {
+	h.hosts = check
+	return h
 }
 
 // NewRegistryHandler returns the handler. If open, an unknown id may register without a token. The handler
@@ -41,6 +48,9 @@ func (h *RegistryHandler) Register(c *gin.Context) error {
 		AgentCard    json.RawMessage `json:"agent_card"`
 		DeliveryMode workspaces.Mode `json:"delivery_mode"`
 		URL          string          `json:"url"`
+	}
+	if err := h.hosts.admit(c); err != nil {
+		return err
 	}
 	if err := readJSON(c, &body); err != nil {
 		return err
@@ -131,7 +141,7 @@ func (h *RegistryHandler) Heartbeat(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	secret, err := h.workspaces.Heartbeat(c.Request.Context(), id, raw)
+	secret, err := h.workspaces.Heartbeat(c.Request.Context(), id, raw, !caller.Admin)
 	if err != nil {
 		return err
 	}
@@ -187,15 +197,26 @@ func (h *WorkspacesHandler) Create(c *gin.Context) error {
 	return nil
 }
 
-// List lists the workspaces, newest first.
+// List lists the workspaces, newest first, a page at a time.
 func (h *WorkspacesHandler) List(c *gin.Context) error {
-	list, err := h.workspaces.List(c.Request.Context())
+	p := params{get: c.Query}
+	after, limit := p.uuid("after"), p.positive("limit", "a whole number from 1; more than 500 is 500")
+	if p.err != nil {
+		return p.err
+	}
+	if after.Valid && after.UUID == uuid.Nil {
+		return workspaces.ErrNotFound
+	}
+	list, more, err := h.workspaces.List(c.Request.Context(), after.UUID, limit)
 	if err != nil {
 		return err
 	}
-	views := make([]workspaceView, len(list))
+	views := make([]listedView, len(list))
 	for i, w := range list {
-		views[i] = viewWorkspace(w)
+		views[i] = listedView{viewWorkspace(w.Workspace), w.URL, w.Online, w.UnackedFiles, w.UnackedBytes, utc(w.OldestUnackedAt)}
+	}
+	if more {
+		c.Header("Link", fmt.Sprintf(`</workspaces?limit=%d&after=%s>; rel="next"`, len(list), list[len(list)-1].ID))
 	}
 	c.PureJSON(http.StatusOK, views)
 	return nil
@@ -270,6 +291,27 @@ func (h *WorkspacesHandler) RevokeToken(c *gin.Context) error {
 	return nil
 }
 
+// RotateSecret replaces the secret with which the platform authenticates to a push workspace. A caller with a token of
+// the workspace is the workspace, so it has the new secret with this answer.
+func (h *WorkspacesHandler) RotateSecret(c *gin.Context) error {
+	var body struct {
+		RevokeNow bool `json:"revoke_now"`
+	}
+	if c.Request.ContentLength != 0 { // the body is optional
+		if err := readJSON(c, &body); err != nil {
+			return err
+		}
+	}
+	rotation := workspaces.Rotation{RevokeNow: body.RevokeNow, Delivered: !wsauth.CallerOf(c).Admin}
+	secret, err := h.workspaces.Rotate(c.Request.Context(), wsauth.WorkspaceOf(c), rotation)
+	if err != nil {
+		return err
+	}
+	audit(c, "inbound secret rotated", "revoke_now", rotation.RevokeNow, "delivered", rotation.Delivered)
+	c.PureJSON(http.StatusOK, gin.H{"platform_inbound_secret": secret})
+	return nil
+}
+
 type workspaceView struct {
 	ID              uuid.UUID       `json:"id"`
 	Name            string          `json:"name"`
@@ -277,6 +319,16 @@ type workspaceView struct {
 	DeliveryMode    workspaces.Mode `json:"delivery_mode"`
 	LastHeartbeatAt *time.Time      `json:"last_heartbeat_at"`
 	CreatedAt       time.Time       `json:"created_at"`
+}
+
+// listedView is a workspace in the operator's list.
+type listedView struct {
+	workspaceView
+	URL             string     `json:"url"`
+	Online          bool       `json:"online"`
+	UnackedFiles    int64      `json:"unacked_files"`
+	UnackedBytes    int64      `json:"unacked_bytes"`
+	OldestUnackedAt *time.Time `json:"oldest_unacked_at"`
 }
 
 func viewWorkspace(w workspaces.Workspace) workspaceView {

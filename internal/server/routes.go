@@ -88,6 +88,7 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		return nil, errors.New("STORAGE_URL is set, but the database is not up to date; run 'platform migrate up' with the same DATABASE_URL first")
 	default:
 		inbox.WithoutReaders()
+		store.WithoutRotation()
 		s.log.WarnContext(ctx, "uploads to poll workspaces are refused: the database has no pending_uploads; run 'platform migrate up' and restart")
 	}
 
@@ -105,7 +106,7 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		rates:      rates,
 		operating:  handlers.NewOperatingHandler(s.ready(staging)),
 		metrics:    scrape,
-		registry:   handlers.NewRegistryHandler(store, s.tokens, c.OpenRegistration, rates),
+		registry:   handlers.NewRegistryHandler(store, s.tokens, c.OpenRegistration, rates).WithHostCheck(s.hostCheck()),
 		workspaces: handlers.NewWorkspacesHandler(store, s.tokens),
 		activity:   handlers.NewActivityHandler(store, s.tokens, inbox, s.news, handlers.NewAdmission(c.MaxWaits)),
 		a2a:        handlers.NewA2AHandler(store, inbox, push, handlers.NewAdmission(c.MaxMessages)),
@@ -161,6 +162,7 @@ func route(e *gin.Engine, tokens *wsauth.Tokens, p parts) {
 	w.POST("/tokens", do(p.workspaces.MintToken))
 	w.GET("/tokens", do(p.workspaces.ListTokens))
 	w.DELETE("/tokens/:token_id", do(p.workspaces.RevokeToken))
+	w.POST("/inbound-secret", do(p.workspaces.RotateSecret))
 	w.GET("/activity", do(p.activity.List))
 	w.POST("/a2a", do(p.a2a.Send))
 	w.POST("/chat/uploads", do(p.files.Upload))

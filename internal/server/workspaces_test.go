@@ -51,6 +51,39 @@ func TestWorkspaces_Create(t *testing.T) {
 	}
 }
 
+// Planted: no Link; a Link on the last page; a bad value taken for the default.
+func TestWorkspaces_ListInPages(t *testing.T) {
+	t.Parallel()
+	p := servertest.Start(t)
+	first, second, third := p.Create(t, "poll", ""), p.Create(t, "poll", ""), p.Create(t, "poll", "")
+	stage(t, p, third, "a.txt")
+	var got []string
+	pages := 0
+	for path := "/workspaces?limit=2"; path != ""; pages++ {
+		r := call(t, p, "GET", path, admin, "")
+		var page []struct {
+			ID     string
+			Files  int     `json:"unacked_files"`
+			Oldest *string `json:"oldest_unacked_at"`
+		}
+		r.JSON(t, &page)
+		for _, w := range page {
+			got = append(got, w.ID)
+			if staged := w.ID == third.ID; (w.Files == 1) != staged || (w.Oldest != nil) != staged {
+				t.Errorf("%+v, want a file only for the third", w)
+			}
+		}
+		path, _, _ = strings.Cut(strings.TrimPrefix(r.Header.Get("Link"), "<"), `>; rel="next"`)
+	}
+	if want := []string{third.ID, second.ID, first.ID}; !slices.Equal(got, want) || pages != 2 {
+		t.Errorf("%v in %d pages, want %v in 2", got, pages, want)
+	}
+	for _, query := range []string{"limit=0", "limit=x", "after=x"} {
+		isError(t, call(t, p, "GET", "/workspaces?"+query, admin, ""), http.StatusBadRequest, "invalid_parameter", query[:5])
+	}
+	isError(t, call(t, p, "GET", "/workspaces?after="+nobody, admin, ""), http.StatusNotFound, "workspace_not_found", "not found")
+}
+
 func TestWorkspaces_ListIsNewestFirstWithoutTombstones(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)

@@ -66,6 +66,11 @@ func (s *Store) register(ctx context.Context, tx *sql.Tx, r Registration) (Works
 	if err != nil {
 		return Workspace{}, "", err
 	}
+	if !s.tokens.IsAdmin(r.Bearer) {
+		if err := s.delivered(ctx, tx, r.ID); err != nil {
+			return Workspace{}, "", err
+		}
+	}
 	live, _, err := s.tokens.History(ctx, tx, r.ID)
 	if err != nil || live > 0 {
 		return w, "", err
@@ -88,7 +93,7 @@ func (s *Store) admit(ctx context.Context, tx *sql.Tx, r Registration) (Workspac
 		if !admin && !r.Open {
 			return Workspace{}, ErrRegistrationClosed
 		}
-		created, err := s.create(ctx, tx, r.ID)
+		created, err := s.create(ctx, tx, r.ID, !admin)
 		if err != nil {
 			return Workspace{}, err
 		}
@@ -118,8 +123,14 @@ func (s *Store) admit(ctx context.Context, tx *sql.Tx, r Registration) (Workspac
 }
 
 // create inserts the row of an unknown id. It returns false if another transaction has inserted it.
-func (s *Store) create(ctx context.Context, tx *sql.Tx, id uuid.UUID) (bool, error) {
-	result, err := tx.ExecContext(ctx, sqlCreateWithID, id)
+func (s *Store) create(ctx context.Context, tx *sql.Tx, id uuid.UUID, anonymously bool) (bool, error) {
+	var result sql.Result
+	var err error
+	if s.base {
+		result, err = tx.ExecContext(ctx, sqlCreateWithIDOnBase, id)
+	} else {
+		result, err = tx.ExecContext(ctx, sqlCreateWithID, id, anonymously)
+	}
 	if err != nil {
 		return false, fmt.Errorf("create: %w", err)
 	}

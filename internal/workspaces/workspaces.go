@@ -86,17 +86,15 @@ SELECT id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesc
     last_heartbeat_at, created_at
 FROM workspaces WHERE id = $1 FOR UPDATE`
 
-	sqlList = `
-SELECT id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesce(platform_inbound_secret, ''),
-    last_heartbeat_at, created_at
-FROM workspaces WHERE status <> 'removed' ORDER BY created_at DESC, id DESC`
-
 	sqlCreate = `
 INSERT INTO workspaces (name, delivery_mode, url, platform_inbound_secret) VALUES ($1, $2, nullif($3, ''), $4)
 RETURNING id, name, status, coalesce(delivery_mode, ''), coalesce(url, ''), coalesce(platform_inbound_secret, ''),
     last_heartbeat_at, created_at`
 
-	sqlCreateWithID = `INSERT INTO workspaces (id, delivery_mode) VALUES ($1, 'push') ON CONFLICT (id) DO NOTHING`
+	sqlCreateWithID = `
+INSERT INTO workspaces (id, delivery_mode, registered_anonymously) VALUES ($1, 'push', $2) ON CONFLICT (id) DO NOTHING`
+
+	sqlCreateWithIDOnBase = `INSERT INTO workspaces (id, delivery_mode) VALUES ($1, 'push') ON CONFLICT (id) DO NOTHING`
 
 	sqlRegister = `
 UPDATE workspaces SET status = 'online', agent_card = $2, delivery_mode = coalesce(nullif($3, ''), delivery_mode),
@@ -122,6 +120,7 @@ type Store struct {
 	db       *sql.DB
 	tokens   *wsauth.Tokens
 	checkURL func(string) error
+	base     bool // the schema has no columns for rotation
 }
 
 // New returns the store in db. checkURL refuses URLs that the platform does not call.
@@ -136,27 +135,6 @@ func (s *Store) Get(ctx context.Context, id uuid.UUID) (Workspace, error) {
 		return Workspace{}, fmt.Errorf("workspaces: get %s: %w", id, err)
 	}
 	return w, nil
-}
-
-// List returns the workspaces that are not removed, newest first, never nil.
-func (s *Store) List(ctx context.Context) ([]Workspace, error) {
-	rows, err := s.db.QueryContext(ctx, sqlList)
-	if err != nil {
-		return nil, fmt.Errorf("workspaces: list: %w", err)
-	}
-	defer rows.Close()
-	list := []Workspace{}
-	for rows.Next() {
-		w, err := scan(rows)
-		if err != nil {
-			return nil, fmt.Errorf("workspaces: list: %w", err)
-		}
-		list = append(list, w)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("workspaces: list: %w", err)
-	}
-	return list, nil
 }
 
 // Create creates a workspace and its first token. An empty mode is Push. The url may be empty until the
@@ -218,10 +196,14 @@ func (s *Store) Mint(ctx context.Context, id uuid.UUID) (bearer string, token ws
 	return bearer, token, nil
 }
 
-// Heartbeat stores the time and the report of a heartbeat, and returns the workspace's inbound secret.
-// ErrNotFound.
-func (s *Store) Heartbeat(ctx context.Context, id uuid.UUID, report json.RawMessage) (secret string, err error) {
-	err = s.db.QueryRowContext(ctx, sqlHeartbeat, id, string(report), newSecret()).Scan(&secret)
+// Heartbeat stores the time and the report of a heartbeat, and returns the workspace's inbound secret. own says that
+// the workspace itself sent it, and not the operator: then the workspace has the secret from now on. ErrNotFound.
+func (s *Store) Heartbeat(ctx context.Context, id uuid.UUID, report json.RawMessage, own bool) (secret string, err error) {
+	statement := sqlHeartbeat
+	if own && !s.base {
+		statement = sqlHeartbeatDelivers
+	}
+	err = s.db.QueryRowContext(ctx, statement, id, string(report), newSecret()).Scan(&secret)
 	if err != nil {
 		return "", fmt.Errorf("workspaces: heartbeat of %s: %w", id, notFound(err))
 	}

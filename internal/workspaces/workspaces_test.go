@@ -57,22 +57,6 @@ func TestCreate_CreatesTokenAndSecret(t *testing.T) {
 	}
 }
 
-func TestList_NewestFirstWithoutRemoved(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
-	if list, err := f.List(t.Context()); err != nil || list == nil || len(list) > 0 {
-		t.Errorf("none: %v, %v, want an empty list", list, err)
-	}
-	first, _ := f.create(t, workspaces.Poll, "")
-	removed, _ := f.create(t, workspaces.Poll, "")
-	last, _ := f.create(t, workspaces.Push, goodURL)
-	f.remove(t, removed.ID)
-	list, err := f.List(t.Context())
-	if err != nil || len(list) != 2 || list[0] != last || list[1] != first {
-		t.Errorf("list %+v, %v", list, err)
-	}
-}
-
 func TestRemove_LeavesATombstone(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -108,7 +92,7 @@ func TestRemovedAndUnknown_AreNotFound(t *testing.T) {
 	f.remove(t, removed.ID)
 	for name, id := range map[string]uuid.UUID{"removed": removed.ID, "unknown": uuid.New()} {
 		_, errGet := f.Get(t.Context(), id)
-		_, errBeat := f.Heartbeat(t.Context(), id, json.RawMessage(`{}`))
+		_, errBeat := f.Heartbeat(t.Context(), id, json.RawMessage(`{}`), true)
 		bearer, _, errMint := f.Mint(t.Context(), id)
 		for what, err := range map[string]error{"get": errGet, "heartbeat": errBeat, "mint": errMint} {
 			if !errors.Is(err, workspaces.ErrNotFound) {
@@ -147,7 +131,7 @@ func TestHeartbeat_RecordsTimeAndReport(t *testing.T) {
 	w, _ := f.create(t, workspaces.Poll, "")
 	idle, _ := f.create(t, workspaces.Poll, "")
 	for _, report := range []string{`{"active_tasks":1}`, `{"active_tasks": 2}`} {
-		secret, err := f.Heartbeat(t.Context(), w.ID, json.RawMessage(report))
+		secret, err := f.Heartbeat(t.Context(), w.ID, json.RawMessage(report), true)
 		if err != nil || secret != w.InboundSecret {
 			t.Errorf("secret %q, %v, want %q", secret, err, w.InboundSecret)
 		}
@@ -172,7 +156,7 @@ func TestSecret_MintedOnceAndKept(t *testing.T) {
 	f := newFixture(t)
 	mints := map[string]func(id uuid.UUID) error{
 		"heartbeat": func(id uuid.UUID) error {
-			_, err := f.Heartbeat(t.Context(), id, json.RawMessage(`{}`))
+			_, err := f.Heartbeat(t.Context(), id, json.RawMessage(`{}`), true)
 			return err
 		},
 		"ensure": func(id uuid.UUID) error { return f.EnsureSecret(t.Context(), id) },
@@ -218,10 +202,10 @@ func TestFailure_IsNotReportedAsNotFound(t *testing.T) {
 	w, bearer := f.create(t, workspaces.Poll, "")
 	f.db.Close()
 	_, errGet := f.Get(t.Context(), w.ID)
-	_, errList := f.List(t.Context())
+	_, _, errList := f.List(t.Context(), uuid.Nil, 0)
 	_, _, errCreate := f.Create(t.Context(), "x", workspaces.Poll, "")
 	_, _, errMint := f.Mint(t.Context(), w.ID)
-	_, errBeat := f.Heartbeat(t.Context(), w.ID, json.RawMessage(`{}`))
+	_, errBeat := f.Heartbeat(t.Context(), w.ID, json.RawMessage(`{}`), true)
 	_, _, errRegister := f.Register(t.Context(), registration(w.ID, bearer))
 	for what, err := range map[string]error{
 		"get": errGet, "list": errList, "create": errCreate, "mint": errMint, "heartbeat": errBeat, "register": errRegister,

@@ -8,6 +8,7 @@ import (
 const (
 	callerKey    = "wsauth.caller"
 	workspaceKey = "wsauth.workspace"
+	tokensKey    = "wsauth.tokens"
 )
 
 // RequireWorkspace admits a request that may act on the workspace :id of its path, and stores caller and
@@ -28,7 +29,20 @@ func (t *Tokens) RequireWorkspace(fail func(*gin.Context, error)) gin.HandlerFun
 		}
 		c.Set(callerKey, caller)
 		c.Set(workspaceKey, workspace)
+		c.Set(tokensKey, t)
 	}
+}
+
+// Recheck authenticates the caller of a request that RequireWorkspace admitted once more. A body may take minutes to
+// arrive, and what it asks for must not be done for a token that was revoked meanwhile, or whose workspace was removed.
+// The errors are those of Authenticate.
+func Recheck(c *gin.Context) error {
+	t, ok := c.Value(tokensKey).(*Tokens)
+	if !ok {
+		return ErrUnauthorized
+	}
+	_, err := t.Authenticate(c.Request.Context(), WorkspaceOf(c), Bearer(c.GetHeader("Authorization")))
+	return err
 }
 
 // RequireAdmin admits the operator's requests. Otherwise it calls fail with the error and aborts.
