@@ -9,9 +9,8 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// ForwardedFor makes gin read X-Forwarded-For as proxies write it: some write an address with its port, and
-// some add a header of their own instead of extending the first, of which gin reads only the first. Either
-// would give a client the proxy's address, or one that the client has chosen.
+// ForwardedFor makes gin read X-Forwarded-For as proxies write it: some write an address with its port, which gin
+// does not parse. All clients of such a proxy would have its address, and share one rate limit.
 func ForwardedFor() gin.HandlerFunc {
 	return func(c *gin.Context) {
 		lines := c.Request.Header.Values("X-Forwarded-For")

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/molecule-ai/platform/internal/config"
 	"github.com/molecule-ai/platform/internal/server/servertest"
@@ -77,25 +78,46 @@ func TestRepeated_PushMessageIsForwardedUntilItSucceeds(t *testing.T) {
 		n := calls.Add(1)
 		called <- struct{}{}
 		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(<-answer)
+		select {
+		case status := <-answer:
+			w.WriteHeader(status)
+		case <-r.Context().Done():
+		}
 		_, _ = fmt.Fprintf(w, `{"call":%d}`, n)
 	}))
 	t.Cleanup(agent.Close)
 	p := servertest.Start(t, func(s *config.Settings) { s.PushAllowCIDRs = "127.0.0.0/8" })
 	w := p.Create(t, "push", agent.URL)
+	// A call that is missing must fail the test, not hold it.
+	respond := func(status int) {
+		t.Helper()
+		select {
+		case answer <- status:
+		case <-time.After(testTimeout):
+			t.Fatal("the agent waits for no answer")
+		}
+	}
+	awaitCall := func() {
+		t.Helper()
+		select {
+		case <-called:
+		case <-time.After(testTimeout):
+			t.Fatal("the agent is not called")
+		}
+	}
 	post := func(id int) *servertest.Response {
 		return call(t, p, "POST", "/workspaces/"+w.ID+"/a2a", w.Token, sentAgain(id, "m", "a"))
 	}
 	for n, status := range []int{http.StatusInternalServerError, http.StatusOK} {
 		done := make(chan *servertest.Response, 1)
 		go func() { done <- post(n) }()
-		<-called
+		awaitCall()
 		running := post(9)
 		isError(t, running, http.StatusConflict, "message_in_progress", "still being called")
 		if running.Header.Get("Retry-After") == "" {
 			t.Error("no Retry-After")
 		}
-		answer <- status
+		respond(status)
 		if r := <-done; r.Status != status || string(r.Body) != fmt.Sprintf(`{"call":%d}`, n+1) {
 			t.Errorf("call %d: %d %s", n+1, r.Status, r.Body)
 		}
@@ -111,8 +133,8 @@ func TestRepeated_PushMessageIsForwardedUntilItSucceeds(t *testing.T) {
 	exec(t, p, `UPDATE message_keys SET answer_status = NULL, claimed_until = now() - interval '1 second'`)
 	done := make(chan *servertest.Response, 1)
 	go func() { done <- post(4) }()
-	<-called
-	answer <- http.StatusAccepted
+	awaitCall()
+	respond(http.StatusAccepted)
 	if r := <-done; r.Status != http.StatusAccepted {
 		t.Errorf("after the claim: %d %s", r.Status, r.Body)
 	}

@@ -94,7 +94,7 @@ func TestWire_RelayedStatusIsOneOfHTTP(t *testing.T) {
 	}
 }
 
-// Some proxies write the port, and some a line of their own. Planted: both left to gin.
+// Some proxies write the port, and some a line of their own. Planted: ports left to gin.
 func TestWire_ForwardedForAsProxiesWriteIt(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, func(s *config.Settings) { s.TrustedProxies = "127.0.0.0/8" })
