@@ -148,7 +148,7 @@ func TestStorage_ReportsWhatIsWrongWithTheStore(t *testing.T) {
 		{"s3://bucket?endpoint=http://user:hunter2@127.0.0.1:1", "STORAGE_URL has the parameter"},
 		{"s3://key:hunter2@bucket", "credentials come from the environment"},
 		{"ftp://hunter2", "is not a supported store"},
-		{s3test.Shared(t).BucketURL(t, "http://127.0.0.1:1"), "the store of STORAGE_URL cannot be used: pendinguploads: open store 1: the store cannot be reached"},
+		{s3test.Shared(t).BucketURL(t, "http://127.0.0.1:1"), "the store of STORAGE_URL cannot be used: pendinguploads: open object store 1: the store cannot be reached"},
 		{"s3://there-is-no-such-bucket?endpoint=" + s3test.Shared(t).URL, "there is no bucket there-is-no-such-bucket; create it"},
 		{"gs://bucket", "use its S3 interface"},
 	} {
