@@ -15,6 +15,7 @@ import (
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 	"github.com/molecule-ai/platform/internal/schema"
 	"github.com/molecule-ai/platform/internal/sweeper"
+	"github.com/molecule-ai/platform/internal/workspaces"
 )
 
 // requireCurrentSchema returns a sentence for the operator unless the schema is up to date.
@@ -46,5 +47,5 @@ func openObjectStorage(ctx context.Context, db *sql.DB, c config.Config) (*pendi
 func newSweeper(db *sql.DB, files sweeper.Files, c config.Config) *sweeper.Sweeper {
 	return sweeper.New(files, events.NewPruner(db, activity.New(db)), sweeper.Retention{
 		Acked: c.AckRetention, Rows: c.ActivityRetention, Unread: sweeper.UnreadRetention,
-	}, slog.New(slog.DiscardHandler), nil)
+	}, slog.New(slog.DiscardHandler), nil).WithIdentities(workspaces.New(db, nil, nil)) // sweeping needs neither tokens nor URLs
 }

@@ -42,6 +42,6 @@ func (s sweepCmd) Run(env *environment, settings *config.Settings) error {
 }
 
 func describeSweep(r sweeper.Result) string {
-	return fmt.Sprintf("files: %d acknowledged (%s), %d expired (%s); inbox rows: %d",
-		r.Acked, humanize.IBytes(uint64(r.AckedBytes)), r.Expired, humanize.IBytes(uint64(r.ExpiredBytes)), r.Rows)
+	return fmt.Sprintf("files: %d acknowledged (%s), %d expired (%s); inbox rows: %d; identities: %d",
+		r.Acked, humanize.IBytes(uint64(r.AckedBytes)), r.Expired, humanize.IBytes(uint64(r.ExpiredBytes)), r.Rows, r.Identities)
 }

@@ -47,16 +47,21 @@ func TestSweep_ReportsAndDeletesWhatHasExpired(t *testing.T) {
 		}
 	}
 	atOnce := append(slices.Clone(env), "ACK_RETENTION=0s")
-	wantPrinted(t, sweep(t, env, "--dry-run"), "would delete files: 0 acknowledged (0 B), 1 expired (2.0 MiB); inbox rows: 0\n")
-	wantPrinted(t, sweep(t, atOnce, "--dry-run"), "would delete files: 1 acknowledged (5 B), 1 expired (2.0 MiB); inbox rows: 0\n")
+	wantPrinted(t, sweep(t, env, "--dry-run"), "would delete files: 0 acknowledged (0 B), 1 expired (2.0 MiB); inbox rows: 0; identities: 0\n")
+	wantPrinted(t, sweep(t, atOnce, "--dry-run"), "would delete files: 1 acknowledged (5 B), 1 expired (2.0 MiB); inbox rows: 0; identities: 0\n")
 	readable(http.StatusOK, http.StatusNotFound, http.StatusOK)
-	wantPrinted(t, sweep(t, env), "deleted files: 0 acknowledged (0 B), 1 expired (2.0 MiB); inbox rows: 0\n")
+	wantPrinted(t, sweep(t, env), "deleted files: 0 acknowledged (0 B), 1 expired (2.0 MiB); inbox rows: 0; identities: 0\n")
 	readable(http.StatusOK, http.StatusNotFound, http.StatusOK)
-	wantPrinted(t, sweep(t, atOnce, "--once"), "deleted files: 1 acknowledged (5 B), 0 expired (0 B); inbox rows: 0\n")
+	wantPrinted(t, sweep(t, atOnce, "--once"), "deleted files: 1 acknowledged (5 B), 0 expired (0 B); inbox rows: 0; identities: 0\n")
 	readable(http.StatusNotFound, http.StatusNotFound, http.StatusOK)
-	wantPrinted(t, sweep(t, atOnce, "--once"), "deleted files: 0 acknowledged (0 B), 0 expired (0 B); inbox rows: 0\n")
+	wantPrinted(t, sweep(t, atOnce, "--once"), "deleted files: 0 acknowledged (0 B), 0 expired (0 B); inbox rows: 0; identities: 0\n")
 	wantPrinted(t, sweep(t, append(slices.Clone(env), "ACTIVITY_RETENTION=0s"), "--dry-run"),
-		"would delete files: 0 acknowledged (0 B), 0 expired (0 B); inbox rows: 0\n") // unread rows are kept
+		"would delete files: 0 acknowledged (0 B), 0 expired (0 B); inbox rows: 0; identities: 0\n") // unread rows are kept
+	if _, err := db.Exec(`INSERT INTO workspaces (registered_anonymously, created_at) VALUES (true, now() - interval '8 days')`); err != nil {
+		t.Fatal(err)
+	}
+	wantPrinted(t, sweep(t, env, "--dry-run"), "would delete files: 0 acknowledged (0 B), 0 expired (0 B); inbox rows: 0; identities: 1\n")
+	wantPrinted(t, sweep(t, env), "deleted files: 0 acknowledged (0 B), 0 expired (0 B); inbox rows: 0; identities: 1\n")
 	p.stop(t)
 }
 

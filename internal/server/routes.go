@@ -78,7 +78,7 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 			return nil, err
 		}
 		files.WithPendingUploads(storage, c.SpoolDir)
-		s.sweeper = newSweeper(storage, events.NewPruner(s.db, inbox), c, s.log, s.swept)
+		s.sweeper = newSweeper(storage, events.NewPruner(s.db, inbox), c, s.log, s.swept).WithIdentities(store)
 		stream = handlers.NewEventsHandler(store, s.tokens, events.New(s.db, inbox), s.news, handlers.NewAdmission(c.MaxStreams))
 		pending = handlers.NewPendingUploadsHandler(store, storage, handlers.NewAdmission(c.MaxDownloads))
 		if c.StorageRedirect {

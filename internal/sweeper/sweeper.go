@@ -1,4 +1,4 @@
-// Package sweeper deletes acknowledged and expired files, and old inbox rows.
+// Package sweeper deletes acknowledged and expired files, old inbox rows, and identities that nobody uses.
 //
 // Every replica runs a Sweeper. Replicas share the work: each batch skips what another replica is deleting. A Sweeper
 // goes on after errors and panics, and holds no lock longer than one batch. The database's clock decides what has
@@ -46,6 +46,13 @@ type Inbox interface {
 	Prunable(ctx context.Context, retention, limit time.Duration) (int, error)
 }
 
+// Identities deletes registrations and tokens that nobody uses, and what tombstones need not keep; *workspaces.Store
+// implements it. How long they are kept is its own matter.
+type Identities interface {
+	SweepIdentities(ctx context.Context) (n int, more bool, err error)
+	SweepableIdentities(ctx context.Context) (int, error)
+}
+
 // Retention is how long files and rows are kept, and how often they are swept.
 type Retention struct {
 	Acked    time.Duration // files, after they were acknowledged
@@ -57,13 +64,15 @@ type Retention struct {
 // Result is what a sweep deleted.
 type Result struct {
 	pendinguploads.Swept
-	Rows int
+	Rows       int
+	Identities int
 }
 
 // Sweeper deletes in batches. Only one goroutine may use it at a time.
 type Sweeper struct {
 	files     Files
 	inbox     Inbox
+	ids       Identities // nil: not swept
 	retention Retention
 	log       *slog.Logger
 	observe   func(Result, time.Duration, error)
@@ -78,6 +87,12 @@ func New(files Files, inbox Inbox, retention Retention, log *slog.Logger, observ
 	return &Sweeper{files: files, inbox: inbox, retention: retention, log: log, observe: observe}
 }
 
+// WithIdentities makes the Sweeper sweep identities too, and returns it.
+func (s *Sweeper) WithIdentities(ids Identities) *Sweeper {
+	s.ids = ids
+	return s
+}
+
 // Run sweeps at once, and then at every interval until ctx is done.
 func (s *Sweeper) Run(ctx context.Context) {
 	for {
@@ -88,11 +103,11 @@ func (s *Sweeper) Run(ctx context.Context) {
 		}
 		duration := time.Since(start)
 		s.observe(r, duration, err)
-		log := s.log.With("acked", r.Acked, "expired", r.Expired, "bytes", r.AckedBytes+r.ExpiredBytes, "rows", r.Rows, "duration", duration)
+		log := s.log.With("acked", r.Acked, "expired", r.Expired, "bytes", r.AckedBytes+r.ExpiredBytes, "rows", r.Rows, "identities", r.Identities, "duration", duration)
 		switch {
 		case err != nil:
 			log.ErrorContext(ctx, "sweep failed; retrying at the next interval", "error", err)
-		case r.Acked+r.Expired+r.Rows > 0:
+		case r.Acked+r.Expired+r.Rows+r.Identities > 0:
 			log.InfoContext(ctx, "swept")
 		}
 		pause := jitter(s.retention.Interval)
@@ -134,7 +149,15 @@ func (s *Sweeper) round(ctx context.Context, deadline time.Time) (Result, bool, 
 		r.Rows += n
 		return more, err
 	}, func() {})
-	return r, moreFiles || moreRows, errors.Join(filesErr, reclaimErr, rowsErr)
+	moreIDs, idsErr := batches(ctx, deadline, "identities", func(ctx context.Context) (bool, error) {
+		if s.ids == nil {
+			return false, nil
+		}
+		n, more, err := s.ids.SweepIdentities(ctx)
+		r.Identities += n
+		return more, err
+	}, func() {})
+	return r, moreFiles || moreRows || moreIDs, errors.Join(filesErr, reclaimErr, rowsErr, idsErr)
 }
 
 // reclaim makes the space of deleted files available to new ones, once at least reclaimBytes were deleted.
@@ -158,7 +181,11 @@ func (s *Sweeper) Due(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	rows, err := s.inbox.Prunable(ctx, s.retention.Rows, s.retention.Unread)
-	return Result{Swept: swept, Rows: rows}, err
+	if err != nil || s.ids == nil {
+		return Result{Swept: swept, Rows: rows}, err
+	}
+	ids, err := s.ids.SweepableIdentities(ctx)
+	return Result{Swept: swept, Rows: rows, Identities: ids}, err
 }
 
 // batches calls batch until it reports that there is no more, it fails or the deadline has passed, and done after each
