@@ -18,12 +18,16 @@ const (
 	workspacesMigration = "20260401100000_workspaces"
 	activityMigration   = "20260401110000_activity_logs"
 	uploadsMigration    = "20260505100000_pending_uploads"
-	currentMigration    = "20260701100000_quotas_events_objects" // one step with the one before
+	stagingMigration    = "20260701100000_quotas_events_objects" // one step with the one before
+	currentMigration    = "20261201120000_inbox_pruning"
+
+	toBase = "2" // steps from the newest schema to the one before staging
 )
 
 const (
-	appliedAll = "applied " + workspacesMigration + "\napplied " + activityMigration + "\napplied " + uploadsMigration +
-		"\napplied " + currentMigration + "\n"
+	appliedOnBase = "applied " + uploadsMigration + "\napplied " + stagingMigration + "\napplied " + currentMigration + "\n"
+
+	appliedAll  = "applied " + workspacesMigration + "\napplied " + activityMigration + "\n" + appliedOnBase
 	appliedNone = "nothing to apply: the schema is up to date\n"
 )
 
@@ -70,17 +74,18 @@ func TestMigrate_GoesUpAndDownAndTellsWhereItIs(t *testing.T) {
 	t.Parallel()
 	db := emptyDatabase(t)
 	wantPrinted(t, migrate(t, db, "status"), "No migration has been applied.\nRun `platform migrate up` to apply what is pending.\n\n"+
-		"  pending  "+workspacesMigration+"\n  pending  "+activityMigration+"\n  pending  "+uploadsMigration+"\n  pending  "+currentMigration+"\n")
+		"  pending  "+workspacesMigration+"\n  pending  "+activityMigration+"\n  pending  "+uploadsMigration+"\n  pending  "+stagingMigration+"\n  pending  "+currentMigration+"\n")
 	migrateFails(t, db, "platform: … nothing to undo", "down")
 	wantPrinted(t, migrate(t, db, "up"), appliedAll)
 	wantPrinted(t, migrate(t, db, "up"), appliedNone)
-	wantPrinted(t, migrate(t, db, "down"), "undone "+currentMigration+"\nundone "+uploadsMigration+"\n")
+	wantPrinted(t, migrate(t, db, "down"), "undone "+currentMigration+"\n")
+	wantPrinted(t, migrate(t, db, "down"), "undone "+stagingMigration+"\nundone "+uploadsMigration+"\n")
 	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+activityMigration+".\nRun `platform migrate up` to apply what is pending.\n\n"+
-		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  pending  "+uploadsMigration+"\n  pending  "+currentMigration+"\n")
+		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  pending  "+uploadsMigration+"\n  pending  "+stagingMigration+"\n  pending  "+currentMigration+"\n")
 	wantPrinted(t, migrate(t, db, "down", "5"), "undone "+activityMigration+"\nundone "+workspacesMigration+"\n")
 	wantPrinted(t, migrate(t, db, "up"), appliedAll)
 	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+currentMigration+": up to date.\n\n"+
-		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  applied  "+uploadsMigration+"\n  applied  "+currentMigration+"\n")
+		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  applied  "+uploadsMigration+"\n  applied  "+stagingMigration+"\n  applied  "+currentMigration+"\n")
 }
 
 // Planted: one of the two goes on.
@@ -174,7 +179,7 @@ func TestServe_BeforeTheUploadsMigrationPushesAndAfterItStages(t *testing.T) {
 
 	db := emptyDatabase(t)
 	migrate(t, db, "up")
-	migrate(t, db, "down")
+	migrate(t, db, "down", toBase)
 	p := serveOn(t, db)
 	poller := p.create(t, servertest.AdminToken, "poll", "")
 	pushed := p.create(t, servertest.AdminToken, "push", receiver.URL)
@@ -196,7 +201,7 @@ func TestServe_BeforeTheUploadsMigrationPushesAndAfterItStages(t *testing.T) {
 		t.Errorf("the workspace received %q", got)
 	}
 
-	wantPrinted(t, migrate(t, db, "up"), "applied "+uploadsMigration+"\napplied "+currentMigration+"\n")
+	wantPrinted(t, migrate(t, db, "up"), appliedOnBase)
 	p.stop(t)
 	p = serveOn(t, db)
 	f := p.mustUpload(t, poller, note)[0]

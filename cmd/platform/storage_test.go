@@ -168,7 +168,7 @@ func TestStorage_TellsWhatIsWrongWithTheStore(t *testing.T) {
 	}
 	old := emptyDatabase(t)
 	migrate(t, old, "up")
-	migrate(t, old, "down")
+	migrate(t, old, "down", toBase)
 	for _, args := range [][]string{{"serve"}, {"storage", "reconcile"}, {"storage", "migrate"}} {
 		r := execute(t, newFolder(t), append(old, "STORAGE_URL=file://"+newFolder(t)), args...)
 		if r.code != 1 || !strings.Contains(r.stderr, "run 'platform migrate up'") {

@@ -63,7 +63,7 @@ func TestSweep_TellsAndDeletesWhatIsOver(t *testing.T) {
 func TestSweep_RefusesInASentence(t *testing.T) {
 	t.Parallel()
 	old := newDatabase(t)
-	migrate(t, old, "down")
+	migrate(t, old, "down", toBase)
 	for name, c := range map[string]struct {
 		env  []string
 		want []string

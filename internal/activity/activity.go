@@ -8,7 +8,7 @@
 // activity_logs must therefore go through this package.
 //
 // The package does not interpret the rows. It deletes rows only in Prune. It owns activity_logs,
-// activity_counters and activity_readers.
+// activity_counters, activity_readers and inbox_pruning.
 package activity
 
 import (

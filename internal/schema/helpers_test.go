@@ -19,14 +19,16 @@ var all = []schema.Migration{
 	{Version: 20260401110000, Name: "activity_logs"},
 	{Version: 20260505100000, Name: "pending_uploads"},
 	{Version: 20260701100000, Name: "quotas_events_objects"},
+	{Version: 20261201120000, Name: "inbox_pruning"},
 }
 
-// rests says how many of all are applied after n steps: the last two are one step.
-var rests = []int{0, 1, 2, 4}
+// rests says how many of all are applied after n steps: 20260505100000 and 20260701100000 are one step.
+var rests = []int{0, 1, 2, 4, 5}
 
 var (
-	newest = len(rests) - 1 // steps to the newest schema
-	base   = 2              // steps to the schema before staging
+	newest  = len(rests) - 1 // steps to the newest schema
+	base    = 2              // steps to the schema before staging
+	staging = 3              // steps to the oldest schema with staging
 )
 
 // deadline is for what happens at once, on a machine that is busy.

@@ -27,7 +27,7 @@ func TestStaging_OnlyBaseAndCurrentAndNewerAreServed(t *testing.T) {
 		refusal string // "": none
 	}{
 		"empty":               {schema.Status{}, false, "the database has no tables yet; run 'platform migrate up'"},
-		"half of base":        {schema.Status{Current: version(1)}, false, "the database is at version 20260401100000, and this platform needs 20260701100000; run 'platform migrate up'"},
+		"half of base":        {schema.Status{Current: version(1)}, false, fmt.Sprintf("the database is at version 20260401100000, and this platform needs %d; run 'platform migrate up'", latest)},
 		"base":                {schema.Status{Current: version(base)}, false, ""},
 		"pending_uploads":     {schema.Status{Current: 20260505100000}, false, "run 'platform migrate up' of commit " + carrier},
 		"operate":             {schema.Status{Current: 20260601100000, Unknown: true}, false, "run 'platform migrate up' of commit " + carrier},

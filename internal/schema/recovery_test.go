@@ -19,8 +19,8 @@ var steps = []struct {
 	obstacle string
 }{
 	{"up from nothing", 0, 1, `CREATE TABLE workspace_tokens (id int)`},
-	{"up to the last", newest - 1, newest, `CREATE TABLE upload_objects (id int)`},
-	{"down from the last", newest, newest - 1, `LOCK TABLE upload_objects IN ACCESS SHARE MODE`},
+	{"up to staging", base, staging, `CREATE TABLE upload_objects (id int)`},
+	{"down from staging", staging, base, `LOCK TABLE upload_objects IN ACCESS SHARE MODE`},
 	{"down to nothing", 1, 0, `LOCK TABLE workspaces IN ACCESS SHARE MODE`},
 }
 

@@ -110,7 +110,7 @@ func TestReport_SaysWhereItIsAndWhatToDo(t *testing.T) {
 			status: schema.Status{Current: latest, Latest: latest, Applied: all,
 				Interrupted: &schema.Step{From: latest, To: version(newest - 1)}},
 			want: []string{
-				"Undoing " + last + " was interrupted on the way to 20260401110000_activity_logs; nothing of it was kept.",
+				"Undoing " + last + " was interrupted on the way to " + all[len(all)-2].String() + "; nothing of it was kept.",
 				"run `platform migrate down` to undo it after all, or `platform migrate up` to stay",
 			},
 		},
