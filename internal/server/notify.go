@@ -1,17 +1,13 @@
 package server
 
 import (
-	"context"
-	"database/sql"
 	"math"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/lib/pq"
 
 	"github.com/molecule-ai/platform/internal/activity"
-	"github.com/molecule-ai/platform/internal/events"
 	"github.com/molecule-ai/platform/internal/notify"
 )
 
@@ -46,25 +42,4 @@ func listenDSN(dsn string) string {
 	default:
 		return dsn + "?" + limit
 	}
-}
-
-// prunedInbox deletes old receipts together with old rows of the inbox. They count as nothing:
-// each is about a file that is counted.
-type prunedInbox struct {
-	*activity.Inbox
-	receipts *events.Log
-}
-
-func newPrunedInbox(db *sql.DB, inbox *activity.Inbox) prunedInbox {
-	return prunedInbox{inbox, events.New(db, inbox)}
-}
-
-// Prune implements sweeper.Inbox.
-func (p prunedInbox) Prune(ctx context.Context, retention, limit time.Duration) (int, bool, error) {
-	more, err := p.receipts.Prune(ctx, events.Retention)
-	if err != nil {
-		return 0, false, err
-	}
-	n, moreRows, err := p.Inbox.Prune(ctx, retention, limit)
-	return n, more || moreRows, err
 }

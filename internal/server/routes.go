@@ -67,8 +67,9 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 			return nil, err
 		}
 		files.WithPendingUploads(storage, c.SpoolDir)
-		s.sweeper = newSweeper(storage, newPrunedInbox(s.db, inbox), c, s.log, s.swept)
-		stream = handlers.NewEventsHandler(store, s.tokens, events.New(s.db, inbox), s.news, handlers.NewAdmission(c.MaxStreams))
+		receipts := events.New(s.db, inbox)
+		s.sweeper = newSweeper(storage, inbox, receipts, c, s.log, s.swept)
+		stream = handlers.NewEventsHandler(store, s.tokens, receipts, s.news, handlers.NewAdmission(c.MaxStreams))
 		pending = handlers.NewPendingUploadsHandler(store, storage, handlers.NewAdmission(c.MaxDownloads))
 		if c.StorageRedirect {
 			pending.WithSignedURLs(s.bucket)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/config"
+	"github.com/molecule-ai/platform/internal/events"
 	"github.com/molecule-ai/platform/internal/sweeper"
 )
 
@@ -24,13 +25,15 @@ func NewSweeper(ctx context.Context, db *sql.DB, c config.Config) (*sweeper.Swee
 	if err != nil {
 		return nil, err
 	}
-	return newSweeper(bucket, newPrunedInbox(db, activity.New(db)), c, slog.New(slog.DiscardHandler), nil), nil
+	inbox := activity.New(db)
+	return newSweeper(bucket, inbox, events.New(db, inbox), c, slog.New(slog.DiscardHandler), nil), nil
 }
 
 func newSweeper(
-	files sweeper.Files, inbox sweeper.Inbox, c config.Config, log *slog.Logger, observe func(sweeper.Result, time.Duration, error),
+	files sweeper.Files, inbox sweeper.Inbox, receipts sweeper.Events, c config.Config, log *slog.Logger,
+	observe func(sweeper.Result, time.Duration, error),
 ) *sweeper.Sweeper {
-	return sweeper.New(files, inbox, sweeper.Retention{
-		Acked: c.AckRetention, Rows: c.ActivityRetention, Unread: unreadRetention, Interval: c.SweepInterval,
+	return sweeper.New(files, inbox, receipts, sweeper.Retention{
+		Acked: c.AckRetention, Rows: c.ActivityRetention, Unread: unreadRetention, Events: events.Retention, Interval: c.SweepInterval,
 	}, log, observe)
 }

@@ -1,9 +1,9 @@
-// Package sweeper deletes what is over: files that were acknowledged or have expired, and old
-// rows of inboxes.
+// Package sweeper deletes what is over: files that were acknowledged or have expired, old rows of
+// inboxes, and old events.
 //
 // It runs in every replica; they share the work, for each takes only what no other is deleting.
 // It goes on after errors and panics, and never holds a lock for longer than a batch. What is
-// over is decided by the database's clock. It does not know how files and rows are kept: that is
+// over is decided by the database's clock. It does not know how files, rows and events are kept: that is
 // the business of those it calls.
 package sweeper
 
@@ -49,11 +49,17 @@ type Inbox interface {
 	Prunable(ctx context.Context, retention, limit time.Duration) (int, error)
 }
 
+// Events deletes events; *events.Log does. They count as nothing: each is about a file that is counted.
+type Events interface {
+	Prune(ctx context.Context, retention time.Duration) (more bool, err error)
+}
+
 // Retention says how long what is over is kept.
 type Retention struct {
 	Acked    time.Duration // files, after they were acknowledged
 	Rows     time.Duration // inbox rows that their workspace has read past
 	Unread   time.Duration // inbox rows in any case
+	Events   time.Duration // events, in any case
 	Interval time.Duration // between two rounds, give or take a tenth
 }
 
@@ -67,6 +73,7 @@ type Result struct {
 type Sweeper struct {
 	files     Files
 	inbox     Inbox
+	events    Events
 	retention Retention
 	log       *slog.Logger
 	observe   func(Result, time.Duration, error)
@@ -74,11 +81,13 @@ type Sweeper struct {
 }
 
 // New returns a sweeper. observe is told of every round, and may be nil.
-func New(files Files, inbox Inbox, retention Retention, log *slog.Logger, observe func(Result, time.Duration, error)) *Sweeper {
+func New(
+	files Files, inbox Inbox, events Events, retention Retention, log *slog.Logger, observe func(Result, time.Duration, error),
+) *Sweeper {
 	if observe == nil {
 		observe = func(Result, time.Duration, error) {}
 	}
-	return &Sweeper{files: files, inbox: inbox, retention: retention, log: log, observe: observe}
+	return &Sweeper{files: files, inbox: inbox, events: events, retention: retention, log: log, observe: observe}
 }
 
 // Run sweeps at once, and then again and again until ctx is done.
@@ -116,7 +125,7 @@ func (s *Sweeper) RunOnce(ctx context.Context) (Result, error) {
 }
 
 // round deletes what is over, until the time is over, if there is one, and tells whether there is
-// more. What fails with files does not keep it from the rows.
+// more. What fails with files does not keep it from the rows, nor what never ends.
 func (s *Sweeper) round(ctx context.Context, until time.Time) (Result, bool, error) {
 	var r Result
 	var room error
@@ -138,7 +147,10 @@ func (s *Sweeper) round(ctx context.Context, until time.Time) (Result, bool, err
 		r.Rows += n
 		return more, err
 	}, func() {})
-	return r, moreFiles || moreRows, errors.Join(files, room, rows)
+	moreEvents, events := batches(ctx, until, "events", func(ctx context.Context) (bool, error) {
+		return s.events.Prune(ctx, s.retention.Events)
+	}, func() {})
+	return r, moreFiles || moreRows || moreEvents, errors.Join(files, room, rows, events)
 }
 
 // reclaim gives the room of files to new ones, once it is much.
