@@ -19,13 +19,14 @@ const (
 	activityMigration   = "20260401110000_activity_logs"
 	uploadsMigration    = "20260505100000_pending_uploads"
 	stagingMigration    = "20260701100000_quotas_events_objects" // one step with the one before
-	currentMigration    = "20261201120000_inbox_pruning"
+	pruningMigration    = "20261201120000_inbox_pruning"
+	currentMigration    = "20261201120100_indexes"
 
-	toBase = "2" // steps from the newest schema to the one before staging
+	toBase = "3" // steps from the newest schema to the one before staging
 )
 
 const (
-	appliedOnBase = "applied " + uploadsMigration + "\napplied " + stagingMigration + "\napplied " + currentMigration + "\n"
+	appliedOnBase = "applied " + uploadsMigration + "\napplied " + stagingMigration + "\napplied " + pruningMigration + "\napplied " + currentMigration + "\n"
 
 	appliedAll  = "applied " + workspacesMigration + "\napplied " + activityMigration + "\n" + appliedOnBase
 	appliedNone = "nothing to apply: the schema is up to date\n"
@@ -74,18 +75,19 @@ func TestMigrate_GoesUpAndDownAndTellsWhereItIs(t *testing.T) {
 	t.Parallel()
 	db := emptyDatabase(t)
 	wantPrinted(t, migrate(t, db, "status"), "No migration has been applied.\nRun `platform migrate up` to apply what is pending.\n\n"+
-		"  pending  "+workspacesMigration+"\n  pending  "+activityMigration+"\n  pending  "+uploadsMigration+"\n  pending  "+stagingMigration+"\n  pending  "+currentMigration+"\n")
+		"  pending  "+workspacesMigration+"\n  pending  "+activityMigration+"\n  pending  "+uploadsMigration+"\n  pending  "+stagingMigration+"\n  pending  "+pruningMigration+"\n  pending  "+currentMigration+"\n")
 	migrateFails(t, db, "platform: … nothing to undo", "down")
 	wantPrinted(t, migrate(t, db, "up"), appliedAll)
 	wantPrinted(t, migrate(t, db, "up"), appliedNone)
 	wantPrinted(t, migrate(t, db, "down"), "undone "+currentMigration+"\n")
+	wantPrinted(t, migrate(t, db, "down"), "undone "+pruningMigration+"\n")
 	wantPrinted(t, migrate(t, db, "down"), "undone "+stagingMigration+"\nundone "+uploadsMigration+"\n")
 	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+activityMigration+".\nRun `platform migrate up` to apply what is pending.\n\n"+
-		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  pending  "+uploadsMigration+"\n  pending  "+stagingMigration+"\n  pending  "+currentMigration+"\n")
+		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  pending  "+uploadsMigration+"\n  pending  "+stagingMigration+"\n  pending  "+pruningMigration+"\n  pending  "+currentMigration+"\n")
 	wantPrinted(t, migrate(t, db, "down", "5"), "undone "+activityMigration+"\nundone "+workspacesMigration+"\n")
 	wantPrinted(t, migrate(t, db, "up"), appliedAll)
 	wantPrinted(t, migrate(t, db, "status"), "The schema is at "+currentMigration+": up to date.\n\n"+
-		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  applied  "+uploadsMigration+"\n  applied  "+stagingMigration+"\n  applied  "+currentMigration+"\n")
+		"  applied  "+workspacesMigration+"\n  applied  "+activityMigration+"\n  applied  "+uploadsMigration+"\n  applied  "+stagingMigration+"\n  applied  "+pruningMigration+"\n  applied  "+currentMigration+"\n")
 }
 
 // Planted: one of the two goes on.

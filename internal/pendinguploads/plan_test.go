@@ -37,10 +37,10 @@ func TestStatements_FindFilesByIndex(t *testing.T) {
 		file    = "Index Scan of pending_uploads by pending_uploads_pkey"
 		chunk   = "Index Scan of pending_upload_chunks by pending_upload_chunks_pkey"
 		unacked = "Index Scan of pending_uploads by pending_uploads_unacked"
+		acked   = "Index Scan of pending_uploads by pending_uploads_acked_list"
 	)
 	batch := []string{"Bitmap Heap Scan of pending_uploads", "Bitmap Index Scan by pending_uploads_pkey"} // what is deleted, at most sweepFiles
 	id, workspace, now := uuid.New(), uuid.New(), time.Now().Format(time.RFC3339)
-	list := func(f Filter, after string) string { return fmt.Sprintf(sqlList, sqlFilters[f]+after) }
 	for name, c := range map[string]struct {
 		statement string
 		args      []any
@@ -54,6 +54,10 @@ func TestStatements_FindFilesByIndex(t *testing.T) {
 		"ack":           {sqlAck, []any{id, workspace}, []string{file}},
 		"list unacked":  {list(OnlyUnacked, ""), []any{workspace, 100}, []string{unacked}},
 		"list more":     {list(OnlyUnacked, sqlListAfter), []any{workspace, 100, now, id}, []string{unacked}},
+		"list acked":    {list(OnlyAcked, ""), []any{workspace, 100}, []string{acked}},
+		"acked more":    {list(OnlyAcked, sqlListAfter), []any{workspace, 100, now, id}, []string{acked}},
+		"list all":      {list(All, ""), []any{workspace, 100}, []string{acked, unacked}},
+		"all more":      {list(All, sqlListAfter), []any{workspace, 100, now, id}, []string{acked, unacked}},
 		"sweep acked":   {fmt.Sprintf(sqlSweep, sqlSweepAcked), []any{1, 1, 1}, append(slices.Clone(batch), "Index Scan of pending_uploads by pending_uploads_acked", "Sort")},
 		"sweep expired": {fmt.Sprintf(sqlSweep, sqlSweepExpired), []any{1, 1, 1}, append(slices.Clone(batch), "Index Scan of pending_uploads by pending_uploads_expiry", "Sort")},
 	} {

@@ -151,12 +151,12 @@ func TestList_Statements(t *testing.T) {
 	}{
 		{pendinguploads.ListQuery{}, listSelect + listUnacked + listOrder, []driver.Value{workspaceID, 100}},
 		{pendinguploads.ListQuery{Filter: pendinguploads.OnlyAcked, Limit: 7}, listSelect + listAcked + listOrder, []driver.Value{workspaceID, 7}},
-		{pendinguploads.ListQuery{Filter: pendinguploads.All, Limit: 501}, listSelect + listOrder, []driver.Value{workspaceID, 500}},
+		{pendinguploads.ListQuery{Filter: pendinguploads.All, Limit: 501}, listBoth(""), []driver.Value{workspaceID, 500}},
 		{pendinguploads.ListQuery{Limit: -1, After: after}, listSelect + listUnacked + listAfter + listOrder,
 			[]driver.Value{workspaceID, 100, createdAt, fileIDs[1]}},
 		{pendinguploads.ListQuery{Filter: pendinguploads.OnlyAcked, Limit: 500, After: after}, listSelect + listAcked + listAfter + listOrder,
 			[]driver.Value{workspaceID, 500, createdAt, fileIDs[1]}},
-		{pendinguploads.ListQuery{Filter: pendinguploads.All, After: after}, listSelect + listAfter + listOrder,
+		{pendinguploads.ListQuery{Filter: pendinguploads.All, After: after}, listBoth(listAfter),
 			[]driver.Value{workspaceID, 100, createdAt, fileIDs[1]}},
 	} {
 		if c.q.After.Valid {
@@ -172,6 +172,11 @@ func TestList_Statements(t *testing.T) {
 	if files, err := m.List(t.Context(), workspaceID, pendinguploads.ListQuery{}); err != nil || files == nil || len(files) != 0 {
 		t.Errorf("no rows: %v, %v", files, err)
 	}
+}
+
+// listBoth is the statement that lists files of both states.
+func listBoth(more string) string {
+	return "(" + listSelect + listUnacked + more + listOrder + ") UNION ALL (" + listSelect + listAcked + more + listOrder + ")" + listOrder
 }
 
 func TestList_EachStepMayFail(t *testing.T) {
