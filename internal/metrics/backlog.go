@@ -9,12 +9,17 @@ import (
 )
 
 const (
-	// backlogAge is how old what is told of the database may be. However many ask, and however
+	// databaseAge is how old what is told of the database may be. However many ask, and however
 	// often, it is asked once in this time.
-	backlogAge = 10 * time.Second
+	databaseAge = 10 * time.Second
 
-	// backlogTimeout is how long a scrape waits for the database. Prometheus waits 10 s for all.
-	backlogTimeout = 2 * time.Second
+	// databasePatience is how long a scrape waits for the database. Prometheus waits 10 s for all.
+	databasePatience = 2 * time.Second
+
+	// countTimeout is how long counting may take, countKept how old counts are told when it takes long or
+	// fails: they have their time beside them.
+	countTimeout = 30 * time.Second
+	countKept    = 5 * time.Minute
 )
 
 // Backlog is what is staged and waits to be acknowledged, of all workspaces.
@@ -27,7 +32,9 @@ type Backlog struct {
 
 var (
 	descUp = prometheus.NewDesc("molecule_database_up",
-		"1 if the database answered when it was last asked, at most 10 seconds ago; else 0.", nil, nil)
+		"1 if the database answered a trivial query within 2 seconds when it was last asked, at most 10 seconds ago; else 0.", nil, nil)
+	descCounted = prometheus.NewDesc("molecule_backlog_timestamp_seconds",
+		"When the unacknowledged files and the objects to delete were counted that are told; at most 5 minutes ago.", nil, nil)
 	descFiles  = prometheus.NewDesc("molecule_unacked_files", "Files staged and not yet acknowledged or expired, in the whole database.", nil, nil)
 	descBytes  = prometheus.NewDesc("molecule_unacked_bytes", "Bytes of the files staged and not yet acknowledged or expired, in the whole database.", nil, nil)
 	descOldest = prometheus.NewDesc("molecule_unacked_oldest_age_seconds",
@@ -35,32 +42,33 @@ var (
 	descGarbage = prometheus.NewDesc("molecule_garbage_objects", "Objects in stores that belong to no file any more and wait to be deleted.", nil, nil)
 )
 
-// WatchDatabase adds whether the database answers and, while it does, the backlog. read asks it,
-// on a connection that uploads and polls cannot use up. Whether or not read heeds its context, a
-// scrape waits for it no longer than two seconds, and there is never more than one read under way.
-func (p *Platform) WatchDatabase(read func(context.Context) (Backlog, error)) {
+// WatchDatabase adds whether the database answers and, while it does, the backlog. answers asks it
+// something trivial and read counts, each on a connection that uploads, polls and the other cannot use up:
+// a count that takes long is no database that is away. Whether or not they heed their context, a
+// scrape waits for each no longer than two seconds, and there is never more than one of each under way.
+func (p *Platform) WatchDatabase(answers func(context.Context) error, read func(context.Context) (Backlog, error)) {
 	if p != nil {
-		p.backlog = &backlog{read: read, now: time.Now, timeout: backlogTimeout}
+		p.backlog = newBacklog(answers, read)
 		p.registry.MustRegister(p.backlog)
 	}
 }
 
 // backlog is a collector that remembers for a while.
 type backlog struct {
-	read    func(context.Context) (Backlog, error)
-	now     func() time.Time
-	timeout time.Duration
+	up     *remembered[struct{}]
+	counts *remembered[Backlog]
+}
 
-	mu    sync.Mutex
-	last  Backlog
-	at    time.Time     // of last; zero: there is none that counts
-	began time.Time     // of the read under way
-	ended chan struct{} // nil: no read is under way
+func newBacklog(answers func(context.Context) error, read func(context.Context) (Backlog, error)) *backlog {
+	return &backlog{
+		&remembered[struct{}]{timeout: databasePatience, kept: databaseAge, read: func(ctx context.Context) (struct{}, error) { return struct{}{}, answers(ctx) }},
+		&remembered[Backlog]{timeout: countTimeout, kept: countKept, read: read},
+	}
 }
 
 // Describe implements prometheus.Collector.
 func (b *backlog) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descUp, descFiles, descBytes, descOldest, descGarbage} {
+	for _, d := range []*prometheus.Desc{descUp, descCounted, descFiles, descBytes, descOldest, descGarbage} {
 		descs <- d
 	}
 }
@@ -68,33 +76,51 @@ func (b *backlog) Describe(descs chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector. What is not known is left out: a 0 would look as if
 // all had been delivered.
 func (b *backlog) Collect(metrics chan<- prometheus.Metric) {
-	last, up := b.get()
 	tell := func(d *prometheus.Desc, v float64) {
 		metrics <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
 	}
-	if !up {
+	if _, _, up := b.up.get(); !up {
 		tell(descUp, 0)
 		return
 	}
 	tell(descUp, 1)
+	last, at, known := b.counts.get()
+	if !known {
+		return
+	}
+	tell(descCounted, float64(at.UnixMilli())/1000)
 	tell(descFiles, float64(last.Files))
 	tell(descBytes, float64(last.Bytes))
 	tell(descOldest, last.Oldest.Seconds())
 	tell(descGarbage, float64(last.Garbage))
 }
 
-func (b *backlog) get() (Backlog, bool) {
-	b.mu.Lock()
-	if b.fresh() {
-		defer b.mu.Unlock()
-		return b.last, true
+// remembered is what was read of the database.
+type remembered[T any] struct {
+	read    func(context.Context) (T, error)
+	timeout time.Duration // of a read
+	kept    time.Duration // how old it is told if there is nothing newer
+
+	mu    sync.Mutex
+	last  T
+	at    time.Time     // of last; zero: there is none that counts
+	began time.Time     // of the read under way
+	ended chan struct{} // nil: no read is under way
+}
+
+// get returns what was read at most databaseAge ago, or when it waited for it in vain, what is kept.
+func (r *remembered[T]) get() (last T, at time.Time, ok bool) {
+	r.mu.Lock()
+	if r.younger(databaseAge) {
+		defer r.mu.Unlock()
+		return r.last, r.at, true
 	}
-	if b.ended == nil {
-		b.began, b.ended = b.now(), make(chan struct{})
-		go b.refresh(b.ended)
+	if r.ended == nil {
+		r.began, r.ended = time.Now(), make(chan struct{})
+		go r.refresh(r.ended)
 	}
-	ended, patience := b.ended, b.timeout-b.now().Sub(b.began)
-	b.mu.Unlock()
+	ended, patience := r.ended, databasePatience-time.Since(r.began)
+	r.mu.Unlock()
 
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
@@ -102,23 +128,26 @@ func (b *backlog) get() (Backlog, bool) {
 	case <-ended:
 	case <-timer.C: // a database that hangs; only the first scrape waits for it
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.last, b.fresh()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last, r.at, r.younger(r.kept)
 }
 
-func (b *backlog) fresh() bool { return !b.at.IsZero() && b.now().Sub(b.at) < backlogAge }
+func (r *remembered[T]) younger(age time.Duration) bool {
+	return !r.at.IsZero() && time.Since(r.at) < age
+}
 
-func (b *backlog) refresh(ended chan struct{}) {
-	ctx, cancel := context.WithTimeout(context.Background(), b.timeout)
+func (r *remembered[T]) refresh(ended chan struct{}) {
+	ctx, cancel := context.WithTimeout(context.Background(), r.timeout)
 	defer cancel()
-	last, err := b.read(ctx)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.last, b.at = last, b.now()
-	if err != nil {
-		b.at = time.Time{}
+	last, err := r.read(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		r.last, r.at = last, time.Now()
+	} else if r.kept <= databaseAge {
+		r.at = time.Time{}
 	}
-	b.ended = nil
+	r.ended = nil
 	close(ended)
 }

@@ -47,14 +47,18 @@ func metricsOptions(c config.Config) metrics.Options {
 	}
 }
 
-// watchDatabase has the metrics tell of the pools and of what is in the database. They have a
-// connection of their own: were all others in use, that would not mean that the database is away.
+// watchDatabase has the metrics tell of the pools and of what is in the database. They have
+// connections of their own, one to ask whether it answers and one to count: were all others in use, that would not mean that the database is away.
 func (s *Server) watchDatabase(staging bool) {
 	s.metrics.WatchPool("main", s.db)
 	s.metrics.WatchPool("staging", s.staging)
-	s.metrics.WatchDatabase(func(ctx context.Context) (metrics.Backlog, error) {
+	answers := func(ctx context.Context) error {
+		_, err := s.watching.ExecContext(ctx, `SELECT 1`)
+		return err
+	}
+	s.metrics.WatchDatabase(answers, func(ctx context.Context) (metrics.Backlog, error) {
 		if !staging {
-			return metrics.Backlog{}, s.watching.PingContext(ctx)
+			return metrics.Backlog{}, nil
 		}
 		b, err := pendinguploads.ReadBacklog(ctx, s.watching)
 		m := metrics.Backlog{Files: b.Files, Bytes: b.Bytes, Oldest: b.Oldest}

@@ -47,7 +47,7 @@ func (s *Server) openPools(dsn string) (err error) {
 	if s.staging, err = serving(maxStagingConns, binary); err != nil {
 		return err
 	}
-	if s.watching, err = serving(1); err != nil {
+	if s.watching, err = serving(2); err != nil {
 		return err
 	}
 	s.telling, err = openPool(s.direct, 1, bounded, unsynced)
