@@ -15,6 +15,7 @@ import (
 
 	"github.com/DATA-DOG/go-sqlmock"
 	"github.com/google/uuid"
+	"github.com/lib/pq"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/molecule-ai/platform/internal/activity"
@@ -222,7 +223,7 @@ FROM activity_logs l LEFT JOIN activity_readers r USING (workspace_id)`
 // Workspaces write and read, days pass, and batches of all sizes are pruned: after each round, what the definition names
 // is gone and nothing else, and the inboxes that a sweep looks at are those that have something to prune.
 // Planted: the trigger on either table missing; its oldest_read always false; oldest_read with <=; a stop at the first
-// row that is read; oldest_at left as it was; the rest's seq left as it was; the loop over unread inboxes missing.
+// row that is read; oldest_at or oldest_seq left as it was; the loop over unread inboxes missing.
 func TestPrune_DeletesWhatTheDefinitionNames(t *testing.T) {
 	t.Parallel()
 	in, db := newInbox(t)
@@ -288,6 +289,12 @@ func TestPrune_DeletesWhatTheDefinitionNames(t *testing.T) {
 		if err := db.QueryRowContext(t.Context(), `SELECT count(*) FROM inbox_pruning p JOIN activity_logs l USING (workspace_id) LEFT JOIN activity_readers r USING (workspace_id)
 			WHERE l.seq < p.oldest_seq OR l.created_at < p.oldest_at OR p.oldest_seq = l.seq AND p.oldest_read <> coalesce(l.seq < r.read_seq, false)`).Scan(&wrong); err != nil || wrong != 0 {
 			t.Fatalf("round %d: %d rows are not what inbox_pruning says (%v)", round, wrong, err)
+		}
+		// The next batch begins after what is gone.
+		if err := db.QueryRowContext(t.Context(), `SELECT count(*) FROM unnest($1::text[]) gone JOIN inbox_pruning p
+			ON p.workspace_id = split_part(gone, ' ', 1)::uuid AND p.oldest_seq <= split_part(gone, ' ', 2)::bigint`,
+			pq.Array(slices.Collect(maps.Keys(prunable)))).Scan(&wrong); err != nil || wrong != 0 {
+			t.Fatalf("round %d: inbox_pruning is before %d rows that are gone (%v)", round, wrong, err)
 		}
 	}
 	if total < 200 {
@@ -369,7 +376,7 @@ func TestPrune_ReadPositionThatMovesDuringABatchCounts(t *testing.T) {
 }
 
 // What a batch reads is what it deletes and a row for each inbox that is due, by index, however large the log has become since
-// the session made its plans. Planted: the function's settings missing; the rows read without an end; oldest_seq not used.
+// the session made its plans. Planted: the function's settings missing; the rows read without an end.
 func TestPrune_ReadsNoMoreThanItDeletes(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.New(t)
