@@ -8,13 +8,18 @@ import (
 	"github.com/lib/pq"
 
 	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/events"
 	"github.com/molecule-ai/platform/internal/notify"
 )
 
 // openNews prepares what wakes held polls and streams. It has a connection of its own to listen on
 // and one to send from: neither waits for the pools, nor takes from them.
-func (s *Server) openNews(inbox *activity.Inbox) {
-	s.news = notify.New(notify.Options{Newest: inbox.Newest, DB: s.telling, DSN: listenDSN(s.direct), Log: s.log})
+func (s *Server) openNews(inbox *activity.Inbox, receipts *events.Log) {
+	o := notify.Options{Newest: inbox.Newest, DB: s.telling, DSN: listenDSN(s.direct), Log: s.log}
+	if receipts != nil {
+		o.NewestReceipts = receipts.NewestReceipts
+	}
+	s.news = notify.New(o)
 }
 
 // unsynced is for a pool that writes nothing that must last. PostgreSQL gives notifications a

@@ -57,7 +57,11 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		SpoolBytes: c.SpoolBytes,
 	}
 	files := handlers.NewChatFilesHandler(store, push, limits, handlers.NewAdmission(c.MaxUploads))
-	s.openNews(inbox)
+	var receipts *events.Log // nil on base
+	if staging {
+		receipts = events.New(s.db, inbox)
+	}
+	s.openNews(inbox, receipts)
 	var pending *handlers.PendingUploadsHandler
 	var stream *handlers.EventsHandler
 	switch {
@@ -67,7 +71,6 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 			return nil, err
 		}
 		files.WithPendingUploads(storage, c.SpoolDir)
-		receipts := events.New(s.db, inbox)
 		s.sweeper = newSweeper(storage, inbox, receipts, c, s.log, s.swept)
 		stream = handlers.NewEventsHandler(store, s.tokens, receipts, s.news, handlers.NewAdmission(c.MaxStreams))
 		pending = handlers.NewPendingUploadsHandler(store, storage, handlers.NewAdmission(c.MaxDownloads))
