@@ -161,6 +161,14 @@ func growthCases(asked map[*platform]*world, small *platform) []benchCase {
 	pruning.reset = func(ctx context.Context, p *platform) error {
 		return errors.Join(refillInboxes(ctx, p.db), refillInboxes(ctx, small.db))
 	}
+	pruning.cleanup = func(ctx context.Context, p *platform) error { // what the last reset left would be found by the other case
+		var errs []error
+		for _, db := range []*sql.DB{p.db, small.db} {
+			_, _, err := activity.New(db).Prune(ctx, 7*24*time.Hour, 30*24*time.Hour)
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	}
 	clean := make("pruning of none", prune(0))
 	clean.workers = 1
 	return []benchCase{
