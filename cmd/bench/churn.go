@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/events"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 	"github.com/molecule-ai/platform/internal/sweeper"
 )
@@ -75,7 +76,7 @@ func measureChurn(ctx context.Context, o options, p *platform) error {
 		if mode < 2 {
 			storage = withoutReclaim{storage}
 		}
-		s := sweeper.New(storage, inbox, sweeper.Retention{Rows: time.Hour, Unread: time.Hour}, slog.New(slog.DiscardHandler), nil)
+		s := sweeper.New(storage, inbox, events.New(p.db, inbox), sweeper.Retention{Rows: time.Hour, Unread: time.Hour, Events: events.Retention}, slog.New(slog.DiscardHandler), nil)
 		for round := range o.churn {
 			fmt.Fprintf(os.Stderr, "churn %d of 3, round %d of %d\n", mode+1, round+1, o.churn)
 			if err := churn(ctx, storage); err != nil {

@@ -20,6 +20,7 @@ import (
 const (
 	// A grown database has 100 rows and 10 files per workspace.
 	grownWorkspaces   = 10_000
+	grownIdle         = 90_000 // and as many more whose inboxes are empty
 	rowsPerWorkspace  = 100
 	filesPerWorkspace = 10
 
@@ -30,6 +31,9 @@ const (
 
 	// sweptFiles is the number of files that each sweep deletes.
 	sweptFiles = 64
+
+	// prunedRows is how many rows of prunedInboxes inboxes are pruned at a time.
+	prunedRows, prunedInboxes = 640, 32
 
 	// grownRatio is the minimum ratio of the rate on a grown database to the rate on a small one.
 	grownRatio = 1 / 1.5
@@ -71,8 +75,13 @@ func (p *platform) grow(ctx context.Context, n int) (*fixture, error) {
 	if err != nil {
 		return nil, err
 	}
+	idle := 0
+	if n == grownWorkspaces {
+		idle = grownIdle
+	}
 	for _, statement := range []string{
 		fmt.Sprintf(`INSERT INTO activity_counters (workspace_id, last_seq) SELECT id, %d FROM workspaces`, rowsPerWorkspace),
+		fmt.Sprintf(`INSERT INTO activity_counters (workspace_id, last_seq) SELECT gen_random_uuid(), 0 FROM generate_series(1, %d)`, idle),
 		// In a realistic order: the first rows of all workspaces first.
 		fmt.Sprintf(`INSERT INTO activity_logs (workspace_id, seq, activity_type, target_id, method, summary, request_body, body_bytes, status, created_at)
 			SELECT w.id, n, 'a2a_receive', w.id, 'message/send', 'hello', '%s', 200, 'ok', now() - (%d - n) * interval '1 minute'
@@ -138,6 +147,30 @@ func growthCases(asked map[*platform]*fixture, small *platform) []benchCase {
 		}
 		return errors.Join(errs...)
 	}
+	prune := func(want int) operation {
+		return func(ctx context.Context, p *platform, _, _ int, _ *sample) error {
+			n, more, err := activity.New(p.db).Prune(ctx, 7*24*time.Hour, 30*24*time.Hour)
+			if err == nil && (n != want || more) {
+				err = fmt.Errorf("%d rows were pruned, more %t; want %d", n, more, want)
+			}
+			return err
+		}
+	}
+	pruning := make(fmt.Sprintf("pruning of %d rows", prunedRows), prune(prunedRows))
+	pruning.workers, pruning.items = 1, 1
+	pruning.reset = func(ctx context.Context, p *platform) error {
+		return errors.Join(refillInboxes(ctx, p.db), refillInboxes(ctx, small.db))
+	}
+	pruning.cleanup = func(ctx context.Context, p *platform) error { // what the last reset left would be found by the other case
+		var errs []error
+		for _, db := range []*sql.DB{p.db, small.db} {
+			_, _, err := activity.New(db).Prune(ctx, 7*24*time.Hour, 30*24*time.Hour)
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	}
+	clean := make("pruning of none", prune(0))
+	clean.workers = 1
 	return []benchCase{
 		make("empty poll", func(ctx context.Context, p *platform, _, item int, _ *sample) error {
 			i := item % askedWorkspaces
@@ -161,11 +194,29 @@ func growthCases(asked map[*platform]*fixture, small *platform) []benchCase {
 			_, err := p.call(ctx, w.token, http.MethodGet, "/workspaces/"+w.id.String()+"/pending-uploads", nil)
 			return err
 		}),
-		ack, sweep,
+		ack, sweep, clean, pruning,
 		make("upload 1 KiB", func(ctx context.Context, p *platform, worker, _ int, _ *sample) error {
 			return p.upload(ctx, asked[p].workspaces[askedWorkspaces+worker], uploaded)
 		}),
 	}
+}
+
+// refillInboxes gives the inboxes that are pruned their rows again. They belong to no workspace.
+func refillInboxes(ctx context.Context, db *sql.DB) error {
+	for _, statement := range []string{
+		fmt.Sprintf(`INSERT INTO activity_counters (workspace_id, last_seq) SELECT md5('pruned ' || i)::uuid, %d FROM generate_series(1, %d) i
+			ON CONFLICT DO NOTHING`, prunedRows/prunedInboxes, prunedInboxes),
+		fmt.Sprintf(`INSERT INTO activity_logs (workspace_id, seq, activity_type, request_body, body_bytes, created_at)
+			SELECT md5('pruned ' || i)::uuid, n, 'a2a_receive', '%s', 200, now() - interval '31 days' FROM generate_series(1, %d) i, generate_series(1, %d) n
+			ON CONFLICT DO NOTHING`, rawBody, prunedInboxes, prunedRows/prunedInboxes),
+		fmt.Sprintf(`UPDATE inbox_pruning SET oldest_seq = 1, oldest_at = now() - interval '31 days'
+			WHERE workspace_id IN (SELECT md5('pruned ' || i)::uuid FROM generate_series(1, %d) i)`, prunedInboxes),
+	} {
+		if _, err := db.ExecContext(ctx, statement); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 var uploaded = make([]byte, kib)

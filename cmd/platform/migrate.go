@@ -23,7 +23,7 @@ type migrateUpCmd struct{}
 // Run applies what is pending.
 func (migrateUpCmd) Run(env *environment, settings *config.Settings) error {
 	return withDatabase(env, settings, func(db *sql.DB) error {
-		applied, err := schema.Up(env.ctx, db)
+		applied, err := schema.Up(env.ctx, db, lockProgress(env))
 		for _, m := range applied {
 			fmt.Fprintln(env.stdout, "applied", m)
 		}
@@ -34,6 +34,11 @@ func (migrateUpCmd) Run(env *environment, settings *config.Settings) error {
 	})
 }
 
+// lockProgress says on stderr what a migration waits for.
+func lockProgress(env *environment) schema.Option {
+	return schema.Progress(func(sentence string) { fmt.Fprintln(env.stderr, sentence) })
+}
+
 type migrateDownCmd struct {
 	N int `arg:"" optional:"" default:"1" help:"Number of migrations to undo; 20260505100000 and 20260701100000 are undone together and count as one."`
 }
@@ -41,7 +46,7 @@ type migrateDownCmd struct {
 // Run undoes the last migrations.
 func (m migrateDownCmd) Run(env *environment, settings *config.Settings) error {
 	return withDatabase(env, settings, func(db *sql.DB) error {
-		undone, err := schema.Down(env.ctx, db, m.N)
+		undone, err := schema.Down(env.ctx, db, m.N, lockProgress(env))
 		for _, m := range undone {
 			fmt.Fprintln(env.stdout, "undone", m)
 		}

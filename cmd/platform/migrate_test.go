@@ -22,6 +22,8 @@ var migrations = []string{
 	"20260505100000_pending_uploads",
 	"20260701100000_quotas_events_objects", // one step with the one before
 	"20261201110000_message_keys",
+	"20261201120000_inbox_pruning",
+	"20261201120100_indexes",
 	"20261201130000_secret_rotation",
 }
 

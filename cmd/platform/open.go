@@ -45,7 +45,8 @@ func openObjectStorage(ctx context.Context, db *sql.DB, c config.Config) (*pendi
 
 // newSweeper returns a sweeper of files, which are in db and its object stores, and of the inbox rows in db.
 func newSweeper(db *sql.DB, files sweeper.Files, c config.Config) *sweeper.Sweeper {
-	return sweeper.New(files, events.NewPruner(db, activity.New(db)), sweeper.Retention{
-		Acked: c.AckRetention, Rows: c.ActivityRetention, Unread: sweeper.UnreadRetention,
+	inbox := activity.New(db)
+	return sweeper.New(files, inbox, events.NewPruner(events.New(db, inbox)), sweeper.Retention{
+		Acked: c.AckRetention, Rows: c.ActivityRetention, Unread: sweeper.UnreadRetention, Events: events.Retention,
 	}, slog.New(slog.DiscardHandler), nil).WithIdentities(workspaces.New(db, nil, nil)) // sweeping needs neither tokens nor URLs
 }

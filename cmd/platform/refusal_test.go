@@ -16,7 +16,7 @@ const (
 	// does not answer.
 	startLimit = 20 * time.Second
 
-	password = "correct-horse"
+	password = "hunter2hunter2hunter2hunter2hunter2"
 
 	// closedAddr has a reserved port, which no program listens on by chance.
 	closedAddr = "127.0.0.1:1"

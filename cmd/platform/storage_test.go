@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -168,7 +169,7 @@ func TestStorage_ReportsWhatIsWrongWithTheStore(t *testing.T) {
 	}
 	old := emptyDatabase(t)
 	migrate(t, old, "up")
-	migrate(t, old, "force", "20260401110000")
+	migrate(t, old, "down", strconv.Itoa(stepsAboveBase))
 	for _, args := range [][]string{{"serve"}, {"storage", "reconcile"}, {"storage", "migrate"}} {
 		r := execute(t, newFolder(t), append(old, "STORAGE_URL=file://"+newFolder(t)), args...)
 		if r.code != 1 || !strings.Contains(r.stderr, "run 'platform migrate up'") {

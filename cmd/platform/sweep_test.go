@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -68,7 +69,7 @@ func TestSweep_ReportsAndDeletesWhatHasExpired(t *testing.T) {
 func TestSweep_ReportsRefusalsInOneSentence(t *testing.T) {
 	t.Parallel()
 	old := newDatabase(t)
-	migrate(t, old, "force", "20260401110000")
+	migrate(t, old, "down", strconv.Itoa(stepsAboveBase))
 	for name, c := range map[string]struct {
 		env  []string
 		want []string

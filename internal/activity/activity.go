@@ -8,7 +8,7 @@
 // activity_logs must therefore go through this package.
 //
 // The package does not interpret the rows. It deletes rows only in Prune. It owns activity_logs,
-// activity_counters, activity_readers and message_keys.
+// activity_counters, activity_readers, inbox_pruning and message_keys.
 package activity
 
 import (

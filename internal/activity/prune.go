@@ -9,30 +9,22 @@ import (
 )
 
 const (
-	// pruneBatchRows bounds one batch.
-	pruneBatchRows = 1000
+	// pruneBatchRows and pruneBatchInboxes bound one batch, and so how long a workspace waits that
+	// records its read position meanwhile.
+	pruneBatchRows    = 1000
+	pruneBatchInboxes = 500
 
 	sqlNoteRead = `
 INSERT INTO activity_readers AS r (workspace_id, read_seq, noted_at) VALUES ($1, $2, now())
 ON CONFLICT (workspace_id) DO UPDATE SET read_seq = excluded.read_seq, noted_at = excluded.noted_at
 WHERE r.read_seq < excluded.read_seq AND r.noted_at < now() - interval '1 minute'`
 
-	// sqlPrune deletes rows that are older than $1 and that their workspace has read past, and rows
-	// that are older than $2 too. The row that a workspace has read last is its cursor and stays. The
-	// lateral join reads one index range for each workspace.
+	// sqlPrune deletes one batch. The function is in the migration inbox_pruning: it finds the inboxes that
+	// have something to delete by index, so the cost is that of the rows deleted, however many others there are.
 	sqlPrune = `
-DELETE FROM activity_logs WHERE id = ANY(ARRAY(
-    SELECT id FROM activity_logs WHERE id = ANY(ARRAY(
-        SELECT l.id FROM activity_counters c LEFT JOIN activity_readers r USING (workspace_id) CROSS JOIN LATERAL (
-            SELECT id FROM activity_logs
-            WHERE workspace_id = c.workspace_id AND created_at < now() - $1 * interval '1 microsecond'
-            AND (seq < r.read_seq OR created_at < now() - $2 * interval '1 microsecond')
-            ORDER BY created_at LIMIT $3
-        ) l LIMIT $3
-    )) FOR UPDATE SKIP LOCKED
-))`
+SELECT pruned, more FROM prune_inboxes($1 * interval '1 microsecond', $2 * interval '1 microsecond', $3, $4)`
 
-	// sqlPrunable counts the rows that sqlPrune would delete.
+	// sqlPrunable counts the rows that are to be deleted, by their definition: it reads every inbox.
 	sqlPrunable = `
 SELECT count(*) FROM (
     SELECT l.id FROM activity_counters c LEFT JOIN activity_readers r USING (workspace_id) CROSS JOIN LATERAL (
@@ -55,15 +47,15 @@ func (in *Inbox) noteRead(ctx context.Context, workspace uuid.UUID, seq int64) e
 }
 
 // Prune deletes one batch of rows that are older than retention and that their workspace has read
-// past, or that are older than limit too. It returns the number of rows, and whether there may be
-// more.
-func (in *Inbox) Prune(ctx context.Context, retention, limit time.Duration) (int, bool, error) {
-	result, err := in.db.ExecContext(ctx, sqlPrune, retention.Microseconds(), limit.Microseconds(), pruneBatchRows)
-	if err != nil {
+// past, or that are older than limit too. The row that a workspace has read last is its cursor and
+// is not past. It returns the number of rows, and whether there is more to delete that no concurrent
+// call is deleting. A row that another transaction has locked is left for a call a minute later.
+func (in *Inbox) Prune(ctx context.Context, retention, limit time.Duration) (n int, more bool, err error) {
+	row := in.db.QueryRowContext(ctx, sqlPrune, retention.Microseconds(), limit.Microseconds(), pruneBatchRows, pruneBatchInboxes)
+	if err := row.Scan(&n, &more); err != nil {
 		return 0, false, fmt.Errorf("activity: prune: %w", err)
 	}
-	n, _ := result.RowsAffected() // lib/pq always returns it
-	return int(n), n == pruneBatchRows, nil
+	return n, more, nil
 }
 
 // Prunable returns how many rows Prune would delete now in all batches together.

@@ -52,16 +52,35 @@ const (
 	sqlDue       = `coalesce(r.read_seq < l.seq AND r.noted_at < now() - interval '1 minute', true)`
 	sqlDueReader = `LEFT JOIN activity_readers r USING (workspace_id) `
 
-	// sqlPage is a format of the conditions (%[1]s) and the direction (%[2]s). The inner query selects
-	// the rows, and the window function sums the bytes of the rows before each without reading a body.
+	// sqlPage is a format of the rows (%[1]s) and the direction (%[2]s). The window function sums the
+	// bytes of the rows before each without reading a body.
 	sqlPage = `
 SELECT id, seq, workspace_id, activity_type, source_id, target_id, method, summary, request_body, response_body,
     duration_ms, status, error_detail, created_at
 FROM (
     SELECT *, sum(body_bytes) OVER (ORDER BY seq %[2]s) - body_bytes AS bytes_before FROM (
-        SELECT * FROM activity_logs WHERE %[1]s ORDER BY seq %[2]s LIMIT $2
+        %[1]s
     ) picked
 ) page WHERE bytes_before <= $3 ORDER BY seq %[2]s`
+
+	// sqlPick is a format of the conditions (%[1]s) and the direction (%[2]s). Each filter has an index
+	// that gives its rows in the order of seq, so that no more rows are read than the page has.
+	sqlPick = `SELECT * FROM activity_logs WHERE %[1]s ORDER BY seq %[2]s LIMIT $2`
+
+	// sqlPickPeer is that for the two columns of a peer: the conditions of the one (%[1]s) and of the other
+	// (%[3]s). OR would have no such index.
+	sqlPickPeer = `SELECT * FROM (
+            (SELECT * FROM activity_logs WHERE %[1]s ORDER BY seq %[2]s LIMIT $2)
+            UNION ALL
+            (SELECT * FROM activity_logs WHERE %[3]s ORDER BY seq %[2]s LIMIT $2)
+        ) either ORDER BY seq %[2]s LIMIT $2`
+
+	// Time bounds are bounds of seq, because created_at never runs against it: the first row that is not
+	// older, and the last that is too old, are found by the index on the time.
+	sqlBefore = `created_at < $%[1]d AND seq < coalesce((SELECT seq FROM activity_logs ` +
+		`WHERE workspace_id = $1 AND created_at >= $%[1]d ORDER BY created_at LIMIT 1), 9223372036854775807)`
+	sqlWithin = `created_at >= now() - $%[1]d * interval '1 second' AND seq > coalesce((SELECT seq FROM activity_logs ` +
+		`WHERE workspace_id = $1 AND created_at < now() - $%[1]d * interval '1 second' ORDER BY created_at DESC LIMIT 1), 0)`
 )
 
 // Read returns the rows of the workspace that q selects, never nil: oldest first if
@@ -148,10 +167,12 @@ func (q Query) page(workspace uuid.UUID, after sql.NullInt64) (string, []any) {
 	}
 	switch q.Type {
 	case "":
-	case MethodChatUpload:
-		where("activity_type = '"+TypeA2AReceive+"' AND method = $%d", q.Type)
+	case MethodChatUpload: // a literal, because its index has these rows only; likewise below
+		conditions = append(conditions, "activity_type = '"+TypeA2AReceive+"' AND method = '"+MethodChatUpload+"'")
+	case TypeA2AReceive:
+		conditions = append(conditions, "activity_type = '"+TypeA2AReceive+"'")
 	default:
-		where("activity_type = $%d", q.Type)
+		where("activity_type = $%d AND activity_type <> '"+TypeA2AReceive+"'", q.Type)
 	}
 	switch q.Source {
 	case FromCanvas:
@@ -159,15 +180,12 @@ func (q Query) page(workspace uuid.UUID, after sql.NullInt64) (string, []any) {
 	case FromAgent:
 		conditions = append(conditions, "source_id IS NOT NULL")
 	}
-	if q.Peer.Valid {
-		where("$%[1]d IN (source_id, target_id)", q.Peer.UUID)
-	}
 	if !q.Before.IsZero() {
 		// In UTC: PostgreSQL refuses offsets of 16 hours and more, which RFC 3339 allows.
-		where("created_at < $%d", q.Before.UTC())
+		where(sqlBefore, q.Before.UTC())
 	}
 	if q.Within > 0 {
-		where("created_at >= now() - $%d * interval '1 second'", q.Within.Seconds())
+		where(sqlWithin, q.Within.Seconds())
 	}
 	direction := "DESC"
 	if after.Valid {
@@ -176,5 +194,15 @@ func (q Query) page(workspace uuid.UUID, after sql.NullInt64) (string, []any) {
 	if after.Valid || q.Oldest {
 		direction = "ASC"
 	}
-	return fmt.Sprintf(sqlPage, strings.Join(conditions, " AND "), direction), args
+	all := strings.Join(conditions, " AND ")
+	pick := fmt.Sprintf(sqlPick, all, direction)
+	if q.Peer.Valid {
+		args = append(args, q.Peer.UUID)
+		source, target := fmt.Sprintf(" AND source_id = $%d", len(args)), fmt.Sprintf(" AND target_id = $%[1]d AND source_id IS DISTINCT FROM $%[1]d", len(args))
+		if q.Peer.UUID != workspace { // the index of targets has these rows only
+			target += " AND target_id <> workspace_id"
+		}
+		pick = fmt.Sprintf(sqlPickPeer, all+source, direction, all+target)
+	}
+	return fmt.Sprintf(sqlPage, pick, direction), args
 }

@@ -50,7 +50,7 @@ func TestLoad_Defaults(t *testing.T) {
 		MaxMessages: 256, MaxWaits: 20_000, MaxStreams: 1000, MaxJSONBytes: 32 << 20, SpoolBytes: 4 << 30, RateLimit: 100,
 		PendingTTL: 24 * time.Hour, LogLevel: slog.LevelInfo, LogFormat: "json",
 		AckRetention: time.Hour, ActivityRetention: 7 * 24 * time.Hour, SweepInterval: 5 * time.Minute, QuotaBytes: 1 << 30, QuotaFiles: 1000, StorageInlineBytes: 64 << 10,
-		DatabaseQueryConns: 12, DatabaseFileConns: 8,
+		DatabaseQueryConns: 11, DatabaseFileConns: 8,
 	}
 	c, err := parse(t).Load()
 	if err != nil || !reflect.DeepEqual(c, want) || !c.Embedded() {

@@ -11,9 +11,9 @@
 // The pools of a replica, with the default settings:
 //
 //	pool        connections  through a pooler  used for
-//	Queries     12           yes               every statement that is not named below
+//	Queries     11           yes               every statement that is not named below
 //	FileWrites  8            yes               transactions that write the bytes of files; their number bounds that memory
-//	Metrics     1            yes               the backlog in /metrics, also when all other connections are in use
+//	Metrics     2            yes               the backlog in /metrics, also when all other connections are in use
 //	Notify      1            never             NOTIFY after a commit
 //	Sessions    3            never             advisory locks, VACUUM, reservations of large uploads;
 //	                                           only with DirectURL, otherwise the pool Queries
@@ -118,7 +118,7 @@ func (p *Pools) open(c Config) (err error) {
 	if p.FileWrites, err = openServing(c.FileConns, binaryParameters); err != nil {
 		return err
 	}
-	if p.Metrics, err = openServing(1); err != nil {
+	if p.Metrics, err = openServing(2); err != nil {
 		return err
 	}
 	if p.Notify, err = openPool(directURL, 1, limitTimes, asynchronousCommit); err != nil {

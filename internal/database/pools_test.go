@@ -65,7 +65,7 @@ func TestOpen_TakesAsManyConnectionsAsItSays(t *testing.T) {
 	for name, c := range map[string]struct {
 		directURL string
 		total     int
-	}{"alone": {"", 4 + 2 + 2}, "with a direct URL": {dsn, 4 + 2 + 2 + 3}} {
+	}{"alone": {"", 4 + 2 + 3}, "with a direct URL": {dsn, 4 + 2 + 3 + 3}} {
 		p, _, err := openWith(t, dsn, c.directURL)
 		if err != nil {
 			t.Fatal(err)

@@ -24,7 +24,7 @@ func TestStatements_ReadByIndex(t *testing.T) {
 	}
 	workspace := uuid.New()
 	for statement, args := range map[string][]any{
-		sqlReadReceipts: {workspace, 5, 100}, sqlAssignNumbers: {workspace, assignBatchRows}, sqlLastReceipt: {workspace, 5}, sqlPrune: {int64(40_000_000_000), pruneBatchRows},
+		sqlReadReceipts: {workspace, 5, 100}, sqlAssignNumbers: {workspace, assignBatchRows}, sqlNewestReceipts: {"{" + workspace.String() + "}"}, sqlLastReceipt: {workspace, 5}, sqlPrune: {int64(40_000_000_000), pruneBatchRows},
 	} {
 		rows, err := db.QueryContext(t.Context(), "EXPLAIN "+statement, args...)
 		if err != nil {

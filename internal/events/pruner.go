@@ -2,32 +2,21 @@ package events
 
 import (
 	"context"
-	"database/sql"
 	"time"
-
-	"github.com/molecule-ai/platform/internal/activity"
 )
 
-// Pruner is an inbox whose Prune also deletes the receipts that are older than Retention, and expired keys of messages.
-// They are not counted: each is about a file or a row that is.
-type Pruner struct {
-	*activity.Inbox
-	receipts *Log
-}
+// Pruner deletes old receipts and the expired keys of messages. It implements sweeper.Events.
+type Pruner struct{ log *Log }
 
-// NewPruner returns a Pruner of inbox, which is in db.
-func NewPruner(db *sql.DB, inbox *activity.Inbox) Pruner { return Pruner{inbox, New(db, inbox)} }
+// NewPruner returns a Pruner of the receipts and of their inbox.
+func NewPruner(log *Log) Pruner { return Pruner{log} }
 
-// Prune implements sweeper.Inbox.
-func (p Pruner) Prune(ctx context.Context, retention, limit time.Duration) (int, bool, error) {
-	more, err := p.receipts.Prune(ctx, Retention)
+// Prune deletes one batch of each, and reports whether there may be more.
+func (p Pruner) Prune(ctx context.Context, retention time.Duration) (more bool, err error) {
+	moreReceipts, err := p.log.Prune(ctx, retention)
 	if err != nil {
-		return 0, false, err
+		return false, err
 	}
-	moreKeys, err := p.SweepKeys(ctx)
-	if err != nil {
-		return 0, false, err
-	}
-	n, moreRows, err := p.Inbox.Prune(ctx, retention, limit)
-	return n, more || moreKeys || moreRows, err
+	moreKeys, err := p.log.inbox.SweepKeys(ctx)
+	return moreReceipts || moreKeys, err
 }

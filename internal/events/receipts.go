@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/lib/pq"
 )
 
 const (
@@ -44,6 +45,11 @@ WHERE r.workspace_id = $1 AND r.seq IS NULL AND r.id = numbered.id`
 	sqlLastReceipt = `
 SELECT last_seq, EXISTS (SELECT FROM receipts WHERE workspace_id = $1 AND seq = $2 + 1)
 FROM receipt_counters WHERE workspace_id = $1`
+
+	// sqlNewestReceipts returns of each workspace the last number given, and whether some receipts have none.
+	sqlNewestReceipts = `
+SELECT w.id, coalesce(c.last_seq, 0), EXISTS (SELECT FROM receipts r WHERE r.workspace_id = w.id AND r.seq IS NULL)
+FROM unnest($1::uuid[]) w (id) LEFT JOIN receipt_counters c ON c.workspace_id = w.id`
 
 	// sqlPrune deletes old receipts. It advances the counter for those without a number, so that a
 	// reader that has not seen them gets ErrGone.
@@ -128,6 +134,32 @@ func (l *Log) lastReceipt(ctx context.Context, workspace uuid.UUID, after int64)
 		return last, ErrGone
 	}
 	return last, nil
+}
+
+// NewestReceipts returns the number of the newest receipt of each workspace, and of which workspaces receipts
+// have no number yet.
+func (l *Log) NewestReceipts(ctx context.Context, workspaces []uuid.UUID) (newest map[uuid.UUID]int64, unnumbered map[uuid.UUID]bool, err error) {
+	rows, err := l.db.QueryContext(ctx, sqlNewestReceipts, pq.Array(workspaces))
+	if err != nil {
+		return nil, nil, fmt.Errorf("events: find newest receipts: %w", err)
+	}
+	defer rows.Close()
+	newest, unnumbered = make(map[uuid.UUID]int64, len(workspaces)), map[uuid.UUID]bool{}
+	for rows.Next() {
+		var id uuid.UUID
+		var last int64
+		var some bool
+		if err := rows.Scan(&id, &last, &some); err != nil {
+			return nil, nil, fmt.Errorf("events: find newest receipts: %w", err)
+		}
+		if newest[id] = last; some {
+			unnumbered[id] = true
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, nil, fmt.Errorf("events: find newest receipts: %w", err)
+	}
+	return newest, unnumbered, nil
 }
 
 // Prune deletes one batch of receipts that are older than retention, and reports whether there

@@ -24,15 +24,17 @@ const eventsPageSize = 100
 
 // intervals are the timings of a stream.
 type intervals struct {
-	poll      time.Duration // between two reads without a notification
 	coalesce  time.Duration // the least between two reads, so that a burst of events is read together
 	heartbeat time.Duration // between two writes; proxies close idle connections
 	recheck   time.Duration // between two checks that the token is still valid
 	retry     time.Duration // the mean of the retry field, after which clients reconnect
 }
 
+// untilWoken is for ever. The hub polls for all streams together, and wakes those that have something to read.
+const untilWoken = 365 * 24 * time.Hour
+
 var defaultIntervals = intervals{
-	poll: notify.Interval, coalesce: 20 * time.Millisecond, heartbeat: 15 * time.Second, recheck: 30 * time.Second, retry: 2 * time.Second,
+	coalesce: 20 * time.Millisecond, heartbeat: 15 * time.Second, recheck: 30 * time.Second, retry: 2 * time.Second,
 }
 
 // EventsHandler streams the events of a workspace as server-sent events (WHATWG HTML, section 9.2). The id
@@ -124,7 +126,7 @@ func (s *stream) run() error {
 	// too. An id without data is no event.
 	retry := s.intervals.retry/2 + time.Duration(rand.Int64N(int64(s.intervals.retry)))
 	s.write(fmt.Appendf(nil, "retry: %d\nid: %s\n\n", retry.Milliseconds(), s.position))
-	nextPoll, lastPoll := time.Now(), time.Time{}
+	nextPoll, lastPoll := time.Now(), time.Time{} // of the events; after the first, when the hub wakes the stream
 	nextHeartbeat, nextCheck := nextPoll.Add(s.intervals.heartbeat), nextPoll.Add(s.intervals.recheck)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -142,7 +144,7 @@ func (s *stream) run() error {
 				return err
 			}
 			lastPoll = now
-			if nextPoll = now.Add(s.intervals.poll); more {
+			if nextPoll = now.Add(untilWoken); more {
 				nextPoll = now
 			}
 			if sent {

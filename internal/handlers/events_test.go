@@ -39,7 +39,7 @@ type streaming struct {
 	writing   atomic.Int64  // since when a write is blocked, in ns; 0: none is
 }
 
-func newStreaming(t *testing.T, poll, heartbeat, recheck time.Duration) *streaming {
+func newStreaming(t *testing.T, heartbeat, recheck time.Duration) *streaming {
 	t.Helper()
 	db := pgtest.Open(t, pgtest.New(t))
 	log := slog.New(slog.DiscardHandler)
@@ -49,9 +49,12 @@ func newStreaming(t *testing.T, poll, heartbeat, recheck time.Duration) *streami
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &streaming{db: db, hub: notify.New(notify.Options{}), inbox: activity.New(db), workspace: w.ID, token: token, ended: make(chan struct{}, 10)}
-	events := handlers.NewEventsHandler(store, tokens, events.New(db, s.inbox), s.hub, handlers.NewAdmission(10))
-	events.SetIntervals(poll, heartbeat, recheck)
+	inbox := activity.New(db)
+	receipts := events.New(db, inbox)
+	hub := notify.New(notify.Options{Newest: inbox.Newest, NewestReceipts: receipts.NewestReceipts})
+	s := &streaming{db: db, hub: hub, inbox: inbox, workspace: w.ID, token: token, ended: make(chan struct{}, 10)}
+	events := handlers.NewEventsHandler(store, tokens, receipts, s.hub, handlers.NewAdmission(10))
+	events.SetIntervals(heartbeat, recheck)
 	e := gin.New()
 	e.Use(handlers.Log(log), handlers.Recover(), tokens.RequireWorkspace(handlers.Render))
 	e.GET("/workspaces/:id/events/stream", func(c *gin.Context) {
@@ -153,7 +156,7 @@ func body(t *testing.T, conn net.Conn, until string) string {
 // Planted: a subscription that is not closed.
 func TestWait_LeavesNoGoroutineOrSubscription(t *testing.T) {
 	t.Parallel()
-	s := newStreaming(t, time.Hour, time.Hour, time.Hour)
+	s := newStreaming(t, time.Hour, time.Hour)
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/workspaces/"+s.workspace.String()+"/activity?wait=1", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -172,29 +175,42 @@ func TestWait_LeavesNoGoroutineOrSubscription(t *testing.T) {
 // Planted: no heartbeat.
 func TestStream_SendsHeartbeats(t *testing.T) {
 	t.Parallel()
-	s := newStreaming(t, time.Hour, 50*time.Millisecond, time.Hour)
+	s := newStreaming(t, 50*time.Millisecond, time.Hour)
 	got := body(t, s.open(t, ""), ":\n\n:\n\n")
 	if !strings.HasPrefix(got, "retry: ") || !strings.Contains(got, "\nid: 0-0\n\n:\n\n") {
 		t.Errorf("the stream begins %q", got)
 	}
 }
 
-// Without notifications a stream polls. Planted: no polling.
-func TestStream_PollsWithoutNotifications(t *testing.T) {
+// Without notifications the hub's poll finds rows and receipts, and wakes the stream. Planted: either left out of the poll;
+// receipts looked for by their number only, which the first reader gives them.
+func TestStream_HubFindsWhatWasNotNotified(t *testing.T) {
 	t.Parallel()
-	s := newStreaming(t, 50*time.Millisecond, time.Hour, time.Hour)
+	s := newStreaming(t, time.Hour, time.Hour)
+	go s.hub.Run(t.Context())
 	conn := s.open(t, "")
 	body(t, conn, "id: 0-0")
+	_ = conn.SetReadDeadline(time.Now().Add(40 * time.Second))
+	var got []byte
+	until := func(want string) {
+		t.Helper()
+		for buffer := make([]byte, 1000); !strings.Contains(string(got), want); {
+			n, err := conn.Read(buffer)
+			if got = append(got, buffer[:n]...); err != nil {
+				t.Fatalf("%q: %v", got, err)
+			}
+		}
+	}
 	if err := s.inbox.Record(t.Context(), s.workspace, activity.Entry{Type: "x", Method: "unannounced"}); err != nil {
 		t.Fatal(err)
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-	var got []byte
-	for buffer := make([]byte, 1000); !strings.Contains(string(got), "unannounced"); {
-		n, err := conn.Read(buffer)
-		if got = append(got, buffer[:n]...); err != nil {
-			t.Fatalf("%q: %v", got, err)
+	until("unannounced")
+	for _, name := range []string{"first.txt", "second.txt"} {
+		if _, err := s.db.ExecContext(t.Context(), `INSERT INTO receipts (workspace_id, kind, state, file_id, filename, size_bytes, at)
+			VALUES ($1, 'acked', 'acked', gen_random_uuid(), $2, 5, now())`, s.workspace, name); err != nil {
+			t.Fatal(err)
 		}
+		until(name)
 	}
 	conn.Close()
 	s.wantEnd(t)
@@ -211,7 +227,7 @@ func TestStream_EndsAfterItsTokenIsRevoked(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			s := newStreaming(t, time.Hour, time.Hour, 100*time.Millisecond)
+			s := newStreaming(t, time.Hour, 100*time.Millisecond)
 			conn := s.open(t, "")
 			buffer := make([]byte, 1000)
 			if _, err := conn.Read(buffer); err != nil { // the stream has started
@@ -230,7 +246,7 @@ func TestStream_EndsAfterItsTokenIsRevoked(t *testing.T) {
 // one page in memory. Planted: all events read before any is sent.
 func TestStream_StalledReaderIsDisconnected(t *testing.T) {
 	t.Parallel()
-	s := newStreaming(t, 50*time.Millisecond, time.Hour, time.Hour)
+	s := newStreaming(t, time.Hour, time.Hour)
 	const insert = `INSERT INTO activity_logs (workspace_id, seq, activity_type, method) SELECT $1, i, 'x', repeat('m', 200) FROM generate_series(1, 50000) i`
 	for _, statement := range []string{insert, `INSERT INTO activity_counters (workspace_id, last_seq) VALUES ($1, 50000)`} {
 		if _, err := s.db.ExecContext(t.Context(), statement, s.workspace); err != nil {
@@ -269,7 +285,7 @@ func TestStream_StalledReaderIsDisconnected(t *testing.T) {
 // Planted: streams continue when the platform stops.
 func TestStream_EndsOnShutdown(t *testing.T) {
 	t.Parallel()
-	s := newStreaming(t, time.Hour, time.Hour, time.Hour)
+	s := newStreaming(t, time.Hour, time.Hour)
 	conn := s.open(t, "")
 	time.AfterFunc(200*time.Millisecond, s.hub.Close)
 	if got := body(t, conn, ""); !strings.HasSuffix(got, "\nid: 0-0\n\n") {

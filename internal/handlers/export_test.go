@@ -2,7 +2,7 @@ package handlers
 
 import "time"
 
-// SetIntervals sets how often a stream polls, sends a heartbeat and checks its token.
-func (h *EventsHandler) SetIntervals(poll, heartbeat, recheck time.Duration) {
-	h.intervals.poll, h.intervals.heartbeat, h.intervals.recheck = poll, heartbeat, recheck
+// SetIntervals sets how often a stream sends a heartbeat and checks its token.
+func (h *EventsHandler) SetIntervals(heartbeat, recheck time.Duration) {
+	h.intervals.heartbeat, h.intervals.recheck = heartbeat, recheck
 }

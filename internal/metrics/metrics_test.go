@@ -59,7 +59,7 @@ func TestPlatform_NilCountsNothing(t *testing.T) {
 	var p *metrics.Platform
 	all(p)
 	p.WatchPool("x", nil)
-	p.WatchDatabase(nil)
+	p.WatchDatabase(nil, nil)
 }
 
 // Two platforms in one process are counted separately. Planted fault: the library's global registry.

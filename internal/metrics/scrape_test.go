@@ -166,7 +166,7 @@ func TestScrape_ReportsWhatHappened(t *testing.T) {
 		"molecule_request_duration_seconds operation=poll":                1,
 		"molecule_requests_in_flight operation=upload":                    0,
 		"molecule_requests_in_flight_limit operation=upload":              256,
-		"go_sql_max_open_connections db_name=main":                        12,
+		"go_sql_max_open_connections db_name=main":                        11,
 		"go_sql_max_open_connections db_name=staging":                     8,
 	}
 	// A request is counted after its answer was sent, and the first sweep may not have ended yet.

@@ -46,6 +46,11 @@ type Options struct {
 	// row. A workspace without rows may be missing. The hub polls it.
 	Newest func(ctx context.Context, workspaces []uuid.UUID) (map[uuid.UUID]int64, error)
 
+	// NewestReceipts returns the same of receipts, and which workspaces have receipts without a number: their
+	// subscribers are woken until one has numbered them. Nil if there are no receipts. It is asked only for
+	// workspaces with subscriptions to Receipts.
+	NewestReceipts func(ctx context.Context, workspaces []uuid.UUID) (newest map[uuid.UUID]int64, unnumbered map[uuid.UUID]bool, err error)
+
 	DB  *sql.DB // for NOTIFY; one connection is enough
 	DSN string  // for LISTEN
 	Log *slog.Logger
@@ -70,6 +75,8 @@ type watch struct {
 	subscriptions []*Subscription
 	newest        int64 // the number of its newest row at the last poll
 	polled        bool  // newest is set
+	receipt       int64 // the number of its newest receipt at the last poll
+	receiptPolled bool  // receipt is set
 	idle          bool  // there was no subscription at the last poll
 }
 

@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -219,6 +220,76 @@ func TestHub_PollFindsUnpublishedRows(t *testing.T) {
 		if watchCount(h) != 0 {
 			t.Errorf("%d watches are left without a subscription", watchCount(h))
 		}
+		stop()
+		<-ended
+	})
+}
+
+// fakeReceipts has a newest number for each workspace, and workspaces with unnumbered receipts.
+type fakeReceipts struct {
+	fakeInbox
+	unnumbered map[uuid.UUID]bool
+}
+
+func (r *fakeReceipts) NewestReceipts(ctx context.Context, workspaces []uuid.UUID) (map[uuid.UUID]int64, map[uuid.UUID]bool, error) {
+	newest, err := r.Newest(ctx, workspaces)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return newest, maps.Clone(r.unnumbered), err
+}
+
+func (r *fakeReceipts) setUnnumbered(id uuid.UUID, some bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unnumbered[id] = some
+}
+
+// Receipts without a notification wake their subscribers within Interval, and for as long as they have no number. Without a
+// change nobody is woken, and where nobody subscribes to receipts they are not asked for. Planted: no poll of receipts; unnumbered
+// ones not looked at; each poll waking; all workspaces asked for.
+func TestHub_PollFindsUnpublishedReceipts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rows := &fakeInbox{newest: map[uuid.UUID]int64{}}
+		receipts := &fakeReceipts{fakeInbox{newest: map[uuid.UUID]int64{}}, map[uuid.UUID]bool{}}
+		h := New(Options{Newest: rows.Newest, NewestReceipts: receipts.NewestReceipts})
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { h.Run(ctx); close(ended) }()
+		poll := h.Subscribe(uuid.New(), Rows)
+		time.Sleep(time.Minute)
+		if n := receipts.count(); n != 0 {
+			t.Errorf("receipts were asked for %d times by nobody", n)
+		}
+		stream := h.Subscribe(poll.workspace, Rows|Receipts)
+		takeKinds(poll)
+		time.Sleep(Interval)
+		if got := takeKinds(stream); got != Receipts {
+			t.Errorf("the first poll woke it for %v", got)
+		}
+		time.Sleep(time.Minute)
+		if got := takeKinds(stream); got != 0 {
+			t.Errorf("woken for %v without a change", got)
+		}
+		receipts.setUnnumbered(stream.workspace, true)
+		for range 3 {
+			time.Sleep(Interval)
+			if got := takeKinds(stream); got != Receipts {
+				t.Errorf("woken for %v, with receipts without a number", got)
+			}
+		}
+		receipts.setUnnumbered(stream.workspace, false)
+		receipts.add(stream.workspace)
+		time.Sleep(Interval)
+		if got := takeKinds(stream); got != Receipts {
+			t.Errorf("woken for %v, with a new number", got)
+		}
+		time.Sleep(time.Minute)
+		if got := takeKinds(stream) | takeKinds(poll); got != 0 {
+			t.Errorf("woken for %v without a change", got)
+		}
+		poll.Close()
+		stream.Close()
 		stop()
 		<-ended
 	})

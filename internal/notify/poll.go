@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,7 +16,7 @@ const (
 	pollTimeout = 4 * time.Second
 )
 
-// poll wakes the subscribers of workspaces with new rows that no notification reported. One query
+// poll wakes the subscribers of workspaces with new rows or receipts that no notification reported. One query
 // covers many workspaces: 10,000 held polls that each queried every 5 s would be 2,000 queries a
 // second.
 func (h *Hub) poll(ctx context.Context) {
@@ -33,7 +34,7 @@ func (h *Hub) poll(ctx context.Context) {
 			}
 			err := h.pollBatch(ctx, batch)
 			if err != nil && !failing && ctx.Err() == nil {
-				h.options.Log.WarnContext(ctx, "polling the database for new inbox rows failed; held polls depend on notifications until it succeeds", "error", err)
+				h.options.Log.WarnContext(ctx, "polling the database for new inbox rows failed; held polls and event streams depend on notifications until it succeeds", "error", err)
 			}
 			failing = err != nil
 		}
@@ -73,6 +74,9 @@ func (h *Hub) pollBatch(ctx context.Context, workspaces []uuid.UUID) error {
 	if err != nil {
 		return err
 	}
+	if err := h.pollReceipts(ctx, workspaces); err != nil {
+		return err
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, id := range workspaces {
@@ -84,6 +88,41 @@ func (h *Hub) pollBatch(ctx context.Context, workspaces []uuid.UUID) error {
 			h.wake(id, Rows)
 		}
 		w.polled, w.newest = true, newest[id]
+	}
+	return nil
+}
+
+// pollReceipts does the same for receipts, of those workspaces that have subscriptions to them.
+func (h *Hub) pollReceipts(ctx context.Context, workspaces []uuid.UUID) error {
+	if h.options.NewestReceipts == nil {
+		return nil
+	}
+	var asked []uuid.UUID
+	h.mu.Lock()
+	for _, id := range workspaces {
+		if w := h.watches[id]; w != nil && slices.ContainsFunc(w.subscriptions, func(s *Subscription) bool { return s.kinds&Receipts != 0 }) {
+			asked = append(asked, id)
+		}
+	}
+	h.mu.Unlock()
+	if len(asked) == 0 {
+		return nil
+	}
+	newest, unnumbered, err := h.options.NewestReceipts(ctx, asked)
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, id := range asked {
+		w := h.watches[id]
+		if w == nil {
+			continue
+		}
+		if !w.receiptPolled || w.receipt != newest[id] || unnumbered[id] {
+			h.wake(id, Receipts)
+		}
+		w.receiptPolled, w.receipt = true, newest[id]
 	}
 	return nil
 }

@@ -51,12 +51,27 @@ WHERE workspace_id = $1
 ORDER BY created_at, file_id
 LIMIT $2`
 
+	// Each half reads its own index, so a page reads at most twice its files.
 	sqlListAll = `
-SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at
-FROM pending_uploads
-WHERE workspace_id = $1
-  AND (acked_at IS NOT NULL OR expires_at > now())
-  AND (created_at, file_id) > ($3, $4)
+(
+    SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at
+    FROM pending_uploads
+    WHERE workspace_id = $1
+      AND (acked_at IS NOT NULL OR expires_at > now())
+      AND acked_at IS NULL
+      AND (created_at, file_id) > ($3, $4)
+    ORDER BY created_at, file_id
+    LIMIT $2
+) UNION ALL (
+    SELECT file_id, filename, mimetype, size_bytes, sha256, created_at, fetched_at, acked_at, expires_at
+    FROM pending_uploads
+    WHERE workspace_id = $1
+      AND (acked_at IS NOT NULL OR expires_at > now())
+      AND acked_at IS NOT NULL
+      AND (created_at, file_id) > ($3, $4)
+    ORDER BY created_at, file_id
+    LIMIT $2
+)
 ORDER BY created_at, file_id
 LIMIT $2`
 )

@@ -36,6 +36,7 @@ func TestStatements_FindFilesByIndex(t *testing.T) {
 		file    = "Index Scan of pending_uploads by pending_uploads_pkey"
 		chunk   = "Index Scan of pending_upload_chunks by pending_upload_chunks_pkey"
 		unacked = "Index Scan of pending_uploads by pending_uploads_unacked"
+		acked   = "Index Scan of pending_uploads by pending_uploads_acked_list"
 	)
 	batch := []string{"Bitmap Heap Scan of pending_uploads", "Bitmap Index Scan by pending_uploads_pkey"} // of the files that are deleted, at most sweepFiles
 	id, workspace, now := uuid.New(), uuid.New(), time.Now().Format(time.RFC3339)
@@ -52,6 +53,10 @@ func TestStatements_FindFilesByIndex(t *testing.T) {
 		"ack":           {sqlAck, []any{id, workspace}, []string{file}},
 		"list unacked":  {sqlListUnacked, []any{workspace, 100, "-infinity", uuid.Nil}, []string{unacked}},
 		"list more":     {sqlListUnacked, []any{workspace, 100, now, id}, []string{unacked}},
+		"list acked":    {sqlListAcked, []any{workspace, 100, "-infinity", uuid.Nil}, []string{acked}},
+		"acked more":    {sqlListAcked, []any{workspace, 100, now, id}, []string{acked}},
+		"list all":      {sqlListAll, []any{workspace, 100, "-infinity", uuid.Nil}, []string{acked, unacked}},
+		"all more":      {sqlListAll, []any{workspace, 100, now, id}, []string{acked, unacked}},
 		"sweep acked":   {sqlSweepAcked, []any{1, 1, 1}, append(slices.Clone(batch), "Index Scan of pending_uploads by pending_uploads_acked", "Sort")},
 		"sweep expired": {sqlSweepExpired, []any{1, 1, 1}, append(slices.Clone(batch), "Index Scan of pending_uploads by pending_uploads_expiry", "Sort")},
 	} {

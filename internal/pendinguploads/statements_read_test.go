@@ -36,6 +36,7 @@ FROM pending_uploads WHERE workspace_id = $1 AND (acked_at IS NOT NULL OR expire
 	listUnacked = " AND acked_at IS NULL "
 	listAcked   = " AND acked_at IS NOT NULL "
 	listOrder   = " AND (created_at, file_id) > ($3, $4) ORDER BY created_at, file_id LIMIT $2"
+	listAll     = "(" + listSelect + listUnacked + listOrder + ") UNION ALL (" + listSelect + listAcked + listOrder + ") ORDER BY created_at, file_id LIMIT $2"
 )
 
 var (
@@ -148,12 +149,12 @@ func TestList_Statements(t *testing.T) {
 	}{
 		{pendinguploads.ListQuery{}, listSelect + listUnacked + listOrder, []driver.Value{workspaceID, 100, "-infinity", uuid.Nil}},
 		{pendinguploads.ListQuery{Filter: pendinguploads.OnlyAcked, Limit: 7}, listSelect + listAcked + listOrder, []driver.Value{workspaceID, 7, "-infinity", uuid.Nil}},
-		{pendinguploads.ListQuery{Filter: pendinguploads.All, Limit: 501}, listSelect + listOrder, []driver.Value{workspaceID, 500, "-infinity", uuid.Nil}},
+		{pendinguploads.ListQuery{Filter: pendinguploads.All, Limit: 501}, listAll, []driver.Value{workspaceID, 500, "-infinity", uuid.Nil}},
 		{pendinguploads.ListQuery{Limit: -1, After: after}, listSelect + listUnacked + listOrder,
 			[]driver.Value{workspaceID, 100, createdAt, fileIDs[1]}},
 		{pendinguploads.ListQuery{Filter: pendinguploads.OnlyAcked, Limit: 500, After: after}, listSelect + listAcked + listOrder,
 			[]driver.Value{workspaceID, 500, createdAt, fileIDs[1]}},
-		{pendinguploads.ListQuery{Filter: pendinguploads.All, After: after}, listSelect + listOrder,
+		{pendinguploads.ListQuery{Filter: pendinguploads.All, After: after}, listAll,
 			[]driver.Value{workspaceID, 100, createdAt, fileIDs[1]}},
 	} {
 		if c.q.After.Valid {

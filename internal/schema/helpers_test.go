@@ -20,11 +20,13 @@ var all = []schema.Migration{
 	{Version: 20260505100000, Name: "pending_uploads"},
 	{Version: 20260701100000, Name: "quotas_events_objects"},
 	{Version: 20261201110000, Name: "message_keys"},
+	{Version: 20261201120000, Name: "inbox_pruning"},
+	{Version: 20261201120100, Name: "indexes"},
 	{Version: 20261201130000, Name: "secret_rotation"},
 }
 
 // rests says how many of all are applied after n steps: 20260505100000 and 20260701100000 are one step.
-var rests = []int{0, 1, 2, 4, 5, 6}
+var rests = []int{0, 1, 2, 4, 5, 6, 7, 8}
 
 var (
 	newest  = len(rests) - 1 // steps to the newest schema

@@ -44,12 +44,15 @@ var (
 // Up applies every migration that is pending and returns those that this call applied,
 // oldest first; none if another replica was faster. It waits for a migration that is
 // already running for as long as ctx allows. If one fails, those before it stay applied and
-// are returned with the error.
-func Up(ctx context.Context, db *sql.DB) ([]Migration, error) { return own.up(ctx, db) }
+// are returned with the error. A table that other sessions have locked is waited for in tries of two seconds
+// with pauses between them, in which others get at it; after ten minutes it is ErrLocked.
+func Up(ctx context.Context, db *sql.DB, o ...Option) ([]Migration, error) {
+	return own.up(ctx, db, o...)
+}
 
-func (s series) up(ctx context.Context, db *sql.DB) ([]Migration, error) {
+func (s series) up(ctx context.Context, db *sql.DB, o ...Option) ([]Migration, error) {
 	var done []Migration
-	err := s.withLock(ctx, db, func(c *session) error {
+	err := s.withLock(ctx, db, newOptions(o), func(c *session) error {
 		current, err := c.recover(ctx)
 		if err != nil {
 			return err
@@ -75,15 +78,17 @@ func (s series) up(ctx context.Context, db *sql.DB) ([]Migration, error) {
 
 // Down undoes the last n migrations, or all if fewer are applied, and returns those that it
 // undid, newest first. n is at least 1; migrations that are applied together count as one. On a database
-// without any it returns ErrNothingApplied.
-func Down(ctx context.Context, db *sql.DB, n int) ([]Migration, error) { return own.down(ctx, db, n) }
+// without any it returns ErrNothingApplied. Locks are waited for as by Up.
+func Down(ctx context.Context, db *sql.DB, n int, o ...Option) ([]Migration, error) {
+	return own.down(ctx, db, n, o...)
+}
 
-func (s series) down(ctx context.Context, db *sql.DB, n int) ([]Migration, error) {
+func (s series) down(ctx context.Context, db *sql.DB, n int, o ...Option) ([]Migration, error) {
 	if n < 1 {
 		return nil, fmt.Errorf("schema: undo %d migrations: the number must be at least 1", n)
 	}
 	var done []Migration
-	err := s.withLock(ctx, db, func(c *session) error {
+	err := s.withLock(ctx, db, newOptions(o), func(c *session) error {
 		current, err := c.recover(ctx)
 		if err != nil {
 			return err
@@ -128,7 +133,7 @@ func Force(ctx context.Context, db *sql.DB, version uint) error {
 	case version != 0 && !own.knows(version):
 		return fmt.Errorf("schema: force version %d: this platform has no such migration: %w", version, ErrUnknownVersion)
 	}
-	return own.withLock(ctx, db, func(c *session) error { return c.force(ctx, version) })
+	return own.withLock(ctx, db, newOptions(nil), func(c *session) error { return c.force(ctx, version) })
 }
 
 // stepError says which migration failed, and where to learn what became of it: if the

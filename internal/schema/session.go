@@ -23,8 +23,11 @@ const unlockTimeout = 5 * time.Second
 
 // A session is a connection that holds the migration lock.
 type session struct {
+	options
 	series series
 	conn   *sql.Conn
+	db     *sql.DB // that the connection is of, to look what it waits for
+	pid    int     // of its server process
 }
 
 // withLock runs f on a connection of its own under the migration lock.
@@ -32,7 +35,7 @@ type session struct {
 // The lock is the very one that golang-migrate takes, so its command line waits for us and
 // we for it. It is taken here, not by golang-migrate, which gives up after 15 seconds, cannot
 // be cancelled, and takes it twice: to create the version table, and again to migrate.
-func (s series) withLock(ctx context.Context, db *sql.DB, f func(*session) error) error {
+func (s series) withLock(ctx context.Context, db *sql.DB, o options, f func(*session) error) error {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("schema: connect: %w", err)
@@ -61,7 +64,11 @@ func (s series) withLock(ctx context.Context, db *sql.DB, f func(*session) error
 	if err != nil {
 		return fmt.Errorf("schema: create the version table: %w", err)
 	}
-	return f(&session{series: s, conn: conn})
+	c := &session{series: s, conn: conn}
+	if err := c.limitLocks(ctx, db, o); err != nil { // not before: it holds for advisory locks too
+		return err
+	}
+	return f(c)
 }
 
 // discard closes the connection for good instead of returning it to the pool: whatever

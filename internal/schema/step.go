@@ -44,8 +44,12 @@ type Step struct{ From, To uint }
 func (s Step) mark() string { return fmt.Sprintf(markFormat, s.From, s.To) }
 
 // run takes a step by running its SQL. The database is marked dirty for as long as nothing of the step has been kept:
-// that it is done is recorded in the transaction of the step itself.
+// that it is done is recorded in the transaction of the step itself. A step that meets a locked table is tried again.
 func (s *session) run(ctx context.Context, step Step, statements string) error {
+	return s.retry(ctx, func() error { return s.try(ctx, step, statements) })
+}
+
+func (s *session) try(ctx context.Context, step Step, statements string) error {
 	err := s.inTx(ctx, func(tx *sql.Tx) error { return writeVersion(ctx, tx, step.To, true, step.mark()) })
 	if err != nil {
 		return err

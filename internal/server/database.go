@@ -65,7 +65,7 @@ func (s *Server) migrate(ctx context.Context, url string) error {
 		return err
 	}
 	defer db.Close()
-	applied, err := schema.Up(ctx, db)
+	applied, err := schema.Up(ctx, db, schema.Progress(func(sentence string) { s.log.WarnContext(ctx, sentence) }))
 	for _, m := range applied {
 		s.log.InfoContext(ctx, "migration applied", "migration", m.String())
 	}

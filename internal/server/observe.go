@@ -47,14 +47,19 @@ func metricsOptions(c config.Config) metrics.Options {
 	}
 }
 
-// watchDatabase adds the pools and the backlog to the metrics. They are read through a pool of their own: if all
-// connections of the others are in use, the database is not down.
+// watchDatabase adds the pools and the backlog to the metrics. They are read through a pool of their own, with one
+// connection for a trivial query and one for counting: if all connections of the others are in use, or a count takes
+// long, the database is not down.
 func (s *Server) watchDatabase(staging bool) {
 	s.metrics.WatchPool("main", s.pools.Queries)
 	s.metrics.WatchPool("staging", s.pools.FileWrites)
-	s.metrics.WatchDatabase(func(ctx context.Context) (metrics.Backlog, error) {
+	answers := func(ctx context.Context) error {
+		_, err := s.pools.Metrics.ExecContext(ctx, `SELECT 1`)
+		return err
+	}
+	s.metrics.WatchDatabase(answers, func(ctx context.Context) (metrics.Backlog, error) {
 		if !staging {
-			return metrics.Backlog{}, s.pools.Metrics.PingContext(ctx)
+			return metrics.Backlog{}, nil
 		}
 		b, err := pendinguploads.ReadBacklog(ctx, s.pools.Metrics)
 		m := metrics.Backlog{Files: b.Files, Bytes: b.Bytes, Oldest: b.Oldest}

@@ -68,7 +68,11 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		SpoolBytes: c.SpoolBytes,
 	}
 	files := handlers.NewChatFilesHandler(store, push, limits, handlers.NewAdmission(c.MaxUploads))
-	s.openNews(inbox)
+	var receipts *events.Log // nil on base
+	if staging {
+		receipts = events.New(s.db, inbox)
+	}
+	s.openNews(inbox, receipts)
 	var pending *handlers.PendingUploadsHandler
 	var stream *handlers.EventsHandler
 	switch {
@@ -78,8 +82,8 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 			return nil, err
 		}
 		files.WithPendingUploads(storage, c.SpoolDir)
-		s.sweeper = newSweeper(storage, events.NewPruner(s.db, inbox), c, s.log, s.swept).WithIdentities(store)
-		stream = handlers.NewEventsHandler(store, s.tokens, events.New(s.db, inbox), s.news, handlers.NewAdmission(c.MaxStreams))
+		s.sweeper = newSweeper(storage, inbox, events.NewPruner(receipts), c, s.log, s.swept).WithIdentities(store)
+		stream = handlers.NewEventsHandler(store, s.tokens, receipts, s.news, handlers.NewAdmission(c.MaxStreams))
 		pending = handlers.NewPendingUploadsHandler(store, storage, handlers.NewAdmission(c.MaxDownloads))
 		if c.StorageRedirect {
 			pending.WithSignedURLs(s.bucket)

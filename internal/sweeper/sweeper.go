@@ -1,8 +1,8 @@
-// Package sweeper deletes acknowledged and expired files, old inbox rows, and identities that nobody uses.
+// Package sweeper deletes acknowledged and expired files, old inbox rows, old events, and identities that nobody uses.
 //
 // Every replica runs a Sweeper. Replicas share the work: each batch skips what another replica is deleting. A Sweeper
 // goes on after errors and panics, and holds no lock longer than one batch. The database's clock decides what has
-// expired. The package holds no SQL: Files and Inbox delete, and decide what a batch is.
+// expired. The package holds no SQL: Files, Inbox and Events delete, and decide what a batch is.
 package sweeper
 
 import (
@@ -46,6 +46,11 @@ type Inbox interface {
 	Prunable(ctx context.Context, retention, limit time.Duration) (int, error)
 }
 
+// Events deletes events; *events.Log implements it. Events are not counted: each is about a file that is counted.
+type Events interface {
+	Prune(ctx context.Context, retention time.Duration) (more bool, err error)
+}
+
 // Identities deletes registrations and tokens that nobody uses, and what tombstones need not keep; *workspaces.Store
 // implements it. How long they are kept is its own matter.
 type Identities interface {
@@ -58,6 +63,7 @@ type Retention struct {
 	Acked    time.Duration // files, after they were acknowledged
 	Rows     time.Duration // inbox rows that their workspace has read past
 	Unread   time.Duration // all other inbox rows
+	Events   time.Duration // all events
 	Interval time.Duration // between two sweeps, plus or minus 10 %
 }
 
@@ -72,6 +78,7 @@ type Result struct {
 type Sweeper struct {
 	files     Files
 	inbox     Inbox
+	events    Events
 	ids       Identities // nil: not swept
 	retention Retention
 	log       *slog.Logger
@@ -80,11 +87,13 @@ type Sweeper struct {
 }
 
 // New returns a Sweeper. observe is called after every sweep of Run, and may be nil.
-func New(files Files, inbox Inbox, retention Retention, log *slog.Logger, observe func(Result, time.Duration, error)) *Sweeper {
+func New(
+	files Files, inbox Inbox, events Events, retention Retention, log *slog.Logger, observe func(Result, time.Duration, error),
+) *Sweeper {
 	if observe == nil {
 		observe = func(Result, time.Duration, error) {}
 	}
-	return &Sweeper{files: files, inbox: inbox, retention: retention, log: log, observe: observe}
+	return &Sweeper{files: files, inbox: inbox, events: events, retention: retention, log: log, observe: observe}
 }
 
 // WithIdentities makes the Sweeper sweep identities too, and returns it.
@@ -157,7 +166,10 @@ func (s *Sweeper) round(ctx context.Context, deadline time.Time) (Result, bool, 
 		r.Identities += n
 		return more, err
 	}, func() {})
-	return r, moreFiles || moreRows || moreIDs, errors.Join(filesErr, reclaimErr, rowsErr, idsErr)
+	moreEvents, eventsErr := batches(ctx, deadline, "events", func(ctx context.Context) (bool, error) {
+		return s.events.Prune(ctx, s.retention.Events)
+	}, func() {})
+	return r, moreFiles || moreRows || moreIDs || moreEvents, errors.Join(filesErr, reclaimErr, rowsErr, idsErr, eventsErr)
 }
 
 // reclaim makes the space of deleted files available to new ones, once at least reclaimBytes were deleted.

@@ -18,18 +18,21 @@ import (
 var (
 	errFiles = errors.New("the files' disk is on fire")
 	errRows  = errors.New("the rows' disk is on fire")
+	errGone  = errors.New("the events' disk is on fire")
 
-	retention = sweeper.Retention{Acked: time.Hour, Rows: 7 * 24 * time.Hour, Unread: 30 * 24 * time.Hour, Interval: 5 * time.Minute}
+	retention = sweeper.Retention{Acked: time.Hour, Rows: 7 * 24 * time.Hour, Unread: 30 * 24 * time.Hour, Events: 24 * time.Hour, Interval: 5 * time.Minute}
 )
 
-// fake implements Files and Inbox and counts the calls. A nil function finds nothing to delete.
+// fake implements Files, Inbox and, as fakeEvents, Events, and counts the calls. A nil function finds nothing to delete.
 type fake struct {
 	t        *testing.T
 	sweep    func(ctx context.Context, call int) (pendinguploads.Swept, error)
 	prune    func(ctx context.Context, call int) (int, bool, error)
 	reclaim  func(ctx context.Context, call int) error
+	forget   func(ctx context.Context, call int) (bool, error)
 	sweeps   int // calls, of each
 	prunes   int
+	events   int
 	reclaims int
 }
 
@@ -60,6 +63,18 @@ func (f *fake) Prune(ctx context.Context, rows, unread time.Duration) (int, bool
 	return f.prune(ctx, f.prunes)
 }
 
+type fakeEvents fake
+
+func (f *fakeEvents) Prune(ctx context.Context, age time.Duration) (bool, error) {
+	if age != retention.Events {
+		f.t.Errorf("events are kept for %s", age)
+	}
+	if f.events++; f.forget == nil {
+		return false, nil
+	}
+	return f.forget(ctx, f.events)
+}
+
 func (f *fake) Sweepable(context.Context, time.Duration) (pendinguploads.Swept, error) {
 	return pendinguploads.Swept{Acked: 1, Expired: 2, AckedBytes: 30, ExpiredBytes: 40}, nil
 }
@@ -80,7 +95,7 @@ func watch(t *testing.T, f *fake) (*sweeper.Sweeper, *[]observed, *bytes.Buffer)
 	f.t = t
 	var rounds []observed
 	var log bytes.Buffer
-	return sweeper.New(f, f, retention, slog.New(slog.NewJSONHandler(&log, nil)), func(r sweeper.Result, duration time.Duration, err error) {
+	return sweeper.New(f, f, (*fakeEvents)(f), retention, slog.New(slog.NewJSONHandler(&log, nil)), func(r sweeper.Result, duration time.Duration, err error) {
 		rounds = append(rounds, observed{r, duration, time.Now(), err})
 	}), &rounds, &log
 }
@@ -233,16 +248,17 @@ func TestRunOnce_GoesOnUntilThereIsNoMore(t *testing.T) {
 			sweep: func(_ context.Context, call int) (pendinguploads.Swept, error) {
 				return pendinguploads.Swept{Acked: 1, AckedBytes: 10, Expired: 2, ExpiredBytes: 20, More: call < 4}, nil
 			},
-			prune: func(_ context.Context, call int) (int, bool, error) { return 1000, call < 3, nil },
+			prune:  func(_ context.Context, call int) (int, bool, error) { return 1000, call < 3, nil },
+			forget: func(_ context.Context, call int) (bool, error) { return call < 6, nil },
 		}
 		s, rounds, _ := watch(t, f)
 		start := time.Now()
 		r, err := s.RunOnce(t.Context())
 		want := sweeper.Result{Swept: pendinguploads.Swept{Acked: 4, AckedBytes: 40, Expired: 8, ExpiredBytes: 80}, Rows: 3000}
-		if err != nil || r != want || f.sweeps != 4 || f.prunes != 3 {
-			t.Errorf("%+v after %d and %d batches, %v; want %+v", r, f.sweeps, f.prunes, err, want)
+		if err != nil || r != want || f.sweeps != 4 || f.prunes != 3 || f.events != 6 {
+			t.Errorf("%+v after %d, %d and %d batches, %v; want %+v", r, f.sweeps, f.prunes, f.events, err, want)
 		}
-		if took := time.Since(start); took != 5*50*time.Millisecond {
+		if took := time.Since(start); took != 10*50*time.Millisecond {
 			t.Errorf("it took %s, want a pause of 50 ms after each batch but the last", took)
 		}
 		if len(*rounds) != 0 {
@@ -278,11 +294,12 @@ func TestRunOnce_EachBatchHasATimeout(t *testing.T) {
 func TestRunOnce_ReturnsAllErrors(t *testing.T) {
 	t.Parallel()
 	s, _, _ := watch(t, &fake{
-		sweep: func(context.Context, int) (pendinguploads.Swept, error) { return pendinguploads.Swept{}, errFiles },
-		prune: func(context.Context, int) (int, bool, error) { return 0, false, errRows },
+		sweep:  func(context.Context, int) (pendinguploads.Swept, error) { return pendinguploads.Swept{}, errFiles },
+		prune:  func(context.Context, int) (int, bool, error) { return 0, false, errRows },
+		forget: func(context.Context, int) (bool, error) { return false, errGone },
 	})
-	if _, err := s.RunOnce(t.Context()); !errors.Is(err, errFiles) || !errors.Is(err, errRows) {
-		t.Errorf("%v, want both errors", err)
+	if _, err := s.RunOnce(t.Context()); !errors.Is(err, errFiles) || !errors.Is(err, errRows) || !errors.Is(err, errGone) {
+		t.Errorf("%v, want all three errors", err)
 	}
 }
 
@@ -309,10 +326,10 @@ func (*broken) Prunable(context.Context, time.Duration, time.Duration) (int, err
 func TestDue_ReturnsErrors(t *testing.T) {
 	t.Parallel()
 	log := slog.New(slog.DiscardHandler)
-	if _, err := sweeper.New(&broken{}, &fake{}, retention, log, nil).Due(t.Context()); !errors.Is(err, errFiles) {
+	if _, err := sweeper.New(&broken{}, &fake{}, nil, retention, log, nil).Due(t.Context()); !errors.Is(err, errFiles) {
 		t.Errorf("%v, want the files' error", err)
 	}
-	if _, err := sweeper.New(&fake{}, &broken{}, retention, log, nil).Due(t.Context()); !errors.Is(err, errRows) {
+	if _, err := sweeper.New(&fake{}, &broken{}, nil, retention, log, nil).Due(t.Context()); !errors.Is(err, errRows) {
 		t.Errorf("%v, want the rows' error", err)
 	}
 }
@@ -379,7 +396,7 @@ func TestRunOnce_ReclaimsNothingWhenItStops(t *testing.T) {
 	}
 }
 
-// Files arrive as fast as they are deleted: rows get their turn, space is reclaimed, and sweeps are observed. Planted
+// Files arrive as fast as they are deleted: rows and events get their turn, space is reclaimed, and sweeps are observed. Planted
 // faults: a sweep without a deadline; space reclaimed only at the end of a sweep.
 func TestRun_SweepEndsWhileFilesKeepArriving(t *testing.T) {
 	t.Parallel()
@@ -400,8 +417,8 @@ func TestRun_SweepEndsWhileFilesKeepArriving(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute+30*time.Second)
 		defer cancel()
 		s.Run(ctx)
-		if n := len(*rounds); n != 5 || f.prunes != 5 {
-			t.Errorf("%d rounds were observed, the rows had %d turns, want 5", n, f.prunes)
+		if n := len(*rounds); n != 5 || f.prunes != 5 || f.events != 5 {
+			t.Errorf("%d rounds were observed, the rows had %d turns and the events %d, want 5", n, f.prunes, f.events)
 		}
 		for i, r := range *rounds {
 			if r.Acked < 59 || r.Acked > 61 || (r.err == nil) != (i != 0) {
