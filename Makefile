@@ -48,7 +48,7 @@ check: setup-go setup-postgres .venv/ready ## The quick loop, under a minute: fo
 	@BASE='$(BASE)' .ci/check
 
 .PHONY: lint
-lint: setup-go .venv/ready ## Check form and sense of the Go and Python code.
+lint: setup-go .venv/ready ## Check the Go and Python code: format, vet, staticcheck, ruff, mypy.
 	@unformatted=$$(gofmt -l cmd internal migrations); \
 	if [ -n "$$unformatted" ]; then echo "gofmt these: $$unformatted"; exit 1; fi
 	@! grep -rn '//nolint' cmd internal migrations || { echo "No linter here reads //nolint; say why in a plain comment."; exit 1; }

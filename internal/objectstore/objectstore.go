@@ -65,7 +65,7 @@ func Open(ctx context.Context, rawURL string, namespace uuid.UUID) (*Store, erro
 	case "s3":
 		s.backend, err = openS3(ctx, u.Host, q)
 	default:
-		err = fmt.Errorf("%s:// is no store of this platform, which has s3:// and file://", u.Scheme)
+		err = fmt.Errorf("%s:// is not supported; use s3:// or file://", u.Scheme)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("objectstore: open the store: %w", err)

@@ -290,7 +290,7 @@ func TestOpen_ParametersOfABucket(t *testing.T) {
 		"s3://bucket?request_checksum_calculation=never":   "not when_supported or when_required",
 		"s3://bucket?response_checksum_validation=never":   "not when_supported or when_required",
 		"s3://bucket?region=a&profile=there-is-no-profile": "there-is-no-profile",
-		"gs://bucket": "gs:// is no store of this platform, which has s3:// and file://",
+		"gs://bucket": "gs:// is not supported; use s3:// or file://",
 		"%":           "cannot be read",
 	} {
 		if _, err := Open(t.Context(), url, space); err == nil || !strings.Contains(err.Error(), want) {

@@ -202,7 +202,7 @@ func TestDirtyByAnotherTool_IsForTheOperator(t *testing.T) {
 				if !errors.Is(err, schema.ErrDirty) {
 					t.Fatalf("%v, want ErrDirty", err)
 				}
-				for _, part := range []string{all[len(all)-1].String(), "Check which tables are there", "`platform migrate force <version>`"} {
+				for _, part := range []string{all[len(all)-1].String(), "Compare the tables with the migrations", "`platform migrate force <version>`"} {
 					if !strings.Contains(err.Error(), part) {
 						t.Errorf("the error lacks %q: %v", part, err)
 					}

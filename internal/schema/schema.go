@@ -142,5 +142,5 @@ func (s series) stepError(ctx context.Context, verb string, m Migration, err err
 	if ctx.Err() != nil {
 		err = ctx.Err() // the driver only knows that its statement was cancelled
 	}
-	return fmt.Errorf("schema: %s %s: %w; a migration is kept whole or not at all, and `platform migrate status` tells which", verb, m, err)
+	return fmt.Errorf("schema: %s %s: %w; each migration is applied completely or not at all; run `platform migrate status` to see whether this one was", verb, m, err)
 }

@@ -165,7 +165,7 @@ func (s Status) Report() string {
 // dirtyError says what an operator can do about a dirty database. The version it is marked
 // with is where the step led to, up or down; from where, the tool has not recorded.
 func dirtyError(version uint) error {
-	return fmt.Errorf("another tool stopped on the way to %s, and what it did may be there in part. "+
-		"Check which tables are there, put right what is half done, and then run `platform migrate force <version>` "+
-		"with the newest version that is there in whole, 0 for none", own.label(version))
+	return fmt.Errorf("another migration tool failed while migrating to %s; some of its changes may exist. "+
+		"Compare the tables with the migrations, complete or undo the partial one, and then run `platform migrate force <version>` "+
+		"with the newest version that is complete, 0 for none", own.label(version))
 }

@@ -118,8 +118,8 @@ func TestReport_SaysWhereItIsAndWhatToDo(t *testing.T) {
 			name:   "dirty",
 			status: schema.Status{Current: version(2), Latest: latest, Dirty: true, Applied: all[:2], Pending: all[2:]},
 			want: []string{
-				"The database is marked dirty: another tool stopped on the way to 20260401110000_activity_logs, and what it did may be there in part.",
-				"Check which tables are there, put right what is half done, and then run `platform migrate force <version>`",
+				"The database is marked dirty: another migration tool failed while migrating to 20260401110000_activity_logs; some of its changes may exist.",
+				"Compare the tables with the migrations, complete or undo the partial one, and then run `platform migrate force <version>`",
 			},
 			wantNot: []string{"migrate up", "applied"},
 		},

@@ -93,7 +93,7 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 	default:
 		inbox.WithoutReaders()
 		store.WithoutRotation()
-		s.log.WarnContext(ctx, "uploads to poll workspaces are refused: the database has no pending_uploads; run 'platform migrate up' and restart")
+		s.log.WarnContext(ctx, "the schema is at base: uploads to poll workspaces are refused, nothing is swept, there are no event streams; run 'platform migrate up' and restart")
 	}
 
 	s.watchDatabase(staging)

@@ -84,7 +84,7 @@ func TestServer_ServesTheSchemaBeforeStaging(t *testing.T) {
 		t.Errorf("ready: %+v", ready)
 	}
 	isError(t, call(t, p, "GET", own+"/pending-uploads", w.Token, ""), http.StatusNotFound, "not_found", "no such path")
-	if len(p.Logs.Lines(t, "uploads to poll workspaces are refused: the database has no pending_uploads; run 'platform migrate up' and restart")) != 1 {
+	if len(p.Logs.Lines(t, "the schema is at base: uploads to poll workspaces are refused, nothing is swept, there are no event streams; run 'platform migrate up' and restart")) != 1 {
 		t.Error("the operator is not told")
 	}
 

@@ -184,7 +184,7 @@ func (s *Server) await(background *sync.WaitGroup) {
 	select {
 	case <-done:
 	case <-time.After(backgroundTimeout):
-		s.log.Warn("background work did not end in time and is abandoned; the database or the object store may hang")
+		s.log.Warn("the sweep, notifications or token records did not end within 5 s of the stop; nothing staged is lost; check whether the database or the object store hangs")
 	}
 }
 

@@ -184,7 +184,7 @@ func (t *Tokens) Run(ctx context.Context) {
 		case id := <-t.touches:
 			touch, cancel := context.WithTimeout(ctx, touchTimeout)
 			if _, err := t.db.ExecContext(touch, sqlTouch, id); err != nil && ctx.Err() == nil {
-				t.log.WarnContext(ctx, "recording token use failed", "token_id", id, "error", err)
+				t.log.WarnContext(ctx, "recording token use failed; last_used_at may be out of date", "token_id", id, "error", err)
 			}
 			cancel()
 		}

@@ -217,7 +217,7 @@ def test_it_stops_when_its_output_is_closed(
         platform.operator.upload(workspace.id, [Sample("x", b"x")])
         assert process.end() == 1
         assert process.err == [
-            "molecule-workspace connect: stopped: the reader of standard output is gone"
+            "molecule-workspace connect: stopped: standard output was closed"
         ]
     finally:
         process.close()

@@ -287,7 +287,7 @@ def _run(work: Coroutine[Any, Any, int], display: Display) -> int:
         except OSError:
             discard_output()
     if display.closed:
-        raise FailedError("stopped: the reader of standard output is gone")
+        raise FailedError("stopped: standard output was closed")
     return code
 
 
