@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/fairshare"
 	"github.com/molecule-ai/platform/internal/forward"
 	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/workspaces"
@@ -40,12 +41,12 @@ type A2AHandler struct {
 	workspaces *workspaces.Store
 	inbox      *activity.Inbox
 	push       *forward.Client
-	admission  *Admission
+	calls      *fairshare.Budget
 }
 
-// NewA2AHandler returns the handler.
-func NewA2AHandler(store *workspaces.Store, inbox *activity.Inbox, push *forward.Client, admission *Admission) *A2AHandler {
-	return &A2AHandler{workspaces: store, inbox: inbox, push: push, admission: admission}
+// NewA2AHandler returns the handler. calls bounds the messages that wait for a push workspace's answer.
+func NewA2AHandler(store *workspaces.Store, inbox *activity.Inbox, push *forward.Client, calls *fairshare.Budget) *A2AHandler {
+	return &A2AHandler{workspaces: store, inbox: inbox, push: push, calls: calls}
 }
 
 // Send handles one JSON-RPC message.
@@ -70,7 +71,8 @@ func (h *A2AHandler) Send(c *gin.Context) error {
 		entry.SourceID = uuid.NullUUID{UUID: caller.Workspace, Valid: true}
 	}
 	if w.Mode == workspaces.Poll {
-		if err := h.inbox.Record(c.Request.Context(), w.ID, entry); err != nil {
+		ctx := c.Request.Context()
+		if err := connected(ctx, c, w.ID, func() error { return h.inbox.Record(ctx, w.ID, entry) }); err != nil {
 			return err
 		}
 		publish(c, w.ID, notify.Rows)
@@ -86,7 +88,7 @@ func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, raw []byte
 	if err := checkCallable(w); err != nil {
 		return err
 	}
-	release, err := h.admission.Admit()
+	release, err := admit(c, h.calls)
 	if err != nil {
 		return err
 	}
@@ -121,7 +123,7 @@ func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, raw []byte
 func (h *A2AHandler) record(c *gin.Context, workspace uuid.UUID, entry activity.Entry) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), recordTimeout)
 	defer cancel()
-	if err := h.inbox.Record(ctx, workspace, entry); err != nil {
+	if err := connected(ctx, c, workspace, func() error { return h.inbox.Record(ctx, workspace, entry) }); err != nil {
 		logger(c).ErrorContext(c, "recording the call failed", "method", entry.Method, "error", err)
 		return
 	}

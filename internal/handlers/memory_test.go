@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/molecule-ai/platform/internal/fairshare"
 )
 
 // jsonServer answers a POST with the length of its body once release is closed, and a GET with a page of
@@ -18,7 +20,7 @@ import (
 func jsonServer(t *testing.T, budget int64, read chan<- struct{}, release <-chan struct{}) *httptest.Server {
 	t.Helper()
 	e := gin.New()
-	e.Use(NewMemory(budget).Account)
+	e.Use(Account(fairshare.New(budget)))
 	e.POST("/", Wrap(func(c *gin.Context) error {
 		raw, err := readBody(c)
 		if err != nil {

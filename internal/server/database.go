@@ -35,7 +35,7 @@ const (
 	// for its locks until PostgreSQL ends it; and what one statement may take, at most a MiB
 	// to write.
 	idleInTxTimeout  = 15 * time.Second
-	lockTimeout      = 20 * time.Second
+	lockTimeout      = 4 * time.Second // less than wsauth waits for a connection to look up a token
 	statementTimeout = time.Minute
 
 	connIdleTime   = 5 * time.Minute

@@ -12,6 +12,9 @@ const (
 	// transaction, and to reclaim room.
 	maxSessions = 3
 
+	// maxWatchingConns are for the metrics, which one scrape at a time counts, and for /readyz.
+	maxWatchingConns = 2
+
 	// poolerRounds is how often two connections compare their sessions.
 	poolerRounds = 3
 
@@ -47,7 +50,7 @@ func (s *Server) openPools(dsn string) (err error) {
 	if s.staging, err = serving(maxStagingConns, binary); err != nil {
 		return err
 	}
-	if s.watching, err = serving(1); err != nil {
+	if s.watching, err = serving(maxWatchingConns); err != nil {
 		return err
 	}
 	s.telling, err = openPool(s.direct, 1, bounded, unsynced)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/events"
+	"github.com/molecule-ai/platform/internal/fairshare"
 	"github.com/molecule-ai/platform/internal/forward"
 	"github.com/molecule-ai/platform/internal/handlers"
 	"github.com/molecule-ai/platform/internal/schema"
@@ -28,9 +29,9 @@ var OpenAPI []byte
 const (
 	preflightMaxAge = 12 * time.Hour
 
-	// maxOpenJSONBytes is what registrations and heartbeats hold at once, which are read before
-	// anybody knows who sends them.
-	maxOpenJSONBytes = 16 << 20
+	// sharedConns is how many of the pool's connections workspaces share out for what can take long or wait for
+	// a lock. The others are for what takes none of that: looking up tokens and single rows.
+	sharedConns = maxConns * 2 / 3
 
 	// maxAnswerBytes is what a push workspace may answer: as much as it may be asked.
 	maxAnswerBytes = 1 << 20
@@ -56,7 +57,7 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		MaxFileBytes: c.MaxFileBytes, MaxRequestBytes: c.MaxRequestBytes, MaxFiles: c.MaxFiles, ExpiresAfter: c.PendingTTL,
 		SpoolBytes: c.SpoolBytes,
 	}
-	files := handlers.NewChatFilesHandler(store, push, limits, handlers.NewAdmission(c.MaxUploads))
+	files := handlers.NewChatFilesHandler(store, push, limits, fairshare.New(int64(c.MaxUploads)))
 	s.openNews(inbox)
 	var pending *handlers.PendingUploadsHandler
 	var stream *handlers.EventsHandler
@@ -68,8 +69,8 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		}
 		files.WithPendingUploads(storage, c.SpoolDir)
 		s.sweeper = newSweeper(storage, newPrunedInbox(s.db, inbox), c, s.log, s.swept)
-		stream = handlers.NewEventsHandler(store, s.tokens, events.New(s.db, inbox), s.news, handlers.NewAdmission(c.MaxStreams))
-		pending = handlers.NewPendingUploadsHandler(store, storage, handlers.NewAdmission(c.MaxDownloads))
+		stream = handlers.NewEventsHandler(store, s.tokens, events.New(s.db, inbox), s.news, fairshare.New(int64(c.MaxStreams)))
+		pending = handlers.NewPendingUploadsHandler(store, storage, fairshare.New(int64(c.MaxDownloads)))
 		if c.StorageRedirect {
 			pending.WithSignedURLs(s.bucket)
 		}
@@ -90,18 +91,19 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	rates := handlers.NewRateLimits(c.RateLimit)
+	json := fairshare.New(c.MaxJSONBytes)
 	route(engine, s.tokens, parts{
 		rates:      rates,
 		operating:  handlers.NewOperatingHandler(s.ready(staging)),
 		metrics:    scrape,
-		registry:   handlers.NewRegistryHandler(store, s.tokens, c.OpenRegistration, rates),
+		registry:   handlers.NewRegistryHandler(store, s.tokens, c.OpenRegistration, rates, json),
 		workspaces: handlers.NewWorkspacesHandler(store, s.tokens),
-		activity:   handlers.NewActivityHandler(store, s.tokens, inbox, s.news, handlers.NewAdmission(c.MaxWaits)),
-		a2a:        handlers.NewA2AHandler(store, inbox, push, handlers.NewAdmission(c.MaxMessages)),
+		activity:   handlers.NewActivityHandler(store, s.tokens, inbox, s.news, fairshare.New(int64(c.MaxWaits))),
+		a2a:        handlers.NewA2AHandler(store, inbox, push, fairshare.New(int64(c.MaxMessages))),
 		files:      files,
 		pending:    pending,
 		events:     stream,
-		jsonBytes:  c.MaxJSONBytes,
+		json:       json,
 	})
 	return engine, nil
 }
@@ -117,14 +119,13 @@ type parts struct {
 	pending    *handlers.PendingUploadsHandler // nil: staging is not wired, and events neither
 	events     *handlers.EventsHandler
 	rates      *handlers.RateLimits // nil: none
-	jsonBytes  int64                // of messages and pages held at once
+	json       *fairshare.Budget    // bytes of messages and pages held at once
 }
 
 // route is the route table.
 func route(e *gin.Engine, tokens *wsauth.Tokens, p parts) {
 	do := handlers.Wrap
-	// Whoever has no token yet cannot use up the memory of those who have.
-	open, known := handlers.NewMemory(maxOpenJSONBytes).Account, handlers.NewMemory(p.jsonBytes).Account
+	known := handlers.Account(p.json)
 	own, admin := tokens.RequireWorkspace(handlers.Render), tokens.RequireAdmin(handlers.Render)
 
 	for _, method := range []string{http.MethodGet, http.MethodHead} { // probes use both
@@ -137,9 +138,9 @@ func route(e *gin.Engine, tokens *wsauth.Tokens, p parts) {
 		e.GET("/metrics", do(p.metrics.Scrape))
 	}
 
-	// These two look at the token themselves: the workspace is named in the body.
-	e.POST("/registry/register", open, do(p.registry.Register))
-	e.POST("/registry/heartbeat", open, do(p.registry.Heartbeat))
+	// These two authorize their callers themselves: the workspace is named in the body.
+	e.POST("/registry/register", p.registry.Identify, do(p.registry.Register))
+	e.POST("/registry/heartbeat", p.registry.Identify, do(p.registry.Heartbeat))
 
 	e.POST("/workspaces", admin, known, do(p.workspaces.Create))
 	e.GET("/workspaces", admin, do(p.workspaces.List))
@@ -177,7 +178,8 @@ func (s *Server) engine() (*gin.Engine, error) {
 	if s.tracing != nil {
 		e.Use(handlers.Trace(s.tracing))
 	}
-	e.Use(handlers.Log(s.log), handlers.Measure(s.metrics), handlers.Recover(), handlers.BoundBody(s.patience.body), handlers.Notify(s.news))
+	e.Use(handlers.Log(s.log), handlers.Measure(s.metrics), handlers.Recover(), handlers.BoundBody(s.patience.body), handlers.Notify(s.news),
+		handlers.ShareConnections(fairshare.New(sharedConns)))
 	if len(s.config.CORSOrigins) > 0 {
 		e.Use(cors.New(cors.Config{
 			AllowOrigins: s.config.CORSOrigins,
@@ -205,7 +207,7 @@ func (s *Server) ready(staging bool) func(context.Context) (handlers.Readiness, 
 		if s.stopping.Load() {
 			return handlers.Readiness{Stopping: true}, nil
 		}
-		status, err := schema.Read(ctx, s.db)
+		status, err := schema.Read(ctx, s.watching) // requests may wait for every other connection
 		if err != nil {
 			return handlers.Readiness{}, err
 		}

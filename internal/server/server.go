@@ -76,7 +76,7 @@ type Server struct {
 	metrics         *metrics.Platform
 	metricsListener net.Listener // nil: they are served with everything else
 	metricsHTTP     *http.Server
-	watching        *sql.DB          // for the metrics alone
+	watching        *sql.DB          // for the metrics and /readyz
 	tracing         *tracing.Tracing // nil: no traces
 }
 

@@ -88,7 +88,8 @@ func slowClients(t *testing.T, p *servertest.Platform) []slowClient {
 		{name: "multipart", head: start("POST", of+"/chat/uploads", w.Token, length+"Content-Type: multipart/form-data; boundary=b\r\n") +
 			"--b\r\nContent-Disposition: form-data; name=files\r\n\r\n", text: "x", answer: "HTTP/1.1 408"},
 		{name: "message", head: start("POST", of+"/a2a", w.Token, length) + "{", text: " ", answer: "HTTP/1.1 408"},
-		{name: "heartbeat of nobody", head: start("POST", "/registry/heartbeat", "", length) + "{", text: " ", answer: "HTTP/1.1 408"},
+		{name: "newcomer", head: start("POST", "/registry/register", "", length) + "{", text: " ", answer: "HTTP/1.1 408"},
+		{name: "heartbeat of nobody", head: start("POST", "/registry/heartbeat", "", length) + "{", text: " ", answer: "HTTP/1.1 401"},
 		{name: "refused unread", head: start("POST", of+"/a2a", "", length) + "{", text: " ", answer: "HTTP/1.1 401"},
 		{name: "reads a file", head: start("GET", of+"/pending-uploads/"+file.ID()+"/content", w.Token, ""), reads: true},
 		{name: "reads a long page", head: start("GET", of+"/activity", w.Token, ""), reads: true},
