@@ -61,8 +61,9 @@ func status(t *testing.T, answer *http.Response, err error) int {
 func TestMemory_IsBoundedAndReleased(t *testing.T) {
 	t.Parallel()
 	read, release := make(chan struct{}), make(chan struct{})
-	// A body of 60 KiB reserves 64 to 80, because its buffer grows in steps. Two leave too little for a third.
-	s := jsonServer(t, 192<<10, read, release)
+	// A body of 60 KiB reserves 64 to 80, because its buffer grows in steps. Two leave too little of the three quarters
+	// that one workspace gets for a third.
+	s := jsonServer(t, 240<<10, read, release)
 	ended := make(chan int, 2)
 	for range 2 {
 		go func() {
@@ -98,7 +99,7 @@ func TestMemory_IsBoundedAndReleased(t *testing.T) {
 // An announced length must not block other requests. Planted: Content-Length reserved.
 func TestMemory_CountsReceivedNotAnnouncedBytes(t *testing.T) {
 	t.Parallel()
-	s := jsonServer(t, 128<<10, nil, nil)
+	s := jsonServer(t, 256<<10, nil, nil)
 	r, w := io.Pipe()
 	ended := make(chan struct{})
 	go func() {

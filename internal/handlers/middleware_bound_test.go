@@ -176,7 +176,7 @@ func TestRender_ReleasesMemoryBeforeDraining(t *testing.T) {
 		return 0, io.EOF
 	}), time.Minute)
 	c.Set(memoryKey, &memoryReservation{budget: m})
-	if err := reserve(c, all); err != nil {
+	if err := reserve(c, all/2); err != nil {
 		t.Fatal(err)
 	}
 	Render(c, fairshare.ErrSaturated)

@@ -21,8 +21,8 @@ func newSpoolBudget(n int64) *fairshare.Budget {
 	return fairshare.New(n)
 }
 
-// The reservation of an upload grows as its bytes come, by as much as it has, within these bounds: so a client that
-// hardly sends holds little, and one that sends much takes few steps.
+// The reservation of an upload grows as its bytes come, by an eighth within these bounds: so a client that hardly sends
+// holds little, and one that sends much takes few steps.
 const (
 	minSpoolStep = 64 << 10
 	maxSpoolStep = 1 << 20
@@ -44,7 +44,7 @@ func reserveSpool(c *gin.Context, budget *fairshare.Budget, limit int64) *spoolR
 
 // grow reserves another step. fairshare.ErrSaturated.
 func (r *spoolReservation) grow() error {
-	n := min(max(r.held, minSpoolStep), maxSpoolStep, r.limit-r.held)
+	n := min(max(r.held/8, minSpoolStep), maxSpoolStep, r.limit-r.held)
 	if err := r.budget.Take(r.holder, n); err != nil {
 		return err
 	}

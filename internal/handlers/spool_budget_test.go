@@ -14,7 +14,7 @@ import (
 
 // twoMiB is a budget for one upload of 2 MiB, of which a workspace gets no more than that.
 func twoMiB(s *config.Settings) {
-	s.MaxFileBytes, s.MaxRequestBytes, s.SpoolBytes = "2MiB", "2MiB", "2796203B"
+	s.MaxFileBytes, s.MaxRequestBytes, s.SpoolBytes = "2MiB", "2MiB", "2796208B"
 }
 
 func saturated(t testing.TB, r *servertest.Response) {
@@ -80,7 +80,7 @@ func TestSpoolBudget_AnnouncedBytesReserveNothing(t *testing.T) {
 		t.Errorf("%v bytes reserved for %d", got, len(slow)*1000)
 	}
 	accepted(t, post(t, p, p.Create(t, "poll", ""), file("a.bin", "", pattern(mib))))
-	waitForMetric(t, p, "molecule_spool_limit_bytes 2.796203e+06")
+	waitForMetric(t, p, "molecule_spool_limit_bytes 2.796208e+06")
 	for _, c := range slow[1:] {
 		_ = c.Close()
 	}
@@ -97,7 +97,7 @@ func TestSpoolBudget_OneWorkspaceLeavesTheShareOfOthers(t *testing.T) {
 	p := servertest.Start(t, twoMiB)
 	w, other := p.Create(t, "poll", ""), p.Create(t, "poll", "")
 	body := form(file("slow.bin", "", pattern(mib)))
-	held := []*wire{begin(t, p, w, body, mib), begin(t, p, w, body, mib-100<<10)}
+	held := []*wire{begin(t, p, w, body, mib), begin(t, p, w, body, mib-300<<10)}
 	saturated(t, post(t, p, w, file("a.bin", "", pattern(512<<10))))
 	accepted(t, post(t, p, other, file("a.bin", "", pattern(512<<10))))
 	emptyFolder(t, p.Config.SpoolDir)
@@ -201,7 +201,7 @@ func TestSpoolBudget_PushUploadsReserveNothing(t *testing.T) {
 	slow := form(file("slow.bin", "", pattern(mib)))
 	w := p.Create(t, "poll", "")
 	begin(t, p, w, slow, mib)
-	begin(t, p, p.Create(t, "poll", ""), slow, mib)
+	begin(t, p, p.Create(t, "poll", ""), slow, 500<<10)
 	receiver := newReceiver(t)
 	r := post(t, p, p.Create(t, "push", receiver.URL), file("a.bin", "", pattern(mib)))
 	if r.Status != http.StatusOK {

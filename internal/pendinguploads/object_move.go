@@ -115,7 +115,7 @@ func (b *ObjectStorage) moveOut(ctx context.Context, f File, from *object, key u
 	if err := b.intend(ctx, []NewFile{file}, []uuid.UUID{key}, []int{0}); err != nil {
 		return false, err
 	}
-	if err := b.write(ctx, []NewFile{file}, []uuid.UUID{key}, []int{0}); err != nil {
+	if err := b.write(ctx, f.Workspace, []NewFile{file}, []uuid.UUID{key}, []int{0}); err != nil {
 		return false, err
 	}
 	if err := b.verify(ctx, f, object{key, b.store}); err != nil {

@@ -80,10 +80,10 @@ func (b *ObjectStorage) StageOnce(ctx context.Context, workspace uuid.UUID, key 
 	}
 	var tx *sql.Tx
 	if key != "" {
-		if err := b.keyed.Acquire(ctx, 1); err != nil {
+		if err := b.keyed.Acquire(ctx, workspace, 1); err != nil {
 			return nil, false, fmt.Errorf("pendinguploads: wait to write %d files: %w", len(files), err)
 		}
-		defer b.keyed.Release(1)
+		defer b.keyed.Release(workspace, 1)
 		var replayed []File
 		var err error
 		if tx, replayed, err = b.begin(ctx, workspace, key, files); err != nil || replayed != nil {
@@ -125,7 +125,7 @@ func (b *ObjectStorage) stageOutside(ctx context.Context, tx *sql.Tx, u upload, 
 		return nil, err
 	}
 	var staged []File
-	err := b.holding(ctx, tx, func(ctx context.Context) error { return b.write(ctx, u.files, keys, outside) })
+	err := b.holding(ctx, tx, func(ctx context.Context) error { return b.write(ctx, u.workspace, u.files, keys, outside) })
 	if err == nil && tx == nil {
 		if tx, _, err = b.begin(ctx, u.workspace, "", nil); err == nil {
 			defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
@@ -169,7 +169,7 @@ func (b *ObjectStorage) intend(ctx context.Context, files []NewFile, keys []uuid
 }
 
 // write writes the objects, a few at once.
-func (b *ObjectStorage) write(ctx context.Context, files []NewFile, keys []uuid.UUID, outside []int) error {
+func (b *ObjectStorage) write(ctx context.Context, workspace uuid.UUID, files []NewFile, keys []uuid.UUID, outside []int) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	store, err := b.stores.get(ctx, b.store)
@@ -180,11 +180,7 @@ func (b *ObjectStorage) write(ctx context.Context, files []NewFile, keys []uuid.
 	g.SetLimit(maxUploadWrites)
 	for _, i := range outside {
 		g.Go(func() error {
-			err := b.writes.Acquire(ctx, 1)
-			if err == nil {
-				defer b.writes.Release(1)
-				err = writeObject(ctx, store, keys[i], files[i])
-			}
+			err := b.writes.Do(ctx, workspace, func() error { return b.writeObject(ctx, store, keys[i], files[i]) })
 			if err != nil {
 				return fmt.Errorf("pendinguploads: write %s to the store: %w", files[i].Name, err)
 			}

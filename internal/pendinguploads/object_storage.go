@@ -5,7 +5,7 @@ import (
 	"errors"
 	"time"
 
-	"golang.org/x/sync/semaphore"
+	"github.com/molecule-ai/platform/internal/fairshare"
 )
 
 // ObjectStorageOptions say which bytes go to a store of objects.
@@ -26,8 +26,8 @@ type ObjectStorage struct {
 	stores  *stores
 	options ObjectStorageOptions
 	store   int // for new files
-	writes  *semaphore.Weighted
-	keyed   *semaphore.Weighted
+	writes  *fairshare.Budget
+	keyed   *fairshare.Budget
 	alive   time.Duration
 	stall   time.Duration
 }
@@ -37,7 +37,7 @@ type ObjectStorage struct {
 func NewObjectStorage(ctx context.Context, postgres *Postgres, open ObjectStoreOpener, options ObjectStorageOptions) (*ObjectStorage, error) {
 	b := &ObjectStorage{
 		Postgres: postgres, stores: &stores{db: postgres.db, open: open, opened: map[int]ObjectStore{}}, options: options,
-		writes: semaphore.NewWeighted(maxWrites), keyed: semaphore.NewWeighted(maxKeyed), alive: aliveInterval, stall: stallTimeout,
+		writes: fairshare.New(maxWrites), keyed: fairshare.New(maxKeyed), alive: aliveInterval, stall: stallTimeout,
 	}
 	if options.URL == "" {
 		return b, nil

@@ -77,10 +77,12 @@ func (p *Postgres) reserve(ctx context.Context, tx *sql.Tx, workspace uuid.UUID,
 		}
 	} else {
 		// To its end, also if ctx ends meanwhile: room that nobody knows of is given back by nobody.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reserveTimeout)
-		defer cancel()
-		row := p.sessions.QueryRowContext(ctx, sqlReserve, workspace, count, bytes, maxFiles, maxBytes, reservationTTL.Microseconds())
-		err = row.Scan(&room, &usedFiles, &usedBytes)
+		err = p.reserving.Do(ctx, workspace, func() error {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reserveTimeout)
+			defer cancel()
+			row := p.sessions.QueryRowContext(ctx, sqlReserve, workspace, count, bytes, maxFiles, maxBytes, reservationTTL.Microseconds())
+			return row.Scan(&room, &usedFiles, &usedBytes)
+		})
 	}
 	if err != nil {
 		return uuid.NullUUID{}, fmt.Errorf("pendinguploads: reserve room for workspace %s: %w", workspace, err)
