@@ -20,6 +20,7 @@ import (
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 	"github.com/molecule-ai/platform/internal/events"
+	"github.com/molecule-ai/platform/internal/fairshare"
 	"github.com/molecule-ai/platform/internal/handlers"
 	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/workspaces"
@@ -50,7 +51,7 @@ func newStreaming(t *testing.T, poll, heartbeat, recheck time.Duration) *streami
 		t.Fatal(err)
 	}
 	s := &streaming{db: db, hub: notify.New(notify.Options{}), inbox: activity.New(db), workspace: w.ID, token: token, ended: make(chan struct{}, 10)}
-	events := handlers.NewEventsHandler(store, tokens, events.New(db, s.inbox), s.hub, handlers.NewAdmission(10))
+	events := handlers.NewEventsHandler(store, tokens, events.New(db, s.inbox), s.hub, fairshare.New(10))
 	events.SetIntervals(poll, heartbeat, recheck)
 	e := gin.New()
 	e.Use(handlers.Log(log), handlers.Recover(), tokens.RequireWorkspace(handlers.Render))
@@ -58,7 +59,7 @@ func newStreaming(t *testing.T, poll, heartbeat, recheck time.Duration) *streami
 		handlers.Wrap(events.Stream)(c)
 		s.ended <- struct{}{}
 	})
-	polls := handlers.NewActivityHandler(store, tokens, s.inbox, s.hub, handlers.NewAdmission(10))
+	polls := handlers.NewActivityHandler(store, tokens, s.inbox, s.hub, fairshare.New(10))
 	e.GET("/workspaces/:id/activity", handlers.Wrap(polls.List))
 	s.Server = httptest.NewUnstartedServer(e)
 	s.Listener = impatient{s.Listener, s}
