@@ -71,15 +71,15 @@ func everything(t *testing.T, p *servertest.Platform, w servertest.Workspace) {
 }
 
 // Unfinished bodies of whoever has no valid token, more than their budget holds, cost nobody anything who has one; nor
-// does a flood of invented tokens. Planted: the body read before the token; one budget for all bodies.
+// does a flood of invented tokens, from many addresses. Planted: one budget for all bodies.
 func TestFair_StrangersCostWorkspacesNothing(t *testing.T) {
 	t.Parallel()
-	p := servertest.Start(t, func(s *config.Settings) { s.MaxJSONBytes = "8MiB" })
+	p := servertest.Start(t, func(s *config.Settings) { s.MaxJSONBytes, s.TrustedProxies = "8MiB", "127.0.0.1" })
 	w := p.Create(t, "poll", "")
-	const length = "Content-Length: 1000000\r\n"
 	body := `{"id":"` + strings.Repeat("x", 900<<10)
 	var refused int
-	for range 20 {
+	for i := range 20 {
+		length := fmt.Sprintf("Content-Length: 1000000\r\nX-Forwarded-For: 192.0.2.%d\r\n", i)
 		conn := raw(t, p, "POST", "/registry/register", "", length, body)
 		raw(t, p, "POST", "/registry/register", inventedToken(), length, body)
 		raw(t, p, "POST", "/registry/heartbeat", inventedToken(), length, body)
@@ -111,14 +111,18 @@ func TestFair_OneWorkspaceLeavesRoomForOthers(t *testing.T) {
 		s.MaxUploads, s.MaxDownloads, s.MaxWaits, s.MaxStreams, s.MaxJSONBytes, s.RateLimit = "8", "8", "8", "8", "8MiB", "0"
 	})
 	w, others := p.Create(t, "poll", ""), []servertest.Workspace{p.Create(t, "poll", ""), p.Create(t, "poll", "")}
-	_, second := mint(t, p, w)
+	tokens := []string{w.Token}
+	for range 5 {
+		_, token := mint(t, p, w)
+		tokens = append(tokens, token)
+	}
 	file := stageLong(t, p, w)
 	of := "/workspaces/" + w.ID
 	upload := "Content-Length: 100000000\r\nContent-Type: multipart/form-data; boundary=b\r\n"
 	part := "--b\r\nContent-Disposition: form-data; name=files\r\n\r\nx"
 	var saturated [4]int // uploads, messages, streams, waits
 	for i := range 20 {
-		token := []string{w.Token, second}[i%2]
+		token := tokens[i%len(tokens)]
 		for kind, conn := range []net.Conn{
 			raw(t, p, "POST", of+"/chat/uploads", token, upload, part),
 			raw(t, p, "POST", of+"/a2a", token, "Content-Length: 1000000\r\n", `{"method":"`+strings.Repeat("x", 900<<10)),
@@ -145,7 +149,7 @@ func TestFair_OneWorkspaceLeavesRoomForOthers(t *testing.T) {
 
 // A row of one workspace is locked, as by a replica that froze. More requests of it wait than there are connections.
 // Others are served, and the replica is ready. When the lock is gone so is all trouble. Planted: no share of the
-// connections; /readyz through the pool; lock_timeout as an internal error.
+// connections; lock_timeout as an internal error.
 func TestFair_AWorkspaceWhoseRowIsLockedSlowsItselfOnly(t *testing.T) {
 	t.Parallel()
 	for name, lock := range map[string]string{
@@ -208,4 +212,38 @@ func TestFair_AWorkspaceWhoseRowIsLockedSlowsItselfOnly(t *testing.T) {
 			everything(t, p, w)
 		})
 	}
+}
+
+// Requests wait for every connection of the pool, here for the table in which tokens are looked up. Planted: /readyz
+// through that pool.
+func TestReady_HasAConnectionOfItsOwn(t *testing.T) {
+	t.Parallel()
+	p := servertest.Start(t)
+	w := p.Create(t, "poll", "")
+	tx, err := p.DB.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback() //nolint:errcheck // after the first it does nothing
+	if _, err := tx.Exec("LOCK TABLE workspace_tokens"); err != nil {
+		t.Fatal(err)
+	}
+	var waiting sync.WaitGroup
+	for range 40 {
+		waiting.Go(func() { p.Do(t, servertest.Request{Path: "/workspaces/" + w.ID, Token: w.Token}) })
+	}
+	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		metrics := string(call(t, p, "GET", "/metrics", "", "").Body)
+		if strings.Contains(metrics, "\ngo_sql_in_use_connections{db_name=\"main\"} 24\n") {
+			break
+		}
+		if time.Since(begun) > patience {
+			t.Fatal("the pool is not used up")
+		}
+	}
+	must(t, p, http.StatusOK, "GET", "/readyz", "", "", nil)
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	waiting.Wait()
 }
