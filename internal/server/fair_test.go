@@ -96,6 +96,9 @@ func TestFair_StrangersCostWorkspacesNothing(t *testing.T) {
 			t.Fatal("strangers were never refused")
 		}
 	}
+	for i := range 120 { // what is left between the long ones
+		raw(t, p, "POST", "/registry/register", "", fmt.Sprintf("Content-Length: 1000000\r\nX-Forwarded-For: 192.0.2.%d\r\n", i), body[:10<<10])
+	}
 	for range 5 {
 		everything(t, p, w)
 	}
@@ -134,6 +137,9 @@ func TestFair_OneWorkspaceLeavesRoomForOthers(t *testing.T) {
 			}
 		}
 		raw(t, p, "GET", of+"/pending-uploads/"+file.ID()+"/content", token, "", "") // and does not read it
+	}
+	for i := range 120 { // what is left between the long ones
+		raw(t, p, "POST", of+"/a2a", tokens[i%len(tokens)], "Content-Length: 1000000\r\n", `{"method":"`+strings.Repeat("x", 10<<10))
 	}
 	// A refused body is read on for a while; its answer comes later. So uploads and messages are seen in the log.
 	if saturated[2] < 10 || saturated[3] < 10 {
