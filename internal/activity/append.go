@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/lib/pq"
+
+	"github.com/molecule-ai/platform/internal/fairshare"
 )
 
 // sqlAppend takes as many numbers as there are rows from the workspace's counter and inserts the rows
@@ -28,12 +30,13 @@ FROM counter, unnest($3::text[], $4::uuid[], $5::uuid[], $6::text[], $7::text[],
 
 // Inbox reads and writes the activity log. It is safe for concurrent use.
 type Inbox struct {
-	db    *sql.DB
-	notes bool // the schema has activity_readers, so it is not base
+	db     *sql.DB
+	notes  bool // the schema has activity_readers, so it is not base
+	noting *fairshare.Budget
 }
 
 // New returns the inbox in db. It notes how far workspaces have read, which Prune goes by.
-func New(db *sql.DB) *Inbox { return &Inbox{db: db, notes: true} }
+func New(db *sql.DB) *Inbox { return &Inbox{db: db, notes: true, noting: fairshare.New(maxNoting)} }
 
 // WithoutReaders makes the inbox note nothing, and returns it. It is for the schema before staging, which
 // has no table for notes, and on which nothing is pruned.

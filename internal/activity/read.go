@@ -20,6 +20,14 @@ const (
 	PageBytes    = 2 << 20
 )
 
+const (
+	// maxNoting is how many connections may record read positions at once.
+	maxNoting = 4
+
+	// noteTimeout bounds recording one.
+	noteTimeout = 500 * time.Millisecond
+)
+
 // Source selects rows by their sender.
 type Source int
 
@@ -138,10 +146,21 @@ func (in *Inbox) findCursor(ctx context.Context, workspace uuid.UUID, q Query, a
 		return last, fmt.Errorf("activity: find cursor of workspace %s: %w", workspace, err)
 	}
 	if due {
-		// Best effort: without it rows are kept for longer, and the next poll records it.
-		_ = in.noteRead(ctx, workspace, after.Int64)
+		in.tryNoteRead(ctx, workspace, after.Int64)
 	}
 	return last, nil
+}
+
+// tryNoteRead is noteRead, best effort: without it rows are kept for longer, and the next poll records it. It does not
+// wait for the lock of another transaction, because the poll waits for it.
+func (in *Inbox) tryNoteRead(ctx context.Context, workspace uuid.UUID, seq int64) {
+	if in.noting.Take(workspace, 1) != nil {
+		return
+	}
+	defer in.noting.Release(workspace, 1)
+	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
+	defer cancel()
+	_ = in.noteRead(ctx, workspace, seq)
 }
 
 // cursor is the statement that finds the cursor of q.

@@ -51,8 +51,8 @@ type Settings struct {
 	MaxMessages        string `group:"limits" env:"MAX_MESSAGES" default:"256" placeholder:"N" help:"Maximum number of messages per replica that wait for the answer of a push workspace; above that, 503 with Retry-After."`
 	MaxWaits           string `group:"limits" env:"MAX_WAITS" default:"20000" placeholder:"N" help:"Maximum number of held inbox polls (wait) per replica; above that, 503 with Retry-After."`
 	MaxStreams         string `group:"limits" env:"MAX_STREAMS" default:"1000" placeholder:"N" help:"Maximum number of open event streams per replica; above that, 503 with Retry-After."`
-	MaxJSONBytes       string `group:"limits" name:"max-json-bytes" env:"MAX_JSON_BYTES" default:"32MiB" placeholder:"SIZE" help:"Maximum size of all messages and inbox pages held in memory at once, per replica; above that, 503 with Retry-After. At least 4MiB."`
-	SpoolBytes         string `group:"limits" env:"SPOOL_BYTES" default:"4GiB" placeholder:"SIZE" help:"Maximum size of all concurrent uploads to poll workspaces, in memory and temporary files, per replica; above that, 503 with Retry-After. At least MAX_REQUEST_BYTES."`
+	MaxJSONBytes       string `group:"limits" name:"max-json-bytes" env:"MAX_JSON_BYTES" default:"32MiB" placeholder:"SIZE" help:"Maximum size of all messages and inbox pages held in memory at once, per replica; above that, 503 with Retry-After. At least 8MiB."`
+	SpoolBytes         string `group:"limits" env:"SPOOL_BYTES" default:"4GiB" placeholder:"SIZE" help:"Maximum size of all concurrent uploads to poll workspaces, in memory and temporary files, per replica; above that, 503 with Retry-After. At least 4/3 of MAX_REQUEST_BYTES."`
 	RateLimit          string `group:"limits" env:"RATE_LIMIT" default:"100" placeholder:"N" help:"Requests per second with one token, with bursts of 30 times as many, per replica; above that, 429 with Retry-After. Registrations without a token are limited per client address. 0: no limit."`
 	PendingTTL         string `group:"limits" name:"pending-ttl" env:"PENDING_TTL" default:"24h" placeholder:"TIME" help:"Time after which a staged file that was not acknowledged expires."`
 	AckRetention       string `group:"keeping" env:"ACK_RETENTION" default:"1h" placeholder:"TIME" help:"Time that a file is kept after it was acknowledged."`
@@ -122,7 +122,7 @@ const (
 	maxFiles      = 10_000
 	maxInFlight   = 100_000
 	maxQuotaFiles = 1_000_000
-	minJSONBytes  = 4 << 20 // the largest inbox page, with its last row
+	minJSONBytes  = 8 << 20 // three quarters of it hold the largest inbox page, with its last row
 	maxTTL        = 365 * 24 * time.Hour
 	minRate       = 0.001
 	maxRate       = 1_000_000
@@ -183,10 +183,10 @@ func (s Settings) Load() (Config, error) {
 		l.invalid("LOG_LEVEL", s.LogLevel, "debug, info, warn or error")
 	}
 	if c.MaxJSONBytes > 0 && c.MaxJSONBytes < minJSONBytes {
-		l.invalid("MAX_JSON_BYTES", s.MaxJSONBytes, "at least 4MiB, so that the largest inbox page fits")
+		l.invalid("MAX_JSON_BYTES", s.MaxJSONBytes, "at least 8MiB, so that the largest inbox page fits into the share of one workspace")
 	}
-	if c.SpoolBytes > 0 && c.SpoolBytes < c.MaxRequestBytes {
-		l.invalid("SPOOL_BYTES", s.SpoolBytes, "at least MAX_REQUEST_BYTES ("+s.MaxRequestBytes+"), or the largest upload is always refused")
+	if c.SpoolBytes > 0 && c.SpoolBytes/4*3 < c.MaxRequestBytes {
+		l.invalid("SPOOL_BYTES", s.SpoolBytes, "at least 4/3 of MAX_REQUEST_BYTES ("+s.MaxRequestBytes+"), or the largest upload never fits into the share of one workspace")
 	}
 	registration := s.Registration
 	if registration == "" {

@@ -66,7 +66,7 @@ func TestLoad_EverySettingByItsVariable(t *testing.T) {
 		OpenRegistration: true, CORSOrigins: []string{"https://a.example", "http://b.example:8080"},
 		TrustedProxies: []string{"10.0.0.0/8", "fd00::1/128"}, PushAllowCIDRs: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")},
 		MaxFileBytes: 1, MaxRequestBytes: 2 << 30, MaxFiles: 3, MaxUploads: 4, MaxDownloads: 5,
-		MaxMessages: 6, MaxWaits: 8, MaxStreams: 9, MaxJSONBytes: 7 << 20, SpoolBytes: 3 << 30, RateLimit: 0.5,
+		MaxMessages: 6, MaxWaits: 8, MaxStreams: 9, MaxJSONBytes: 9 << 20, SpoolBytes: 3 << 30, RateLimit: 0.5,
 		PendingTTL: 90 * time.Minute, LogLevel: slog.LevelDebug, LogFormat: "text",
 		AckRetention: time.Minute, ActivityRetention: 2 * time.Hour, SweepInterval: 3 * time.Second, QuotaBytes: 10 << 20, QuotaFiles: 11,
 		MetricsAddr: ":10", TracesEndpoint: "https://traces.example/in",
@@ -78,7 +78,7 @@ func TestLoad_EverySettingByItsVariable(t *testing.T) {
 		"ADDR": ":9", "DATABASE_URL": want.DatabaseURL, "DATA_DIR": "/d", "SPOOL_DIR": spool, "ADMIN_TOKEN": want.AdminToken, "PUBLIC_URL": "https://p.example/", "REGISTRATION": "open",
 		"CORS_ORIGINS": " https://a.example,, http://b.example:8080 ", "TRUSTED_PROXIES": "10.1.2.3/8,fd00::1", "PUSH_ALLOW_CIDRS": "192.168.7.7/16",
 		"MAX_FILE_BYTES": "1", "MAX_REQUEST_BYTES": "2GiB", "MAX_FILES": "3", "MAX_UPLOADS": "4", "MAX_DOWNLOADS": "5",
-		"MAX_MESSAGES": "6", "MAX_WAITS": "8", "MAX_STREAMS": "9", "MAX_JSON_BYTES": "7MiB",
+		"MAX_MESSAGES": "6", "MAX_WAITS": "8", "MAX_STREAMS": "9", "MAX_JSON_BYTES": "9MiB",
 		"SPOOL_BYTES": "3GiB", "RATE_LIMIT": "0.5",
 		"ACK_RETENTION": "1m", "ACTIVITY_RETENTION": "2h", "SWEEP_INTERVAL": "3s", "QUOTA_BYTES": "10MiB", "QUOTA_FILES": "11",
 		"PENDING_TTL": "1h30m", "LOG_LEVEL": "debug", "LOG_FORMAT": "text", "METRICS_ADDR": ":10",
@@ -172,7 +172,7 @@ func TestLoad_ReportsAllInvalidValuesAtOnce(t *testing.T) {
 	s := config.Settings{
 		Addr: "localhost", DatabaseURL: "postgres://u:hunter2@[", DataDir: "", SpoolDir: "/no/such/folder", AdminToken: "s3cret s3cret", Registration: "maybe", PublicURL: "s3cret.example",
 		CORSOrigins: "canvas.example", TrustedProxies: "proxy", PushAllowCIDRs: "10.0.0.0/33", MaxFileBytes: "big", MaxRequestBytes: "0",
-		MaxFiles: "-1", MaxUploads: "x", MaxDownloads: "", MaxMessages: "0", MaxWaits: "-1", MaxStreams: "0", MaxJSONBytes: "4095KiB", PendingTTL: "1",
+		MaxFiles: "-1", MaxUploads: "x", MaxDownloads: "", MaxMessages: "0", MaxWaits: "-1", MaxStreams: "0", MaxJSONBytes: "8191KiB", PendingTTL: "1",
 		SpoolBytes: "lots", RateLimit: "-1",
 		AckRetention: "-1s", ActivityRetention: "7", SweepInterval: "0s", QuotaBytes: "0", QuotaFiles: "0",
 		MetricsAddr: "nowhere", OTELEndpoint: "s3cret:s3cret@collector:4318", OTELTracesEndpoint: "/v1/traces", OTELTracesExporter: "zipkin",
@@ -240,8 +240,8 @@ func TestLoad_ChecksEveryValue(t *testing.T) {
 		"trusted-proxies":  {good: []string{"", "10.0.0.0/8", "10.0.0.1", "::1", "fd00::/8,10.0.0.1"}, bad: []string{"proxy", "10.0.0.0/33", "10.0.0", "10.0.0.0/8;::1"}},
 		"push-allow-cidrs": {good: []string{"", "10.1.0.0/16", "::1"}, bad: []string{"10.1.0.0/-1", "*", "10.1.0.0/16/8"}},
 		"max-file-bytes":   {good: []string{"1", "100MiB", "100 MB", "1TiB", "1.5GiB"}, bad: []string{"", "0", "-1", "0.5", "1TiB1", "2TiB", "99999999999999999999", "NaN", "1e400", "MiB"}},
-		// At least MAX_REQUEST_BYTES, whose default is 100MiB.
-		"spool-bytes": {good: []string{"100MiB", "1TiB"}, bad: []string{"", "0", "-1", "99MiB", "2TiB"}},
+		// At least 4/3 of MAX_REQUEST_BYTES, whose default is 100MiB.
+		"spool-bytes": {good: []string{"134MiB", "1TiB"}, bad: []string{"", "0", "-1", "133MiB", "2TiB"}},
 		"rate-limit": {
 			good: []string{"0", "0.001", "0.5", "100", "1e3", "1000000"},
 			bad:  []string{"", "-1", "0.0001", "1000001", "Inf", "NaN", "100/s", "1e999", "many"},

@@ -17,7 +17,7 @@ const (
 	// A replica that freezes inside a transaction blocks the others, which wait for its locks, until PostgreSQL ends its
 	// session. statementTimeout is generous: the largest statement writes one MiB.
 	idleInTxTimeout  = 15 * time.Second
-	lockTimeout      = 20 * time.Second
+	lockTimeout      = 4 * time.Second // less than wsauth waits for a connection to look up a token
 	statementTimeout = time.Minute
 
 	connectTimeout = 10 * time.Second

@@ -52,7 +52,7 @@ func TestPgBouncer_LimitsItsSessions(t *testing.T) {
 	if err != nil || logged != "" {
 		t.Fatalf("%v\n%s", err, logged)
 	}
-	if got := limitsOf(t, p.Queries); got != "15s 20s 1min" {
+	if got := limitsOf(t, p.Queries); got != "15s 4s 1min" {
 		t.Errorf("%q", got)
 	}
 	// PostgreSQL whose sessions have no limits, in place of a pooler.

@@ -13,7 +13,7 @@
 //	pool        connections  through a pooler  used for
 //	Queries     11           yes               every statement that is not named below
 //	FileWrites  8            yes               transactions that write the bytes of files; their number bounds that memory
-//	Metrics     2            yes               the backlog in /metrics, also when all other connections are in use
+//	Metrics     2            yes               /readyz and the backlog in /metrics, also when all other connections are in use
 //	Notify      1            never             NOTIFY after a commit
 //	Sessions    3            never             advisory locks, VACUUM, reservations of large uploads;
 //	                                           only with DirectURL, otherwise the pool Queries

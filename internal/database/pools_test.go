@@ -45,10 +45,10 @@ func TestOpen_LimitsWhatServesAndNotWhatMigrates(t *testing.T) {
 		db   *sql.DB
 		want string
 	}{
-		"Queries":                    {p.Queries, "15s 20s 1min"},
-		"FileWrites":                 {p.FileWrites, "15s 20s 1min"},
-		"Metrics":                    {p.Metrics, "15s 20s 1min"},
-		"Notify":                     {p.Notify, "15s 20s 1min"},
+		"Queries":                    {p.Queries, "15s 4s 1min"},
+		"FileWrites":                 {p.FileWrites, "15s 4s 1min"},
+		"Metrics":                    {p.Metrics, "15s 4s 1min"},
+		"Notify":                     {p.Notify, "15s 4s 1min"},
 		"a command":                  {command, "0 0 0"},
 		"as the operator's URL says": {operators.Queries, "15s 7s 1min"},
 	} {

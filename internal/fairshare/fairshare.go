@@ -31,14 +31,20 @@ type Budget struct {
 	total int64
 	share int64 // a quarter, at least 1
 
-	mu      sync.Mutex
-	free    int64
-	held    map[uuid.UUID]int64
-	waiting []*waiter // in the order of their arrival
+	mu     sync.Mutex
+	free   int64
+	held   map[uuid.UUID]int64
+	queues []*queue // of the holders that wait, in the order in which they are served next
+}
+
+// A queue has the waiting calls of one holder, in the order of their arrival. A queue for each holder keeps Release
+// cheap when one holder waits thousands of times.
+type queue struct {
+	holder  uuid.UUID
+	waiters []*waiter
 }
 
 type waiter struct {
-	holder  uuid.UUID
 	units   int64
 	granted chan struct{}
 }
@@ -61,8 +67,8 @@ func (b *Budget) Take(holder uuid.UUID, n int64) error {
 }
 
 // Acquire is Take that waits until the units are there or ctx is done; then it returns the context's error. Holders
-// that wait are served in the order of their arrival, except that one above its share lets the others pass. ErrSaturated
-// if the budget is smaller than n.
+// that wait are served in turn, each in the order of its calls; one above its share lets the others pass.
+// ErrSaturated if the budget is smaller than n.
 func (b *Budget) Acquire(ctx context.Context, holder uuid.UUID, n int64) error {
 	if n > b.total {
 		return fmt.Errorf("%w: %d units of %d", ErrSaturated, n, b.total)
@@ -73,8 +79,8 @@ func (b *Budget) Acquire(ctx context.Context, holder uuid.UUID, n int64) error {
 		b.mu.Unlock()
 		return nil
 	}
-	w := &waiter{holder: holder, units: n, granted: make(chan struct{})}
-	b.waiting = append(b.waiting, w)
+	w := &waiter{units: n, granted: make(chan struct{})}
+	b.enqueue(holder, w)
 	b.mu.Unlock()
 	select {
 	case <-w.granted:
@@ -83,12 +89,19 @@ func (b *Budget) Acquire(ctx context.Context, holder uuid.UUID, n int64) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if i := slices.Index(b.waiting, w); i >= 0 {
-		b.waiting = slices.Delete(b.waiting, i, i+1)
-		return ctx.Err()
+	if !b.dequeue(holder, w) {
+		b.release(holder, n) // granted at the same moment
 	}
-	b.release(holder, n) // granted at the same moment
 	return ctx.Err()
+}
+
+// Do calls do while the holder has a unit, for which it waits as Acquire does.
+func (b *Budget) Do(ctx context.Context, holder uuid.UUID, do func() error) error {
+	if err := b.Acquire(ctx, holder, 1); err != nil {
+		return err
+	}
+	defer b.Release(holder, 1)
+	return do()
 }
 
 // Release returns n of the holder's units. Releasing more than the holder has is a bug of the caller, and panics.
@@ -109,7 +122,11 @@ func (b *Budget) Free() int64 {
 func (b *Budget) Waiting() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.waiting)
+	n := 0
+	for _, q := range b.queues {
+		n += len(q.waiters)
+	}
+	return n
 }
 
 // Total returns how many units the budget has.
@@ -147,12 +164,52 @@ func (b *Budget) release(holder uuid.UUID, n int64) {
 	} else {
 		b.held[holder] = held
 	}
-	b.waiting = slices.DeleteFunc(b.waiting, func(w *waiter) bool {
-		if !b.admits(w.holder, w.units) {
-			return false
+	b.serve()
+}
+
+// serve gives units to the first waiter that is admitted, whose holder is then the last in turn, until none is.
+func (b *Budget) serve() {
+	for i := 0; i < len(b.queues) && b.free > 0; {
+		q := b.queues[i]
+		w := q.waiters[0]
+		if !b.admits(q.holder, w.units) {
+			i++
+			continue
 		}
-		b.give(w.holder, w.units)
+		b.give(q.holder, w.units)
 		close(w.granted)
-		return true
-	})
+		q.waiters[0], q.waiters = nil, q.waiters[1:]
+		b.queues = slices.Delete(b.queues, i, i+1)
+		if len(q.waiters) > 0 {
+			b.queues = append(b.queues, q)
+		}
+	}
+}
+
+func (b *Budget) enqueue(holder uuid.UUID, w *waiter) {
+	i := slices.IndexFunc(b.queues, func(q *queue) bool { return q.holder == holder })
+	if i < 0 {
+		b.queues = append(b.queues, &queue{holder: holder, waiters: []*waiter{w}})
+		return
+	}
+	b.queues[i].waiters = append(b.queues[i].waiters, w)
+}
+
+// dequeue removes a waiter that gives up, and reports whether it was still waiting. A large call that gives up may let
+// the holder's next one pass.
+func (b *Budget) dequeue(holder uuid.UUID, w *waiter) bool {
+	i := slices.IndexFunc(b.queues, func(q *queue) bool { return q.holder == holder })
+	if i < 0 {
+		return false
+	}
+	q := b.queues[i]
+	at := slices.Index(q.waiters, w)
+	if at < 0 {
+		return false
+	}
+	if q.waiters = slices.Delete(q.waiters, at, at+1); len(q.waiters) == 0 {
+		b.queues = slices.Delete(b.queues, i, i+1)
+	}
+	b.serve()
+	return true
 }

@@ -119,6 +119,64 @@ func TestAcquire_EndsWithItsContext(t *testing.T) {
 	}
 }
 
+// Two workspaces wait; they are served in turn, although one has waited more often and for longer. Planted: the holder
+// that was served stays the first.
+func TestAcquire_ServesHoldersInTurn(t *testing.T) {
+	t.Parallel()
+	budget := fairshare.New(1)
+	take(t, budget, c, 1, 1)
+	served := make(chan uuid.UUID, 4)
+	var wg sync.WaitGroup
+	for i, holder := range []uuid.UUID{a, a, a, b} {
+		wg.Go(func() {
+			if err := budget.Acquire(t.Context(), holder, 1); err != nil {
+				t.Error(err)
+			}
+			served <- holder
+		})
+		waitFor(t, func() bool { return budget.Waiting() == i+1 })
+	}
+	budget.Release(c, 1)
+	for i, want := range []uuid.UUID{a, b, a, a} {
+		if got := <-served; got != want {
+			t.Errorf("turn %d: not the holder expected", i)
+		}
+		budget.Release(want, 1)
+	}
+	wg.Wait()
+}
+
+// Planted: the call behind a large one that gives up waits on.
+func TestAcquire_NextIsServedWhenTheFirstGivesUp(t *testing.T) {
+	t.Parallel()
+	budget := fairshare.New(8)
+	take(t, budget, b, 6, 6)
+	take(t, budget, c, 1, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := budget.Acquire(ctx, a, 3); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	waitFor(t, func() bool { return budget.Waiting() == 1 })
+	wg.Go(func() {
+		if err := budget.Acquire(t.Context(), a, 2); err != nil {
+			t.Error(err)
+		}
+	})
+	waitFor(t, func() bool { return budget.Waiting() == 2 })
+	budget.Release(c, 1)
+	if budget.Waiting() != 2 {
+		t.Error("a call passed an earlier one of its holder")
+	}
+	cancel()
+	wg.Wait()
+	if budget.Free() != 0 || budget.Waiting() != 0 {
+		t.Errorf("%d free, %d waiting", budget.Free(), budget.Waiting())
+	}
+}
+
 // Whatever is taken and released, units are neither lost nor made, and a holder without any gets one while one is free.
 func TestBudget_AddsUp(t *testing.T) {
 	t.Parallel()

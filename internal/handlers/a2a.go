@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/fairshare"
 	"github.com/molecule-ai/platform/internal/forward"
 	"github.com/molecule-ai/platform/internal/jsoncheck"
 	"github.com/molecule-ai/platform/internal/notify"
@@ -40,12 +41,12 @@ type A2AHandler struct {
 	workspaces *workspaces.Store
 	inbox      *activity.Inbox
 	push       *forward.Client
-	admission  *Admission
+	calls      *fairshare.Budget
 }
 
-// NewA2AHandler returns the handler.
-func NewA2AHandler(store *workspaces.Store, inbox *activity.Inbox, push *forward.Client, admission *Admission) *A2AHandler {
-	return &A2AHandler{workspaces: store, inbox: inbox, push: push, admission: admission}
+// NewA2AHandler returns the handler. calls bounds the messages that wait for a push workspace's answer.
+func NewA2AHandler(store *workspaces.Store, inbox *activity.Inbox, push *forward.Client, calls *fairshare.Budget) *A2AHandler {
+	return &A2AHandler{workspaces: store, inbox: inbox, push: push, calls: calls}
 }
 
 // Send handles one JSON-RPC message.
@@ -70,7 +71,12 @@ func (h *A2AHandler) Send(c *gin.Context) error {
 		entry.SourceID = uuid.NullUUID{UUID: caller.Workspace, Valid: true}
 	}
 	if w.Mode == workspaces.Poll {
-		recorded, err := h.queue(c, w, m, entry)
+		var recorded bool
+		ctx := c.Request.Context()
+		err := connected(ctx, c, w.ID, func() (err error) {
+			recorded, err = h.queue(ctx, w, m, entry)
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -86,11 +92,11 @@ func (h *A2AHandler) Send(c *gin.Context) error {
 
 // queue appends the message to the inbox, and reports whether it did: a sender that got no answer sends the very
 // message again, and the agent must not do the work twice.
-func (h *A2AHandler) queue(c *gin.Context, w workspaces.Workspace, m message, entry activity.Entry) (bool, error) {
+func (h *A2AHandler) queue(ctx context.Context, w workspaces.Workspace, m message, entry activity.Entry) (bool, error) {
 	if !m.named {
-		return true, h.inbox.Record(c.Request.Context(), w.ID, entry)
+		return true, h.inbox.Record(ctx, w.ID, entry)
 	}
-	return h.inbox.RecordOnce(c.Request.Context(), w.ID, m.key(entry.SourceID), entry)
+	return h.inbox.RecordOnce(ctx, w.ID, m.key(entry.SourceID), entry)
 }
 
 // sendPush calls the workspace and records the call and its answer in the inbox. A message that was answered already
@@ -99,14 +105,20 @@ func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, m message,
 	if err := checkCallable(w); err != nil {
 		return err
 	}
-	release, err := h.admission.Admit()
+	release, err := admit(c, h.calls)
 	if err != nil {
 		return err
 	}
 	defer release()
 	var claim *activity.Claim
 	if m.named {
-		claimed, earlier, err := h.inbox.ClaimCall(c.Request.Context(), w.ID, m.key(entry.SourceID), claimTimeout)
+		var claimed activity.Claim
+		var earlier *activity.Answer
+		ctx := c.Request.Context()
+		err := connected(ctx, c, w.ID, func() (err error) {
+			claimed, earlier, err = h.inbox.ClaimCall(ctx, w.ID, m.key(entry.SourceID), claimTimeout)
+			return err
+		})
 		if errors.Is(err, activity.ErrCallRunning) {
 			return refusalFor(err).retryIn(saturatedRetrySeconds)
 		}
@@ -150,16 +162,17 @@ func (h *A2AHandler) sendPush(c *gin.Context, w workspaces.Workspace, m message,
 func (h *A2AHandler) record(c *gin.Context, workspace uuid.UUID, entry activity.Entry, claim *activity.Claim, answer *forward.Answer) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), recordTimeout)
 	defer cancel()
-	var err error
-	switch {
-	case claim == nil:
-		err = h.inbox.Record(ctx, workspace, entry)
-	case answer == nil || answer.Status >= http.StatusMultipleChoices: // whoever sends it again causes another call
-		err = h.inbox.RecordCall(ctx, workspace, *claim, nil, entry)
-	default:
-		err = h.inbox.RecordCall(ctx, workspace, *claim,
-			&activity.Answer{Status: answer.Status, ContentType: answer.ContentType, Body: answer.Body}, entry)
-	}
+	err := connected(ctx, c, workspace, func() error {
+		switch {
+		case claim == nil:
+			return h.inbox.Record(ctx, workspace, entry)
+		case answer == nil || answer.Status >= http.StatusMultipleChoices: // whoever sends it again causes another call
+			return h.inbox.RecordCall(ctx, workspace, *claim, nil, entry)
+		default:
+			return h.inbox.RecordCall(ctx, workspace, *claim,
+				&activity.Answer{Status: answer.Status, ContentType: answer.ContentType, Body: answer.Body}, entry)
+		}
+	})
 	if err != nil {
 		logger(c).ErrorContext(c, "recording the call failed", "method", entry.Method, "error", err)
 		return

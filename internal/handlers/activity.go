@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/molecule-ai/platform/internal/activity"
+	"github.com/molecule-ai/platform/internal/fairshare"
 	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
@@ -33,12 +34,12 @@ type ActivityHandler struct {
 	tokens     *wsauth.Tokens
 	inbox      *activity.Inbox
 	hub        *notify.Hub
-	heldPolls  *Admission
+	heldPolls  *fairshare.Budget
 }
 
 // NewActivityHandler returns the handler. heldPolls bounds the polls that wait for rows.
 func NewActivityHandler(
-	store *workspaces.Store, tokens *wsauth.Tokens, inbox *activity.Inbox, hub *notify.Hub, heldPolls *Admission,
+	store *workspaces.Store, tokens *wsauth.Tokens, inbox *activity.Inbox, hub *notify.Hub, heldPolls *fairshare.Budget,
 ) *ActivityHandler {
 	return &ActivityHandler{workspaces: store, tokens: tokens, inbox: inbox, hub: hub, heldPolls: heldPolls}
 }

@@ -54,15 +54,17 @@ func TestStaging_BusyPoolDoesNotBlockOtherRequests(t *testing.T) {
 	t.Parallel()
 	dsn := pgtest.New(t) + " lock_timeout=0 statement_timeout=0" // a slow machine must not hit a timeout
 	p := servertest.Start(t, func(s *config.Settings) { s.DatabaseURL = dsn })
-	w, other := p.Create(t, "poll", ""), p.Create(t, "poll", "")
+	w := p.Create(t, "poll", "")
+	// Two, because one workspace leaves a share of the connections free.
+	others := []servertest.Workspace{p.Create(t, "poll", ""), p.Create(t, "poll", "")}
 	staged := stage(t, p, w, "staged before")
 
 	lock, err := p.DB.Begin()
 	if err != nil {
 		t.Fatal(err)
 	}
-	const uploads = 20 // of each kind
-	statuses := make(chan int, 2*uploads)
+	const uploads = 20 // of each workspace
+	statuses := make(chan int, 3*uploads)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer lock.Rollback()                                                                  // after the first it does nothing
@@ -81,11 +83,13 @@ func TestStaging_BusyPoolDoesNotBlockOtherRequests(t *testing.T) {
 		t.Errorf("a short file while long ones wait: %d %s", got.Status, got.Body)
 	}
 
-	if _, err := lock.Exec("SELECT pg_advisory_xact_lock(hashtextextended($1, 20260601))", other.ID); err != nil {
-		t.Fatal(err)
-	}
-	for range uploads {
-		running.Go(func() { statuses <- post(t, p, other, file("short.txt", "", "hello")).Status })
+	for _, other := range others {
+		if _, err := lock.Exec("SELECT pg_advisory_xact_lock(hashtextextended($1, 20260601))", other.ID); err != nil {
+			t.Fatal(err)
+		}
+		for range uploads {
+			running.Go(func() { statuses <- post(t, p, other, file("short.txt", "", "hello")).Status })
+		}
 	}
 	isFull := func() bool { waiting, most := staging(t, p); return waiting == most }
 	inTime(t, "every connection for files waiting", isFull)
@@ -107,7 +111,7 @@ func TestStaging_BusyPoolDoesNotBlockOtherRequests(t *testing.T) {
 	if err := lock.Rollback(); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 * uploads {
+	for range 3 * uploads {
 		if status := <-statuses; status != http.StatusOK {
 			t.Errorf("an upload that waited: %d", status)
 		}

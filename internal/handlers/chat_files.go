@@ -10,6 +10,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/molecule-ai/platform/internal/fairshare"
 	"github.com/molecule-ai/platform/internal/forward"
 	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
@@ -24,7 +25,7 @@ type UploadLimits struct {
 	MaxRequestBytes int64 // all files together
 	MaxFiles        int
 	ExpiresAfter    time.Duration
-	SpoolBytes      int64 // all uploads in flight to poll workspaces; 0: no bound
+	SpoolBytes      int64 // all uploads in flight to poll workspaces, as they arrive; 0: no bound
 }
 
 const (
@@ -39,26 +40,26 @@ const (
 	// secret.
 	secretRetrySeconds = 30
 
-	// saturatedRetrySeconds is the Retry-After of a 503 for saturation.
+	// saturatedRetrySeconds is the Retry-After of a 503 for saturation, and for a row that stays locked.
 	saturatedRetrySeconds = 5
 )
 
 // ChatFilesHandler receives the files that users attach to a chat. It forwards the request to a push
 // workspace, and stages the files for a poll workspace.
 type ChatFilesHandler struct {
-	workspaces  *workspaces.Store
-	push        *forward.Client
-	limits      UploadLimits
-	storage     pendinguploads.Storage // nil: staging is not wired
-	spoolDir    string
-	admission   *Admission
-	spoolBudget *spoolBudget
+	workspaces *workspaces.Store
+	push       *forward.Client
+	limits     UploadLimits
+	storage    pendinguploads.Storage // nil: staging is not wired
+	spoolDir   string
+	uploads    *fairshare.Budget
+	spooled    *fairshare.Budget
 }
 
 // NewChatFilesHandler returns a handler that serves push workspaces only, until
-// WithPendingUploads.
-func NewChatFilesHandler(store *workspaces.Store, push *forward.Client, limits UploadLimits, admission *Admission) *ChatFilesHandler {
-	return &ChatFilesHandler{workspaces: store, push: push, limits: limits, admission: admission, spoolBudget: newSpoolBudget(limits.SpoolBytes)}
+// WithPendingUploads. uploads bounds the uploads in flight.
+func NewChatFilesHandler(store *workspaces.Store, push *forward.Client, limits UploadLimits, uploads *fairshare.Budget) *ChatFilesHandler {
+	return &ChatFilesHandler{workspaces: store, push: push, limits: limits, uploads: uploads, spooled: newSpoolBudget(limits.SpoolBytes)}
 }
 
 // WithPendingUploads wires staging, and returns the handler. Temporary files of uploads go
@@ -96,7 +97,7 @@ func (h *ChatFilesHandler) Upload(c *gin.Context) error {
 	if c.Request.ContentLength > h.limits.MaxRequestBytes+multipartOverheadBytes {
 		return tooLarge(h.limits.MaxRequestBytes)
 	}
-	release, err := h.admission.Admit()
+	release, err := admit(c, h.uploads)
 	if err != nil {
 		return err
 	}
@@ -116,10 +117,7 @@ func (h *ChatFilesHandler) uploadPollMode(c *gin.Context, w workspaces.Workspace
 	if err != nil {
 		return err
 	}
-	reservation, err := h.spoolBudget.reserve(c, c.Request.ContentLength, h.limits.MaxRequestBytes)
-	if err != nil {
-		return err
-	}
+	reservation := reserveSpool(c, h.spooled, h.limits.MaxRequestBytes)
 	defer reservation.release()
 	batch := spool.NewBatch(pendinguploads.Limits{
 		MaxFileBytes: h.limits.MaxFileBytes, MaxBatchBytes: h.limits.MaxRequestBytes,
@@ -185,7 +183,7 @@ func stageFailed(err error) error {
 			with("quota", quota.What).with("used", quota.Used).with("limit", quota.Limit).because(err)
 	case errors.Is(err, pendinguploads.ErrKeyInUse):
 		return refusalFor(err).retryIn(1)
-	case errors.Is(err, pendinguploads.ErrKeyReused):
+	case errors.Is(err, pendinguploads.ErrKeyReused), errors.Is(err, fairshare.ErrSaturated), lockTimeout(err):
 		return err
 	}
 	return refuse(http.StatusInternalServerError, "stage_failed", "could not stage file").because(err)
@@ -238,7 +236,8 @@ func checkPushable(c *gin.Context, store *workspaces.Store, w workspaces.Workspa
 	if err := checkCallable(w); err != nil || w.InboundSecret != "" {
 		return err
 	}
-	if err := store.EnsureSecret(c.Request.Context(), w.ID); err != nil {
+	ctx := c.Request.Context()
+	if err := connected(ctx, c, w.ID, func() error { return store.EnsureSecret(ctx, w.ID) }); err != nil {
 		return err
 	}
 	logger(c).WarnContext(c, "upload refused until the workspace has received its inbound secret")

@@ -7,9 +7,12 @@ import (
 	"strconv"
 
 	"github.com/gin-gonic/gin"
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/events"
+	"github.com/molecule-ai/platform/internal/fairshare"
 	"github.com/molecule-ai/platform/internal/forward"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 	"github.com/molecule-ai/platform/internal/spool"
@@ -67,6 +70,8 @@ var errorResponses = []struct {
 	{spool.ErrTempFile, http.StatusInternalServerError, "stage_failed", "could not stage file"},
 	{pendinguploads.ErrInvalidFile, http.StatusInternalServerError, "stage_failed", "could not stage file"},
 
+	{fairshare.ErrSaturated, http.StatusServiceUnavailable, "saturated", "the platform is busy; retry shortly"},
+
 	{errSlowBody, http.StatusRequestTimeout, "body_too_slow", "request body arrived too slowly; try again on a better connection"},
 }
 
@@ -121,12 +126,23 @@ func refusalFor(err error) *refusal {
 		return r
 	}
 	for _, p := range errorResponses {
-		if errors.Is(err, p.err) {
+		switch {
+		case !errors.Is(err, p.err):
+		case p.err == fairshare.ErrSaturated:
+			return refuse(p.status, p.code, p.message).because(err).retryIn(saturatedRetrySeconds)
+		default:
 			return refuse(p.status, p.code, p.message).because(err)
 		}
 	}
+	if lockTimeout(err) {
+		return refuse(http.StatusServiceUnavailable, "platform_unavailable", "platform datastore unavailable — retry shortly").
+			because(err).retryIn(saturatedRetrySeconds)
+	}
 	return refuse(http.StatusInternalServerError, "internal", "internal error; it has been logged").because(err)
 }
+
+// lockTimeout reports whether the database gave up waiting for a row that another transaction has locked.
+func lockTimeout(err error) bool { return pq.As(err, pqerror.LockNotAvailable) != nil }
 
 // cancelledByClient reports whether err is the result of a client that has disconnected.
 func cancelledByClient(c *gin.Context, err error) bool {

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/molecule-ai/platform/internal/events"
+	"github.com/molecule-ai/platform/internal/fairshare"
 	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
@@ -45,15 +46,15 @@ type EventsHandler struct {
 	tokens     *wsauth.Tokens
 	log        *events.Log
 	hub        *notify.Hub
-	admission  *Admission
+	streams    *fairshare.Budget
 	intervals  intervals
 }
 
-// NewEventsHandler returns the handler. admission bounds the open streams.
+// NewEventsHandler returns the handler. streams bounds the open streams.
 func NewEventsHandler(
-	store *workspaces.Store, tokens *wsauth.Tokens, log *events.Log, hub *notify.Hub, admission *Admission,
+	store *workspaces.Store, tokens *wsauth.Tokens, log *events.Log, hub *notify.Hub, streams *fairshare.Budget,
 ) *EventsHandler {
-	return &EventsHandler{workspaces: store, tokens: tokens, log: log, hub: hub, admission: admission, intervals: defaultIntervals}
+	return &EventsHandler{workspaces: store, tokens: tokens, log: log, hub: hub, streams: streams, intervals: defaultIntervals}
 }
 
 // Stream sends events until the client disconnects or stops reading, its token is revoked, or the platform
@@ -62,7 +63,7 @@ func (h *EventsHandler) Stream(c *gin.Context) error {
 	if err := requireExistingWorkspace(c, h.workspaces); err != nil {
 		return err
 	}
-	release, err := h.admission.Admit()
+	release, err := admit(c, h.streams)
 	if err != nil {
 		return err
 	}
@@ -178,7 +179,14 @@ func (s *stream) run() error {
 // sendEvents sends the events after the position, and reports whether there were any and whether there may
 // be more.
 func (s *stream) sendEvents() (sent, more bool, err error) {
-	events, more, err := s.log.After(s.ctx, s.workspace, s.position, eventsPageSize)
+	var events []events.Event
+	err = connected(s.ctx, s.c, s.workspace, func() (err error) {
+		events, more, err = s.log.After(s.ctx, s.workspace, s.position, eventsPageSize)
+		return err
+	})
+	if errors.Is(err, fairshare.ErrSaturated) { // a stream that is open is not cut; it reads later
+		return false, false, nil
+	}
 	if err != nil || len(events) == 0 {
 		return false, more, err
 	}

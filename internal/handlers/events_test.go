@@ -20,6 +20,7 @@ import (
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 	"github.com/molecule-ai/platform/internal/events"
+	"github.com/molecule-ai/platform/internal/fairshare"
 	"github.com/molecule-ai/platform/internal/handlers"
 	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/workspaces"
@@ -53,7 +54,7 @@ func newStreaming(t *testing.T, heartbeat, recheck time.Duration) *streaming {
 	receipts := events.New(db, inbox)
 	hub := notify.New(notify.Options{Newest: inbox.Newest, NewestReceipts: receipts.NewestReceipts})
 	s := &streaming{db: db, hub: hub, inbox: inbox, workspace: w.ID, token: token, ended: make(chan struct{}, 10)}
-	events := handlers.NewEventsHandler(store, tokens, receipts, s.hub, handlers.NewAdmission(10))
+	events := handlers.NewEventsHandler(store, tokens, receipts, s.hub, fairshare.New(10))
 	events.SetIntervals(heartbeat, recheck)
 	e := gin.New()
 	e.Use(handlers.Log(log), handlers.Recover(), tokens.RequireWorkspace(handlers.Render))
@@ -61,7 +62,7 @@ func newStreaming(t *testing.T, heartbeat, recheck time.Duration) *streaming {
 		handlers.Wrap(events.Stream)(c)
 		s.ended <- struct{}{}
 	})
-	polls := handlers.NewActivityHandler(store, tokens, s.inbox, s.hub, handlers.NewAdmission(10))
+	polls := handlers.NewActivityHandler(store, tokens, s.inbox, s.hub, fairshare.New(10))
 	e.GET("/workspaces/:id/activity", handlers.Wrap(polls.List))
 	s.Server = httptest.NewUnstartedServer(e)
 	s.Listener = impatient{s.Listener, s}

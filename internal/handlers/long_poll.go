@@ -44,7 +44,7 @@ func parseWait(get func(string) string) (time.Duration, error) {
 // waitForRows reads rows, and waits for a notification while there are none. It holds no database connection
 // while it waits. After the timeout, or when the platform stops, the result has no rows.
 func (h *ActivityHandler) waitForRows(c *gin.Context, p *poll) error {
-	release, err := h.heldPolls.Admit()
+	release, err := admit(c, h.heldPolls)
 	if err != nil {
 		return h.readOrRefuse(c, p, err)
 	}
@@ -76,9 +76,12 @@ func (h *ActivityHandler) waitForRows(c *gin.Context, p *poll) error {
 // read reads the rows.
 //
 //go:noinline
-func (h *ActivityHandler) read(c *gin.Context, p *poll) (err error) {
-	p.rows, err = h.inbox.Read(c.Request.Context(), wsauth.WorkspaceOf(c), p.query)
-	return err
+func (h *ActivityHandler) read(c *gin.Context, p *poll) error {
+	workspace := wsauth.WorkspaceOf(c)
+	return connected(c.Request.Context(), c, workspace, func() (err error) {
+		p.rows, err = h.inbox.Read(c.Request.Context(), workspace, p.query)
+		return err
+	})
 }
 
 // readAgain reads the rows after a notification. It authenticates again before rows are returned, because the

@@ -5,6 +5,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/molecule-ai/platform/internal/fairshare"
 	"github.com/molecule-ai/platform/internal/metrics"
 	"github.com/molecule-ai/platform/internal/tracing"
 )
@@ -68,25 +69,25 @@ func spooling(c *gin.Context, take func() error) error {
 
 // MetricsHandler serves the metrics. It needs no token: metrics name no workspace and no file.
 type MetricsHandler struct {
-	scrape    http.Handler
-	admission *Admission
+	scrape  http.Handler
+	scrapes *fairshare.Budget
 }
 
-// maxScrapes bounds concurrent scrapes: the route is public, and a scrape takes some work.
+// maxScrapes bounds concurrent scrapes: the route is public, and a scrape takes some work. The addresses share them.
 const maxScrapes = 4
 
 // NewMetricsHandler returns the handler.
 func NewMetricsHandler(m *metrics.Platform) *MetricsHandler {
-	return &MetricsHandler{scrape: m.Handler(), admission: NewAdmission(maxScrapes)}
+	return &MetricsHandler{scrape: m.Handler(), scrapes: fairshare.New(maxScrapes)}
 }
 
 // Scrape answers with all metrics.
 func (h *MetricsHandler) Scrape(c *gin.Context) error {
-	release, err := h.admission.Admit()
-	if err != nil {
+	holder := addressHolder(c)
+	if err := h.scrapes.Take(holder, 1); err != nil {
 		return err
 	}
-	defer release()
+	defer h.scrapes.Release(holder, 1)
 	h.scrape.ServeHTTP(c.Writer, c.Request)
 	return nil
 }

@@ -7,29 +7,32 @@ import (
 	"slices"
 
 	"github.com/gin-gonic/gin"
-	"golang.org/x/sync/semaphore"
+	"github.com/google/uuid"
+
+	"github.com/molecule-ai/platform/internal/fairshare"
+	"github.com/molecule-ai/platform/internal/wsauth"
 )
-
-// Memory is a budget for the JSON that all requests hold: bodies that are being read and pages that are
-// being sent. What a request has reserved is released when the request ends or is refused.
-type Memory struct {
-	bytes *semaphore.Weighted
-}
-
-// NewMemory returns a budget of n bytes as on the wire. Parsed and encoded JSON takes a few times as much
-// memory.
-func NewMemory(n int64) *Memory { return &Memory{bytes: semaphore.NewWeighted(n)} }
 
 const memoryKey = "handlers.memory"
 
+// A memoryReservation is what a request has reserved of the budget for the JSON that all requests hold, bodies that
+// are being read and pages that are being sent. Bytes count as on the wire; parsed and encoded JSON takes a few times
+// as much memory.
 type memoryReservation struct {
-	memory *Memory
+	budget *fairshare.Budget
+	holder uuid.UUID
 	held   int64
 }
 
-// Account is middleware that lets a request reserve memory, and releases it when the request ends.
-func (m *Memory) Account(c *gin.Context) {
-	a := &memoryReservation{memory: m}
+// Account is middleware that lets a request reserve memory of the budget for its workspace, and releases it when the
+// request ends.
+func Account(budget *fairshare.Budget) gin.HandlerFunc {
+	return func(c *gin.Context) { account(c, budget, wsauth.WorkspaceOf(c)) }
+}
+
+// account calls the next handlers, and then releases what they have reserved for the holder.
+func account(c *gin.Context, budget *fairshare.Budget, holder uuid.UUID) {
+	a := &memoryReservation{budget: budget, holder: holder}
 	c.Set(memoryKey, a)
 	defer a.release()
 	c.Next()
@@ -37,7 +40,7 @@ func (m *Memory) Account(c *gin.Context) {
 
 // release returns the reservation to the budget.
 func (a *memoryReservation) release() {
-	a.memory.bytes.Release(a.held)
+	a.budget.Release(a.holder, a.held)
 	a.held = 0
 }
 
@@ -48,15 +51,15 @@ func releaseMemory(c *gin.Context) {
 	}
 }
 
-// reserve reserves n bytes until the request ends, or refuses with a 503. Requests without the middleware
-// Account are not counted.
+// reserve reserves n bytes until the request ends. fairshare.ErrSaturated. Requests without the middleware Account are
+// not counted.
 func reserve(c *gin.Context, n int64) error {
 	a, ok := c.Value(memoryKey).(*memoryReservation)
 	if !ok {
 		return nil
 	}
-	if !a.memory.bytes.TryAcquire(n) {
-		return saturated()
+	if err := a.budget.Take(a.holder, n); err != nil {
+		return err
 	}
 	a.held += n
 	return nil

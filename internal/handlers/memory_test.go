@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/molecule-ai/platform/internal/fairshare"
 )
 
 // jsonServer answers a POST with the length of its body once release is closed, and a GET with a page of
@@ -18,7 +20,7 @@ import (
 func jsonServer(t *testing.T, budget int64, read chan<- struct{}, release <-chan struct{}) *httptest.Server {
 	t.Helper()
 	e := gin.New()
-	e.Use(NewMemory(budget).Account)
+	e.Use(Account(fairshare.New(budget)))
 	e.POST("/", Wrap(func(c *gin.Context) error {
 		raw, err := readBody(c)
 		if err != nil {
@@ -59,8 +61,9 @@ func status(t *testing.T, answer *http.Response, err error) int {
 func TestMemory_IsBoundedAndReleased(t *testing.T) {
 	t.Parallel()
 	read, release := make(chan struct{}), make(chan struct{})
-	// A body of 60 KiB reserves 64 to 80, because its buffer grows in steps. Two leave too little for a third.
-	s := jsonServer(t, 192<<10, read, release)
+	// A body of 60 KiB reserves 64 to 80, because its buffer grows in steps. Two leave too little of the three quarters
+	// that one workspace gets for a third.
+	s := jsonServer(t, 240<<10, read, release)
 	ended := make(chan int, 2)
 	for range 2 {
 		go func() {
@@ -96,7 +99,7 @@ func TestMemory_IsBoundedAndReleased(t *testing.T) {
 // An announced length must not block other requests. Planted: Content-Length reserved.
 func TestMemory_CountsReceivedNotAnnouncedBytes(t *testing.T) {
 	t.Parallel()
-	s := jsonServer(t, 128<<10, nil, nil)
+	s := jsonServer(t, 256<<10, nil, nil)
 	r, w := io.Pipe()
 	ended := make(chan struct{})
 	go func() {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/molecule-ai/platform/internal/fairshare"
 )
 
 // deadlines is a ResponseWriter that records the read deadlines that are set, as the time left; 0 is a cleared
@@ -166,18 +168,18 @@ func TestDrain_SkipsClientsThatAwait100Continue(t *testing.T) {
 func TestRender_ReleasesMemoryBeforeDraining(t *testing.T) {
 	t.Parallel()
 	const all = 100
-	m, drained := NewMemory(all), false
+	m, drained := fairshare.New(all), false
 	c, _ := boundedContext(readerFunc(func([]byte) (int, error) {
-		if drained = true; !m.bytes.TryAcquire(all) {
+		if drained = true; m.Free() != all {
 			t.Error("the memory is still reserved")
 		}
 		return 0, io.EOF
 	}), time.Minute)
-	c.Set(memoryKey, &memoryReservation{memory: m})
-	if err := reserve(c, all); err != nil {
+	c.Set(memoryKey, &memoryReservation{budget: m})
+	if err := reserve(c, all/2); err != nil {
 		t.Fatal(err)
 	}
-	Render(c, saturated())
+	Render(c, fairshare.ErrSaturated)
 	if !drained {
 		t.Error("the body was not read")
 	}

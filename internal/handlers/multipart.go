@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/molecule-ai/platform/internal/fairshare"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 	"github.com/molecule-ai/platform/internal/spool"
 	"github.com/molecule-ai/platform/internal/uploadname"
@@ -112,9 +113,8 @@ func (h *ChatFilesHandler) skip(part *multipart.Part) error {
 
 // partError translates an error of reading the multipart body.
 func (h *ChatFilesHandler) partError(err error) error {
-	var full *refusal
-	if errors.As(err, &full) { // the reader returned it: the spool budget is exhausted
-		return full
+	if errors.Is(err, fairshare.ErrSaturated) { // the reader returned it: the spool budget is exhausted
+		return err
 	}
 	if errors.Is(err, errPartHeaderTooLarge) {
 		return refuse(http.StatusBadRequest, "part_header_too_large", fmt.Sprintf("a part's header is longer than %d bytes", maxPartHeader)).

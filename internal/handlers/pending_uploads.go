@@ -12,6 +12,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 
+	"github.com/molecule-ai/platform/internal/fairshare"
 	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
 	"github.com/molecule-ai/platform/internal/uploadname"
@@ -29,13 +30,13 @@ const sendBytes = 128 << 10
 type PendingUploadsHandler struct {
 	workspaces *workspaces.Store
 	storage    pendinguploads.Storage
-	admission  *Admission
+	downloads  *fairshare.Budget
 	signer     URLSigner // nil: none
 }
 
-// NewPendingUploadsHandler returns the handler. admission bounds the files being read.
-func NewPendingUploadsHandler(store *workspaces.Store, storage pendinguploads.Storage, admission *Admission) *PendingUploadsHandler {
-	return &PendingUploadsHandler{workspaces: store, storage: storage, admission: admission}
+// NewPendingUploadsHandler returns the handler. downloads bounds the files being read.
+func NewPendingUploadsHandler(store *workspaces.Store, storage pendinguploads.Storage, downloads *fairshare.Budget) *PendingUploadsHandler {
+	return &PendingUploadsHandler{workspaces: store, storage: storage, downloads: downloads}
 }
 
 // Content sends the bytes of a file, or a range of them.
@@ -47,7 +48,7 @@ func (h *PendingUploadsHandler) Content(c *gin.Context) error {
 	if done, err := h.redirect(c, id); done || err != nil {
 		return err
 	}
-	release, err := h.admission.Admit()
+	release, err := admit(c, h.downloads)
 	if err != nil {
 		return err
 	}
@@ -92,7 +93,11 @@ func (h *PendingUploadsHandler) Content(c *gin.Context) error {
 func (h *PendingUploadsHandler) markFetched(c *gin.Context, file pendinguploads.File, took time.Duration) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), markTimeout)
 	defer cancel()
-	first, err := h.storage.MarkFetched(ctx, file.Workspace, file.ID)
+	var first bool
+	err := connected(ctx, c, file.Workspace, func() (err error) {
+		first, err = h.storage.MarkFetched(ctx, file.Workspace, file.ID)
+		return err
+	})
 	switch {
 	case err != nil:
 		logger(c).WarnContext(c, "marking the file fetched failed", append(auditFields(c), "file_id", file.ID, "error", err)...)
@@ -205,7 +210,13 @@ func (h *PendingUploadsHandler) Ack(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	f, first, err := h.storage.Ack(c.Request.Context(), wsauth.WorkspaceOf(c), id)
+	var f pendinguploads.File
+	var first bool
+	ctx := c.Request.Context()
+	err = connected(ctx, c, wsauth.WorkspaceOf(c), func() (err error) {
+		f, first, err = h.storage.Ack(ctx, wsauth.WorkspaceOf(c), id)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -238,7 +249,12 @@ func (h *PendingUploadsHandler) List(c *gin.Context) error {
 	if err := requireExistingWorkspace(c, h.workspaces); err != nil {
 		return err
 	}
-	files, err := h.storage.List(c.Request.Context(), wsauth.WorkspaceOf(c), q)
+	var files []pendinguploads.File
+	ctx := c.Request.Context()
+	err := connected(ctx, c, wsauth.WorkspaceOf(c), func() (err error) {
+		files, err = h.storage.List(ctx, wsauth.WorkspaceOf(c), q)
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 
+	"github.com/molecule-ai/platform/internal/fairshare"
 	"github.com/molecule-ai/platform/internal/notify"
 	"github.com/molecule-ai/platform/internal/workspaces"
 	"github.com/molecule-ai/platform/internal/wsauth"
@@ -22,7 +23,26 @@ type RegistryHandler struct {
 	tokens     *wsauth.Tokens
 	open       bool
 	rates      *RateLimits
-	hosts      *HostCheck // nil: none
+	json       *fairshare.Budget
+	newcomers  *fairshare.Budget // places
+	small      *fairshare.Budget // JSON of newcomers
+	hosts      *HostCheck        // nil: none
+}
+
+// What requests without a valid token hold at once: requests, and bytes of their bodies. Addresses share both.
+const (
+	maxNewcomers         = 64
+	maxNewcomerJSONBytes = 16 << 20
+)
+
+// NewRegistryHandler returns the handler. If open, an unknown id may register without a token. The handler
+// applies rates itself, because the workspace to authenticate is in the body. json is the budget for the bodies of
+// requests with a valid token.
+func NewRegistryHandler(store *workspaces.Store, tokens *wsauth.Tokens, open bool, rates *RateLimits, json *fairshare.Budget) *RegistryHandler {
+	return &RegistryHandler{
+		workspaces: store, tokens: tokens, open: open, rates: rates,
+		json: json, newcomers: fairshare.New(maxNewcomers), small: fairshare.New(maxNewcomerJSONBytes),
+	}
 }
 
 // WithHostCheck makes registrations without a token pass the check, and returns the handler.
@@ -31,10 +51,43 @@ func (h *RegistryHandler) WithHostCheck(check *HostCheck) *RegistryHandler {
 	return h
 }
 
-// NewRegistryHandler returns the handler. If open, an unknown id may register without a token. The handler
-// applies rates itself, because the workspace to authenticate is in the body.
-func NewRegistryHandler(store *workspaces.Store, tokens *wsauth.Tokens, open bool, rates *RateLimits) *RegistryHandler {
-	return &RegistryHandler{workspaces: store, tokens: tokens, open: open, rates: rates}
+const senderKey = "handlers.sender"
+
+// Identify is middleware that looks at the token before the body is read: requests without a valid token share a small
+// budget of their own, so that their bodies take nothing from workspaces that are known. It does not authorize the
+// request.
+func (h *RegistryHandler) Identify(c *gin.Context) {
+	sender, err := h.tokens.Identify(c.Request.Context(), wsauth.Bearer(c.GetHeader("Authorization")))
+	switch {
+	case err == nil:
+		c.Set(senderKey, sender)
+		holder := sender.Workspace
+		if sender.Admin {
+			holder = operator
+		}
+		account(c, h.json, holder)
+	case errors.Is(err, wsauth.ErrUnauthorized):
+		holder := addressHolder(c)
+		if err := h.newcomers.Take(holder, 1); err != nil {
+			Render(c, err)
+			c.Abort()
+			return
+		}
+		defer h.newcomers.Release(holder, 1)
+		account(c, h.small, holder)
+	default:
+		Render(c, err)
+		c.Abort()
+	}
+}
+
+// senderFor returns the caller that Identify found, if it may act on the workspace.
+func senderFor(c *gin.Context, workspace uuid.UUID) (sender wsauth.Caller, ok bool) {
+	sender, _ = c.Value(senderKey).(wsauth.Caller)
+	if !sender.Admin && (sender.TokenID == uuid.Nil || sender.Workspace != workspace) {
+		return wsauth.Caller{}, false
+	}
+	return sender, true
 }
 
 // maxAgentCardBytes bounds a workspace's card, which is kept as long as the workspace.
@@ -69,9 +122,19 @@ func (h *RegistryHandler) Register(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	w, token, err := h.workspaces.Register(c.Request.Context(), workspaces.Registration{
-		ID: id, AgentCard: body.AgentCard, Mode: body.DeliveryMode, URL: body.URL,
-		Bearer: wsauth.Bearer(c.GetHeader("Authorization")), Open: h.open,
+	holder := newcomers
+	if caller != (wsauth.Caller{}) {
+		holder = id
+	}
+	var w workspaces.Workspace
+	var token string
+	ctx := c.Request.Context()
+	err = connected(ctx, c, holder, func() (err error) {
+		w, token, err = h.workspaces.Register(ctx, workspaces.Registration{
+			ID: id, AgentCard: body.AgentCard, Mode: body.DeliveryMode, URL: body.URL,
+			Bearer: wsauth.Bearer(c.GetHeader("Authorization")), Open: h.open,
+		})
+		return err
 	})
 	if err != nil {
 		return err
@@ -85,17 +148,13 @@ func (h *RegistryHandler) Register(c *gin.Context) error {
 	return nil
 }
 
-// admit authenticates the caller of a registration and applies the rate limits. A workspace without a token
+// admit returns the caller of a registration and applies the rate limits. A workspace without a token
 // may present any: it is the zero Caller.
 func (h *RegistryHandler) admit(c *gin.Context, id uuid.UUID) (wsauth.Caller, error) {
-	caller, err := h.tokens.Authenticate(c.Request.Context(), id, wsauth.Bearer(c.GetHeader("Authorization")))
-	switch {
-	case err == nil:
+	if caller, ok := senderFor(c, id); ok {
 		return caller, h.rates.admit(caller)
-	case errors.Is(err, wsauth.ErrUnauthorized):
-		return wsauth.Caller{}, h.rates.admitRegistration(c.ClientIP())
 	}
-	return wsauth.Caller{}, err
+	return wsauth.Caller{}, h.rates.admitRegistration(c.ClientIP())
 }
 
 // auditRegistration writes the audit line of a registration, with the id of the token that it issued.
@@ -117,8 +176,11 @@ func newestToken(c *gin.Context, tokens *wsauth.Tokens, workspace uuid.UUID) uui
 	return list[len(list)-1].ID
 }
 
-// Heartbeat stores the heartbeat of a workspace.
+// Heartbeat stores the heartbeat of a workspace. Without a valid token it refuses before it reads the body.
 func (h *RegistryHandler) Heartbeat(c *gin.Context) error {
+	if _, known := c.Get(senderKey); !known {
+		return wsauth.ErrUnauthorized
+	}
 	var body struct {
 		WorkspaceID string `json:"workspace_id"`
 		report
@@ -130,18 +192,23 @@ func (h *RegistryHandler) Heartbeat(c *gin.Context) error {
 	if err != nil {
 		return refuse(http.StatusBadRequest, "invalid_workspace_id", "workspace_id must be a UUID")
 	}
-	caller, err := h.tokens.Authenticate(c.Request.Context(), id, wsauth.Bearer(c.GetHeader("Authorization")))
-	if err == nil {
-		err = h.rates.admit(caller)
+	caller, ok := senderFor(c, id)
+	if !ok {
+		return wsauth.ErrUnauthorized
 	}
-	if err != nil {
+	if err := h.rates.admit(caller); err != nil {
 		return err
 	}
 	raw, err := json.Marshal(body.report)
 	if err != nil {
 		return err
 	}
-	secret, err := h.workspaces.Heartbeat(c.Request.Context(), id, raw, !caller.Admin)
+	var secret string
+	ctx := c.Request.Context()
+	err = connected(ctx, c, id, func() (err error) {
+		secret, err = h.workspaces.Heartbeat(ctx, id, raw, !caller.Admin)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -238,7 +305,8 @@ func (h *WorkspacesHandler) Remove(c *gin.Context) error {
 	if err != nil {
 		return wsauth.ErrInvalidWorkspaceID
 	}
-	if err := h.workspaces.Remove(c.Request.Context(), id); err != nil {
+	ctx := c.Request.Context()
+	if err := connected(ctx, c, id, func() error { return h.workspaces.Remove(ctx, id) }); err != nil {
 		return err
 	}
 	publish(c, id, notify.Access)
@@ -249,7 +317,13 @@ func (h *WorkspacesHandler) Remove(c *gin.Context) error {
 
 // MintToken issues another token, and returns it for the only time.
 func (h *WorkspacesHandler) MintToken(c *gin.Context) error {
-	bearer, token, err := h.workspaces.Mint(c.Request.Context(), wsauth.WorkspaceOf(c))
+	var bearer string
+	var token wsauth.Token
+	ctx := c.Request.Context()
+	err := connected(ctx, c, wsauth.WorkspaceOf(c), func() (err error) {
+		bearer, token, err = h.workspaces.Mint(ctx, wsauth.WorkspaceOf(c))
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -282,7 +356,8 @@ func (h *WorkspacesHandler) RevokeToken(c *gin.Context) error {
 	if err != nil {
 		return refuse(http.StatusBadRequest, "invalid_token_id", "invalid token_id")
 	}
-	if err := h.tokens.Revoke(c.Request.Context(), wsauth.WorkspaceOf(c), id); err != nil {
+	ctx := c.Request.Context()
+	if err := connected(ctx, c, wsauth.WorkspaceOf(c), func() error { return h.tokens.Revoke(ctx, wsauth.WorkspaceOf(c), id) }); err != nil {
 		return err
 	}
 	publish(c, wsauth.WorkspaceOf(c), notify.Access)

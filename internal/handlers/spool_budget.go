@@ -2,53 +2,51 @@ package handlers
 
 import (
 	"io"
-	"math"
 
 	"github.com/gin-gonic/gin"
-	"golang.org/x/sync/semaphore"
+	"github.com/google/uuid"
 
+	"github.com/molecule-ai/platform/internal/fairshare"
 	"github.com/molecule-ai/platform/internal/metrics"
+	"github.com/molecule-ai/platform/internal/wsauth"
 )
 
-// spoolBudget bounds the bytes that all uploads in flight hold in memory and temporary files. An upload
-// with a Content-Length reserves it before its first byte is read, so a client is refused before it
-// sends. Uploads to push workspaces are streamed and reserve nothing.
-type spoolBudget struct {
-	bytes *semaphore.Weighted
-}
-
-// newSpoolBudget returns a budget of n bytes; 0 is unlimited.
-func newSpoolBudget(n int64) *spoolBudget {
+// newSpoolBudget returns the budget of the bytes that all uploads in flight hold in memory and temporary files; 0 is
+// unlimited. An upload reserves what arrives, not what it announces. Uploads to push workspaces are streamed and
+// reserve nothing.
+func newSpoolBudget(n int64) *fairshare.Budget {
 	if n == 0 {
-		n = math.MaxInt64
+		n = fairshare.Unlimited
 	}
-	return &spoolBudget{bytes: semaphore.NewWeighted(n)}
+	return fairshare.New(n)
 }
 
-// spoolStep is how much is reserved at a time for a body that exceeds its reservation. A body without a
-// Content-Length starts with no reservation.
-const spoolStep = 1 << 20
+// The reservation of an upload grows as its bytes come, by an eighth within these bounds: so a client that hardly sends
+// holds little, and one that sends much takes few steps.
+const (
+	minSpoolStep = 64 << 10
+	maxSpoolStep = 1 << 20
+)
 
 // spoolReservation is the part of the budget that one upload holds. It is not safe for concurrent use.
 type spoolReservation struct {
-	budget *spoolBudget
+	budget *fairshare.Budget
+	holder uuid.UUID
 	meter  *metrics.Platform
 	limit  int64 // the most that an upload ever holds
 	held   int64
 }
 
-// reserve reserves the announced bytes of an upload, -1 if it has no Content-Length. The reservation
-// never exceeds limit. The caller releases it.
-func (b *spoolBudget) reserve(c *gin.Context, announced, limit int64) (*spoolReservation, error) {
-	r := &spoolReservation{budget: b, meter: meter(c), limit: limit}
-	return r, r.grow(max(announced, 0))
+// reserveSpool returns an empty reservation of the request's workspace. It never exceeds limit. The caller releases it.
+func reserveSpool(c *gin.Context, budget *fairshare.Budget, limit int64) *spoolReservation {
+	return &spoolReservation{budget: budget, holder: wsauth.WorkspaceOf(c), meter: meter(c), limit: limit}
 }
 
-// grow reserves n bytes more, or refuses with a 503.
-func (r *spoolReservation) grow(n int64) error {
-	n = min(n, r.limit-r.held)
-	if !r.budget.bytes.TryAcquire(n) {
-		return saturated()
+// grow reserves another step. fairshare.ErrSaturated.
+func (r *spoolReservation) grow() error {
+	n := min(max(r.held/8, minSpoolStep), maxSpoolStep, r.limit-r.held)
+	if err := r.budget.Take(r.holder, n); err != nil {
+		return err
 	}
 	r.held += n
 	r.meter.SpoolReserved(n)
@@ -57,13 +55,13 @@ func (r *spoolReservation) grow(n int64) error {
 
 // release returns the reservation to the budget. Further calls do nothing.
 func (r *spoolReservation) release() {
-	r.budget.bytes.Release(r.held)
+	r.budget.Release(r.holder, r.held)
 	r.meter.SpoolReserved(-r.held)
 	r.held = 0
 }
 
-// body wraps the upload's body. Reading it reserves more if it is longer than announced, and fails with
-// a 503 if the budget is exhausted.
+// body wraps the upload's body. Reading it reserves what arrives, and fails with fairshare.ErrSaturated if the budget
+// is exhausted.
 func (r *spoolReservation) body(b io.ReadCloser) io.ReadCloser {
 	return &reservedBody{ReadCloser: b, reservation: r}
 }
@@ -79,7 +77,7 @@ func (b *reservedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.read += int64(n)
 	for b.read > b.reservation.held && b.reservation.held < b.reservation.limit {
-		if err := b.reservation.grow(spoolStep); err != nil {
+		if err := b.reservation.grow(); err != nil {
 			return 0, err // the bytes read are dropped
 		}
 	}

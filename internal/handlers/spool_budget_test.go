@@ -3,6 +3,8 @@ package handlers_test
 import (
 	"fmt"
 	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -10,9 +12,9 @@ import (
 	"github.com/molecule-ai/platform/internal/server/servertest"
 )
 
-// twoMiB is a budget for one upload of 2 MiB, or two of 1 MiB.
+// twoMiB is a budget for one upload of 2 MiB, of which a workspace gets no more than that.
 func twoMiB(s *config.Settings) {
-	s.MaxFileBytes, s.MaxRequestBytes, s.SpoolBytes = "2MiB", "2MiB", "2MiB"
+	s.MaxFileBytes, s.MaxRequestBytes, s.SpoolBytes = "2MiB", "2MiB", "2796208B"
 }
 
 func saturated(t testing.TB, r *servertest.Response) {
@@ -33,43 +35,79 @@ func allRoom(t testing.TB, p *servertest.Platform) {
 	})
 }
 
-// begin sends the header of an upload of body, and waits for the 100 Continue: the upload has reserved its bytes
-// then.
-func begin(t testing.TB, p *servertest.Platform, w servertest.Workspace, body string, more ...string) *wire {
+// begin sends the header of an upload of body and then as much of body as it holds, and waits until that is held.
+func begin(t testing.TB, p *servertest.Platform, w servertest.Workspace, body string, send int, more ...string) *wire {
 	t.Helper()
+	before := reserved(t, p)
 	c := dial(t, p.URL)
 	c.send(t, uploadHeader(w, append(more, fmt.Sprintf("Content-Length: %d", len(body)), "Expect: 100-continue")...))
 	if answer := c.answer(t); answer.StatusCode != http.StatusContinue {
 		t.Fatalf("expected 100 Continue, got %s", answer.Status)
 	}
+	c.send(t, body[:send])
+	inTime(t, "what was sent is held", func() bool { return reserved(t, p) >= before+float64(send) })
 	return c
 }
 
-// Planted: no budget; only received bytes reserved; the reservation of a staged upload not released; a refused
-// upload that reserves.
-func TestSpoolBudget_AnnouncedBytesAreReservedBeforeReading(t *testing.T) {
+var reservedBytes = regexp.MustCompile(`(?m)^molecule_spool_reserved_bytes (\S+)$`)
+
+// reserved returns how many bytes uploads have reserved.
+func reserved(t testing.TB, p *servertest.Platform) float64 {
+	t.Helper()
+	found := reservedBytes.FindSubmatch(p.Do(t, servertest.Request{Path: "/metrics"}).Body)
+	if found == nil {
+		t.Fatal("no metric")
+	}
+	n, err := strconv.ParseFloat(string(found[1]), 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// Many uploads that announce much and hardly send hold what they have sent. Another workspace's upload is accepted.
+// Planted: Content-Length reserved; whole MiBs reserved for the first byte.
+func TestSpoolBudget_AnnouncedBytesReserveNothing(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, twoMiB)
 	w := p.Create(t, "poll", "")
-	body := form(file("slow.bin", "", pattern(mib)))
-	slow := begin(t, p, w, body) // only announced, no byte is sent
-
-	// An upload that does not fit is refused before its body: it gets no 100 Continue.
-	late := dial(t, p.URL)
-	late.send(t, uploadHeader(w, fmt.Sprintf("Content-Length: %d", len(body)), "Expect: 100-continue", "X-Request-ID: late"))
-	saturated(t, late.response(t))
-	for range 3 {
-		saturated(t, post(t, p, w, file("a.bin", "", pattern(mib))))
+	body := form(file("slow.bin", "", pattern(2*mib-8<<10)))
+	slow := make([]*wire, 12)
+	for i := range slow {
+		slow[i] = begin(t, p, w, body, 1000)
 	}
-	accepted(t, post(t, p, w, file("small.txt", "", "there is room for this one")))
-	emptyFolder(t, p.Config.SpoolDir)
-	waitForMetric(t, p, fmt.Sprintf("molecule_spool_reserved_bytes %v", float64(len(body))))
-	waitForMetric(t, p, "molecule_spool_limit_bytes 2.097152e+06")
-
-	slow.send(t, body)
-	accepted(t, slow.response(t))
+	if got := reserved(t, p); got > mib {
+		t.Errorf("%v bytes reserved for %d", got, len(slow)*1000)
+	}
+	accepted(t, post(t, p, p.Create(t, "poll", ""), file("a.bin", "", pattern(mib))))
+	waitForMetric(t, p, "molecule_spool_limit_bytes 2.796208e+06")
+	for _, c := range slow[1:] {
+		_ = c.Close()
+	}
+	inTime(t, "the space is free again", func() bool { return reserved(t, p) < 100<<10 })
+	slow[0].send(t, body[1000:])
+	accepted(t, slow[0].response(t))
 	allRoom(t, p)
 	waitForMetric(t, p, "molecule_spool_reserved_bytes 0")
+}
+
+// One workspace fills what it gets, and no more: the share of another stays free. Planted: a budget without holders.
+func TestSpoolBudget_OneWorkspaceLeavesTheShareOfOthers(t *testing.T) {
+	t.Parallel()
+	p := servertest.Start(t, twoMiB)
+	w, other := p.Create(t, "poll", ""), p.Create(t, "poll", "")
+	body := form(file("slow.bin", "", pattern(mib)))
+	held := []*wire{begin(t, p, w, body, mib), begin(t, p, w, body, mib-300<<10)}
+	saturated(t, post(t, p, w, file("a.bin", "", pattern(512<<10))))
+	accepted(t, post(t, p, other, file("a.bin", "", pattern(512<<10))))
+	emptyFolder(t, p.Config.SpoolDir)
+	for _, line := range p.Logs.Lines(t, "failed") {
+		t.Errorf("saturation is logged as a failure: %v", line)
+	}
+	for _, c := range held {
+		_ = c.Close()
+	}
+	allRoom(t, p)
 }
 
 // waitForMetric waits until the metrics have that line.
@@ -90,15 +128,15 @@ func TestSpoolBudget_ChunkedBodyReservesAsItArrives(t *testing.T) {
 		return p.Do(t, uploadRequest(w, struct{ *strings.Reader }{strings.NewReader(form(file("a.bin", "", pattern(size))))}))
 	}
 	accepted(t, chunked(mib))
-	held := begin(t, p, w, form(file("slow.bin", "", pattern(mib))))
+	held := begin(t, p, p.Create(t, "poll", ""), form(file("slow.bin", "", pattern(mib))), mib)
 	before := count(t, p, "pending_uploads")
-	saturated(t, chunked(mib+mib/2))
+	saturated(t, chunked(2*mib))
 	if n := count(t, p, "pending_uploads"); n != before {
 		t.Errorf("%d files staged of an upload that was refused", n-before)
 	}
 	emptyFolder(t, p.Config.SpoolDir)
 	_ = held.Close()
-	inTime(t, "room for one without a length", func() bool { return chunked(mib+mib/2).Status == http.StatusOK })
+	inTime(t, "room for one without a length", func() bool { return chunked(2*mib-4096).Status == http.StatusOK })
 	allRoom(t, p)
 }
 
@@ -112,13 +150,12 @@ func TestSpoolBudget_IsReleasedHoweverAnUploadEnds(t *testing.T) {
 	accepted(t, post(t, p, w, file("a.bin", "", "a")))
 	for name, end := range map[string]func(){
 		"cut before its first byte": func() {
-			_ = begin(t, p, w, form(file("a.bin", "", content)), "X-Request-ID: unbegun").Close()
+			_ = begin(t, p, w, form(file("a.bin", "", content)), 0, "X-Request-ID: unbegun").Close()
 			finished(t, p, "unbegun")
 		},
 		"cut in the middle": func() {
 			body := form(file("a.bin", "", content))
-			c := begin(t, p, w, body, "X-Request-ID: cut")
-			c.send(t, body[:len(body)/2])
+			c := begin(t, p, w, body, len(body)/2, "X-Request-ID: cut")
 			_ = c.Close()
 			finished(t, p, "cut")
 		},
@@ -161,11 +198,14 @@ func TestSpoolBudget_IsReleasedHoweverAnUploadEnds(t *testing.T) {
 func TestSpoolBudget_PushUploadsReserveNothing(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t, twoMiB)
-	begin(t, p, p.Create(t, "poll", ""), form(file("slow.bin", "", pattern(2*mib))))
+	slow := form(file("slow.bin", "", pattern(mib)))
+	w := p.Create(t, "poll", "")
+	begin(t, p, w, slow, mib)
+	begin(t, p, p.Create(t, "poll", ""), slow, 500<<10)
 	receiver := newReceiver(t)
 	r := post(t, p, p.Create(t, "push", receiver.URL), file("a.bin", "", pattern(mib)))
 	if r.Status != http.StatusOK {
 		t.Errorf("pushed while the budget is exhausted: %d %s", r.Status, r.Body)
 	}
-	saturated(t, post(t, p, p.Create(t, "poll", ""), file("a.bin", "", pattern(mib))))
+	saturated(t, post(t, p, w, file("a.bin", "", pattern(mib))))
 }

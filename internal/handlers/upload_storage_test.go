@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
+	"github.com/molecule-ai/platform/internal/fairshare"
 	"github.com/molecule-ai/platform/internal/forward"
 	"github.com/molecule-ai/platform/internal/handlers"
 	"github.com/molecule-ai/platform/internal/pendinguploads"
@@ -59,9 +60,9 @@ func withStorage(t testing.TB, storage pendinguploads.Storage) (*servertest.Plat
 	tokens := wsauth.New(p.DB, servertest.AdminToken, log)
 	store := workspaces.New(p.DB, tokens, func(string) error { return nil })
 	limits := handlers.UploadLimits{MaxFileBytes: 8 * mib, MaxRequestBytes: 8 * mib, MaxFiles: 4, ExpiresAfter: time.Hour}
-	files := handlers.NewChatFilesHandler(store, forward.New(forward.Options{}), limits, handlers.NewAdmission(1))
+	files := handlers.NewChatFilesHandler(store, forward.New(forward.Options{}), limits, fairshare.New(1))
 	files.WithPendingUploads(storage, p.Config.SpoolDir)
-	pending := handlers.NewPendingUploadsHandler(store, storage, handlers.NewAdmission(1))
+	pending := handlers.NewPendingUploadsHandler(store, storage, fairshare.New(1))
 
 	e := gin.New()
 	e.Use(handlers.Log(log), handlers.Recover(), tokens.RequireWorkspace(handlers.Render))

@@ -141,7 +141,7 @@ func (s *ObjectStorage) moveOut(ctx context.Context, f File, from *objectRef, ke
 	if err := s.insertObjects(ctx, []NewFile{file}, []uuid.UUID{key}, []int{0}); err != nil {
 		return false, err
 	}
-	if err := s.writeObjects(ctx, []NewFile{file}, []uuid.UUID{key}, []int{0}); err != nil {
+	if err := s.writeObjects(ctx, f.Workspace, []NewFile{file}, []uuid.UUID{key}, []int{0}); err != nil {
 		return false, err
 	}
 	if err := s.verifyObject(ctx, f, objectRef{key, s.store}); err != nil {

@@ -240,6 +240,42 @@ func TestObjectStorage_S3ThatStallsIsRetried(t *testing.T) {
 	}
 }
 
+// A write that the store does not take is cancelled and sent once more. If the store stalls again, staging returns an
+// error long before writeTimeout. Planted: no bound on a write; no second attempt; a second one from where the first ended.
+func TestObjectStorage_S3ThatStallsOnWritesIsRetriedOnce(t *testing.T) {
+	t.Parallel()
+	server := s3test.Shared(t)
+	p := newProxy(t, server)
+	r := newRig(t, server.BucketURL(t, p.URL))
+	r.SetStallTimeout(time.Second)
+	var puts atomic.Int64
+	hang := func(times int64) {
+		puts.Store(0)
+		p.set(func(_ http.ResponseWriter, r *http.Request) bool {
+			if r.Method != http.MethodPut || puts.Add(1) > times {
+				return false
+			}
+			_, _ = io.Copy(io.Discard, r.Body)
+			<-r.Context().Done()
+			return true
+		})
+	}
+	hang(1)
+	staged, err := r.stageSizes(t.Context(), "", 2*mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustRead(t, r, staged[0])
+	hang(1000)
+	begun := time.Now()
+	if _, err := r.stageSizes(t.Context(), "", 2*mib); err == nil || !strings.Contains(err.Error(), "stalled") {
+		t.Errorf("staged in a store that takes nothing: %v", err)
+	}
+	if took := time.Since(begun); puts.Load() != 2 || took > 30*time.Second {
+		t.Errorf("%d attempts in %v", puts.Load(), took)
+	}
+}
+
 // When the response breaks off, the rest is requested from the present offset.
 func TestObjectStorage_S3ThatBreaksOffIsResumed(t *testing.T) {
 	t.Parallel()

@@ -88,10 +88,10 @@ func (s *ObjectStorage) StageOnce(ctx context.Context, workspace uuid.UUID, key 
 	}
 	var tx *sql.Tx
 	if key != "" {
-		if err := s.keyedUploads.Acquire(ctx, 1); err != nil {
+		if err := s.keyedUploads.Acquire(ctx, workspace, 1); err != nil {
 			return nil, false, fmt.Errorf("pendinguploads: wait to write %d files: %w", len(files), err)
 		}
-		defer s.keyedUploads.Release(1)
+		defer s.keyedUploads.Release(workspace, 1)
 		var replayed []File
 		var err error
 		if tx, replayed, err = s.postgres.begin(ctx, workspace, key, files); err != nil || replayed != nil {
@@ -134,7 +134,7 @@ func (s *ObjectStorage) stageObjects(ctx context.Context, tx *sql.Tx, u upload, 
 		return nil, err
 	}
 	var staged []File
-	err := s.withKeepalive(ctx, tx, func(ctx context.Context) error { return s.writeObjects(ctx, u.files, keys, external) })
+	err := s.withKeepalive(ctx, tx, func(ctx context.Context) error { return s.writeObjects(ctx, u.workspace, u.files, keys, external) })
 	if err == nil && tx == nil {
 		if tx, _, err = s.postgres.begin(ctx, u.workspace, "", nil); err == nil {
 			defer tx.Rollback() // after a commit it does nothing
@@ -178,7 +178,7 @@ func (s *ObjectStorage) insertObjects(ctx context.Context, files []NewFile, keys
 }
 
 // writeObjects writes the objects, a few at the same time.
-func (s *ObjectStorage) writeObjects(ctx context.Context, files []NewFile, keys []uuid.UUID, external []int) error {
+func (s *ObjectStorage) writeObjects(ctx context.Context, workspace uuid.UUID, files []NewFile, keys []uuid.UUID, external []int) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	store, err := s.stores.get(ctx, s.store)
@@ -189,11 +189,7 @@ func (s *ObjectStorage) writeObjects(ctx context.Context, files []NewFile, keys 
 	g.SetLimit(maxObjectWritesPerUpload)
 	for _, i := range external {
 		g.Go(func() error {
-			err := s.objectWrites.Acquire(ctx, 1)
-			if err == nil {
-				defer s.objectWrites.Release(1)
-				err = writeObject(ctx, store, keys[i], files[i])
-			}
+			err := s.objectWrites.Do(ctx, workspace, func() error { return s.writeObject(ctx, store, keys[i], files[i]) })
 			if err != nil {
 				return fmt.Errorf("pendinguploads: write %s to the object store: %w", files[i].Name, err)
 			}

@@ -6,7 +6,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sync/semaphore"
+
+	"github.com/molecule-ai/platform/internal/fairshare"
 )
 
 // ObjectStorageOptions select the files whose content goes to an object store.
@@ -31,8 +32,8 @@ type ObjectStorage struct {
 	stores            *stores
 	options           ObjectStorageOptions
 	store             int // id of the object store for new files; 0: the database
-	objectWrites      *semaphore.Weighted
-	keyedUploads      *semaphore.Weighted
+	objectWrites      *fairshare.Budget
+	keyedUploads      *fairshare.Budget
 	keepaliveInterval time.Duration
 	stallTimeout      time.Duration
 }
@@ -45,7 +46,7 @@ var _ Storage = (*ObjectStorage)(nil)
 func NewObjectStorage(ctx context.Context, postgres *Postgres, open ObjectStoreOpener, options ObjectStorageOptions) (*ObjectStorage, error) {
 	s := &ObjectStorage{
 		postgres: postgres, stores: &stores{db: postgres.db, open: open, opened: map[int]ObjectStore{}}, options: options,
-		objectWrites: semaphore.NewWeighted(maxObjectWrites), keyedUploads: semaphore.NewWeighted(maxKeyedUploads),
+		objectWrites: fairshare.New(maxObjectWrites), keyedUploads: fairshare.New(maxKeyedUploads),
 		keepaliveInterval: keepaliveInterval, stallTimeout: stallTimeout,
 	}
 	if options.URL == "" {

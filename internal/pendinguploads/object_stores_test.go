@@ -140,7 +140,7 @@ func TestObjectStorage_AStoreThatHangsDelaysNoUploadToTheDatabase(t *testing.T) 
 		<-release
 		return nil
 	}
-	for i := range 4 {
+	for i := range 3 {
 		ended.Go(func() {
 			if _, err := r.stageSizes(t.Context(), fmt.Sprint("key ", i), mib); err != nil {
 				t.Error(err)
@@ -149,11 +149,11 @@ func TestObjectStorage_AStoreThatHangsDelaysNoUploadToTheDatabase(t *testing.T) 
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	for range 4 {
+	for range 3 {
 		select {
 		case <-writing:
 		case <-ctx.Done():
-			t.Error("fewer than four write")
+			t.Error("fewer than three write")
 		}
 	}
 	if _, err := r.postgres.Stage(ctx, uuid.New(), []pendinguploads.NewFile{newFile("a.bin", content(2*mib))}); err != nil {
@@ -162,7 +162,7 @@ func TestObjectStorage_AStoreThatHangsDelaysNoUploadToTheDatabase(t *testing.T) 
 	waits, stop := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer stop()
 	if _, err := r.stageSizes(waits, "one more", mib); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a fifth upload with a key: %v", err)
+		t.Errorf("a fourth upload with a key of one workspace: %v", err)
 	}
 	close(release)
 	ended.Wait()

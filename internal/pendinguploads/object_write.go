@@ -5,12 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/google/uuid"
 )
 
-// writeObject writes the content of a file to an object and checks that it has the file's size.
-func writeObject(ctx context.Context, store ObjectStore, key uuid.UUID, f NewFile) error {
+// errStoreStalled: a store read no byte of an object, and sent no response, for the stall timeout.
+var errStoreStalled = errors.New("pendinguploads: the object store stalled")
+
+// writeObject writes the content of a file to an object and checks that it has the file's size. If the store stalls,
+// content that can be read again is written once more.
+func (s *ObjectStorage) writeObject(ctx context.Context, store ObjectStore, key uuid.UUID, f NewFile) error {
 	// The content that package spool makes can be read in place, and again if a request is retried.
 	if inPlace, ok := f.Content.(interface {
 		io.ReaderAt
@@ -24,10 +29,20 @@ func writeObject(ctx context.Context, store ObjectStore, key uuid.UUID, f NewFil
 		if inPlace.Size()-at != f.Size {
 			return fmt.Errorf("%w: content has %d bytes, not its size of %d", ErrInvalidFile, inPlace.Size()-at, f.Size)
 		}
-		return store.Write(ctx, key, f.Size, io.NewSectionReader(inPlace, at, f.Size))
+		write := func() error {
+			return s.writeOnce(ctx, func(ctx context.Context, stalled *time.Timer) error {
+				return store.Write(ctx, key, f.Size, watchedSection{io.NewSectionReader(inPlace, at, f.Size), stalled, s.stallTimeout})
+			})
+		}
+		if err = write(); errors.Is(err, errStoreStalled) {
+			err = write()
+		}
+		return err
 	}
 	exact := &exactReader{r: f.Content, size: f.Size, left: f.Size}
-	err := store.Write(ctx, key, f.Size, exact)
+	err := s.writeOnce(ctx, func(ctx context.Context, stalled *time.Timer) error {
+		return store.Write(ctx, key, f.Size, watchedReader{exact, stalled, s.stallTimeout})
+	})
 	if exact.err != io.EOF {
 		err = errors.Join(exact.err, err) // the store may report less, or succeed with fewer bytes
 	}
@@ -35,6 +50,49 @@ func writeObject(ctx context.Context, store ObjectStore, key uuid.UUID, f NewFil
 		err = fmt.Errorf("the store did not read all of %d bytes", f.Size)
 	}
 	return err
+}
+
+// writeOnce calls write and cancels it when the timer fires. Reading the content resets the timer.
+func (s *ObjectStorage) writeOnce(ctx context.Context, write func(context.Context, *time.Timer) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stalled := time.AfterFunc(s.stallTimeout, func() { cancel(errStoreStalled) })
+	defer stalled.Stop()
+	err := write(ctx, stalled)
+	if err != nil && errors.Is(context.Cause(ctx), errStoreStalled) {
+		return fmt.Errorf("%w: %w", errStoreStalled, err)
+	}
+	return err
+}
+
+// watchedReader resets the timer after each read. The time that a read takes does not count: the store does not cause it.
+type watchedReader struct {
+	io.Reader
+	timer *time.Timer
+	stall time.Duration
+}
+
+func (w watchedReader) Read(b []byte) (int, error) {
+	w.timer.Stop()
+	defer w.timer.Reset(w.stall)
+	return w.Reader.Read(b)
+}
+
+// watchedSection is a watchedReader that can also be read at any offset.
+type watchedSection struct {
+	*io.SectionReader
+	timer *time.Timer
+	stall time.Duration
+}
+
+func (w watchedSection) Read(b []byte) (int, error) {
+	return watchedReader{w.SectionReader, w.timer, w.stall}.Read(b)
+}
+
+func (w watchedSection) ReadAt(b []byte, offset int64) (int, error) {
+	w.timer.Stop()
+	defer w.timer.Reset(w.stall)
+	return w.SectionReader.ReadAt(b, offset)
 }
 
 // exactReader reads content and fails at its end if it is shorter or longer than size.

@@ -90,10 +90,12 @@ func (p *Postgres) reserve(ctx context.Context, tx *sql.Tx, workspace uuid.UUID,
 		}
 	} else {
 		// Not cancelled by ctx: if the id of a reservation were lost, it would count until it expires.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reserveTimeout)
-		defer cancel()
-		row := p.sessions.QueryRowContext(ctx, sqlReserve, workspace, count, bytes, maxFiles, maxBytes, reservationTTL.Microseconds())
-		err = row.Scan(&reservation, &usedFiles, &usedBytes)
+		err = p.reserving.Do(ctx, workspace, func() error {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reserveTimeout)
+			defer cancel()
+			row := p.sessions.QueryRowContext(ctx, sqlReserve, workspace, count, bytes, maxFiles, maxBytes, reservationTTL.Microseconds())
+			return row.Scan(&reservation, &usedFiles, &usedBytes)
+		})
 	}
 	if err != nil {
 		return uuid.NullUUID{}, fmt.Errorf("pendinguploads: reserve quota of workspace %s: %w", workspace, err)

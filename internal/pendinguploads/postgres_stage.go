@@ -32,11 +32,15 @@ func (p *Postgres) StageOnce(ctx context.Context, workspace uuid.UUID, key strin
 		return nil, false, err
 	}
 	if totalBytes(files) > smallUploadBytes {
-		if err := p.largeUploads.Acquire(ctx, 1); err != nil {
+		if err := p.largeUploads.Acquire(ctx, workspace, 1); err != nil {
 			return nil, false, fmt.Errorf("pendinguploads: wait to write %d files: %w", len(files), err)
 		}
-		defer p.largeUploads.Release(1)
+		defer p.largeUploads.Release(workspace, 1)
 	}
+	if err := p.writing.Acquire(ctx, workspace, 1); err != nil {
+		return nil, false, fmt.Errorf("pendinguploads: wait for a connection: %w", err)
+	}
+	defer p.writing.Release(workspace, 1)
 	tx, replayed, err := p.begin(ctx, workspace, key, files)
 	if err != nil || replayed != nil {
 		return replayed, replayed != nil, err

@@ -166,8 +166,8 @@ func TestA2A_StoresOddBytes(t *testing.T) {
 // to come back, and when it is given back they may.
 func TestA2A_MemoryIsBounded(t *testing.T) {
 	t.Parallel()
-	p := servertest.Start(t, func(s *config.Settings) { s.MaxJSONBytes = "4MiB" })
-	w := p.Create(t, "poll", "")
+	p := servertest.Start(t, func(s *config.Settings) { s.MaxJSONBytes = "8MiB" })
+	w, other := p.Create(t, "poll", ""), p.Create(t, "poll", "")
 	path, message := "/workspaces/"+w.ID+"/a2a", `{"method":"m","params":"`+strings.Repeat("x", mib-100)+`"}`
 	var wg sync.WaitGroup
 	finish := make(chan struct{})
@@ -203,8 +203,9 @@ func TestA2A_MemoryIsBounded(t *testing.T) {
 			t.Fatal("never saturated")
 		}
 	}
-	// Workspaces are heard of all the same.
-	must(t, p, http.StatusOK, "POST", "/registry/heartbeat", w.Token, `{"workspace_id":"`+w.ID+`"}`, nil)
+	// Other workspaces have their share.
+	must(t, p, http.StatusOK, "POST", "/registry/heartbeat", other.Token, `{"workspace_id":"`+other.ID+`"}`, nil)
+	must(t, p, http.StatusOK, "POST", "/workspaces/"+other.ID+"/a2a", other.Token, message, nil)
 	close(finish)
 	wg.Wait()
 	must(t, p, http.StatusOK, "POST", path, w.Token, message, nil)

@@ -155,14 +155,14 @@ func TestEvents_Refused(t *testing.T) {
 	if r.Header.Get("Retry-After") == "" {
 		t.Error("503 without Retry-After")
 	}
-	second.close()
+	first.close()
 	for begun := time.Now(); ask(w.Token, "").Status != http.StatusOK; time.Sleep(10 * time.Millisecond) {
 		if time.Since(begun) > testTimeout {
 			t.Fatal("a stream that was closed still counts")
 		}
 	}
-	say(t, p, w, "still/there")
-	if e := first.next(); e.Method != "still/there" {
+	say(t, p, other, "still/there")
+	if e := second.next(); e.Method != "still/there" {
 		t.Errorf("event %s", e)
 	}
 }

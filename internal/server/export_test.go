@@ -21,7 +21,7 @@ func Routes() (gin.RoutesInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	route(e, &wsauth.Tokens{}, parts{pending: &handlers.PendingUploadsHandler{}, metrics: &handlers.MetricsHandler{}, events: &handlers.EventsHandler{}})
+	route(e, &wsauth.Tokens{}, parts{pending: &handlers.PendingUploadsHandler{}, metrics: &handlers.MetricsHandler{}, registry: &handlers.RegistryHandler{}, events: &handlers.EventsHandler{}})
 	return e.Routes(), nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/molecule-ai/platform/internal/activity"
 	"github.com/molecule-ai/platform/internal/events"
+	"github.com/molecule-ai/platform/internal/fairshare"
 	"github.com/molecule-ai/platform/internal/forward"
 	"github.com/molecule-ai/platform/internal/handlers"
 	"github.com/molecule-ai/platform/internal/schema"
@@ -28,10 +29,6 @@ var OpenAPI []byte
 
 const (
 	preflightMaxAge = 12 * time.Hour
-
-	// maxOpenJSONBytes is what registrations and heartbeats hold at once, which are read before
-	// anybody knows who sends them.
-	maxOpenJSONBytes = 16 << 20
 
 	// maxAnswerBytes is what a push workspace may answer: as much as it may be asked.
 	maxAnswerBytes = 1 << 20
@@ -67,7 +64,7 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		MaxFileBytes: c.MaxFileBytes, MaxRequestBytes: c.MaxRequestBytes, MaxFiles: c.MaxFiles, ExpiresAfter: c.PendingTTL,
 		SpoolBytes: c.SpoolBytes,
 	}
-	files := handlers.NewChatFilesHandler(store, push, limits, handlers.NewAdmission(c.MaxUploads))
+	files := handlers.NewChatFilesHandler(store, push, limits, fairshare.New(int64(c.MaxUploads)))
 	var receipts *events.Log // nil on base
 	if staging {
 		receipts = events.New(s.db, inbox)
@@ -83,8 +80,8 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		}
 		files.WithPendingUploads(storage, c.SpoolDir)
 		s.sweeper = newSweeper(storage, inbox, events.NewPruner(receipts), c, s.log, s.swept).WithIdentities(store)
-		stream = handlers.NewEventsHandler(store, s.tokens, receipts, s.news, handlers.NewAdmission(c.MaxStreams))
-		pending = handlers.NewPendingUploadsHandler(store, storage, handlers.NewAdmission(c.MaxDownloads))
+		stream = handlers.NewEventsHandler(store, s.tokens, receipts, s.news, fairshare.New(int64(c.MaxStreams)))
+		pending = handlers.NewPendingUploadsHandler(store, storage, fairshare.New(int64(c.MaxDownloads)))
 		if c.StorageRedirect {
 			pending.WithSignedURLs(s.bucket)
 		}
@@ -106,18 +103,19 @@ func (s *Server) build(ctx context.Context) (http.Handler, error) {
 		return nil, err
 	}
 	rates := handlers.NewRateLimits(c.RateLimit)
+	json := fairshare.New(c.MaxJSONBytes)
 	route(engine, s.tokens, parts{
 		rates:      rates,
 		operating:  handlers.NewOperatingHandler(s.ready(staging)),
 		metrics:    scrape,
-		registry:   handlers.NewRegistryHandler(store, s.tokens, c.OpenRegistration, rates).WithHostCheck(s.hostCheck()),
+		registry:   handlers.NewRegistryHandler(store, s.tokens, c.OpenRegistration, rates, json).WithHostCheck(s.hostCheck()),
 		workspaces: handlers.NewWorkspacesHandler(store, s.tokens),
-		activity:   handlers.NewActivityHandler(store, s.tokens, inbox, s.news, handlers.NewAdmission(c.MaxWaits)),
-		a2a:        handlers.NewA2AHandler(store, inbox, push, handlers.NewAdmission(c.MaxMessages)),
+		activity:   handlers.NewActivityHandler(store, s.tokens, inbox, s.news, fairshare.New(int64(c.MaxWaits))),
+		a2a:        handlers.NewA2AHandler(store, inbox, push, fairshare.New(int64(c.MaxMessages))),
 		files:      files,
 		pending:    pending,
 		events:     stream,
-		jsonBytes:  c.MaxJSONBytes,
+		json:       json,
 	})
 	return engine, nil
 }
@@ -133,14 +131,17 @@ type parts struct {
 	pending    *handlers.PendingUploadsHandler // nil: staging is not wired, and events neither
 	events     *handlers.EventsHandler
 	rates      *handlers.RateLimits // nil: none
-	jsonBytes  int64                // of messages and pages held at once
+	json       *fairshare.Budget    // bytes of messages and pages held at once
 }
+
+// sharedConns returns how many connections of the pool Queries the workspaces share for statements that may take long or
+// wait for a lock. The rest is for short statements, such as looking up a token or a single row.
+func sharedConns(queryConns int) int64 { return int64(queryConns) * 2 / 3 }
 
 // route is the route table.
 func route(e *gin.Engine, tokens *wsauth.Tokens, p parts) {
 	do := handlers.Wrap
-	// Whoever has no token yet cannot use up the memory of those who have.
-	open, known := handlers.NewMemory(maxOpenJSONBytes).Account, handlers.NewMemory(p.jsonBytes).Account
+	known := handlers.Account(p.json)
 	own, admin := tokens.RequireWorkspace(handlers.Render), tokens.RequireAdmin(handlers.Render)
 
 	for _, method := range []string{http.MethodGet, http.MethodHead} { // probes use both
@@ -153,9 +154,9 @@ func route(e *gin.Engine, tokens *wsauth.Tokens, p parts) {
 		e.GET("/metrics", do(p.metrics.Scrape))
 	}
 
-	// These two look at the token themselves: the workspace is named in the body.
-	e.POST("/registry/register", open, do(p.registry.Register))
-	e.POST("/registry/heartbeat", open, do(p.registry.Heartbeat))
+	// These two authorize their callers themselves: the workspace is named in the body.
+	e.POST("/registry/register", p.registry.Identify, do(p.registry.Register))
+	e.POST("/registry/heartbeat", p.registry.Identify, do(p.registry.Heartbeat))
 
 	e.POST("/workspaces", admin, known, do(p.workspaces.Create))
 	e.GET("/workspaces", admin, do(p.workspaces.List))
@@ -195,7 +196,8 @@ func (s *Server) engine() (*gin.Engine, error) {
 		e.Use(handlers.Trace(s.tracing))
 	}
 	e.Use(handlers.ForwardedFor(), handlers.SafeHeaders())
-	e.Use(handlers.Log(s.log), handlers.Measure(s.metrics), handlers.Recover(), handlers.BoundBody(s.timeouts.body), handlers.Notify(s.news))
+	e.Use(handlers.Log(s.log), handlers.Measure(s.metrics), handlers.Recover(), handlers.BoundBody(s.timeouts.body), handlers.Notify(s.news),
+		handlers.ShareConnections(fairshare.New(sharedConns(s.config.DatabaseQueryConns))))
 	if len(s.config.CORSOrigins) > 0 {
 		e.Use(cors.New(cors.Config{
 			AllowOrigins: s.config.CORSOrigins,
@@ -224,7 +226,7 @@ func (s *Server) ready(staging bool) func(context.Context) (handlers.Readiness, 
 		if s.stopping.Load() {
 			return handlers.Readiness{Stopping: true}, nil
 		}
-		status, err := schema.Read(ctx, s.db)
+		status, err := schema.Read(ctx, s.pools.Metrics) // requests may hold all connections of the other pools
 		if err != nil {
 			return handlers.Readiness{}, err
 		}

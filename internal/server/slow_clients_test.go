@@ -77,7 +77,7 @@ func slowClients(t *testing.T, p *servertest.Platform) []slowClient {
 	}
 	message(t, p, short, 60<<10)
 	start := func(method, path, token, more string) string {
-		return method + " " + path + " HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + token + "\r\n" + more + "\r\n"
+		return method + " " + path + " HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + token + "\r\n" + more + "\r\n"
 	}
 	const length = "Content-Length: 100000\r\n"
 	of := "/workspaces/" + w.ID
@@ -88,7 +88,8 @@ func slowClients(t *testing.T, p *servertest.Platform) []slowClient {
 		{name: "multipart", head: start("POST", of+"/chat/uploads", w.Token, length+"Content-Type: multipart/form-data; boundary=b\r\n") +
 			"--b\r\nContent-Disposition: form-data; name=files\r\n\r\n", text: "x", answer: "HTTP/1.1 408"},
 		{name: "message", head: start("POST", of+"/a2a", w.Token, length) + "{", text: " ", answer: "HTTP/1.1 408"},
-		{name: "heartbeat without a token", head: start("POST", "/registry/heartbeat", "", length) + "{", text: " ", answer: "HTTP/1.1 408"},
+		{name: "newcomer", head: start("POST", "/registry/register", "", length) + "{", text: " ", answer: "HTTP/1.1 408"},
+		{name: "heartbeat without a token", head: start("POST", "/registry/heartbeat", "", length) + "{", text: " ", answer: "HTTP/1.1 401"},
 		{name: "refused before its body is read", head: start("POST", of+"/a2a", "", length) + "{", text: " ", answer: "HTTP/1.1 401"},
 		{name: "reads a file", head: start("GET", of+"/pending-uploads/"+file.ID()+"/content", w.Token, ""), reads: true},
 		{name: "reads a long page", head: start("GET", of+"/activity", w.Token, ""), reads: true},

@@ -4,8 +4,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/google/uuid"
-
 	"github.com/molecule-ai/platform/internal/embeddedpg/pgtest"
 )
 
@@ -23,7 +21,7 @@ func TestStatements_FindTokensByIndex(t *testing.T) {
 		}
 	}
 	want := []string{"Index Scan of workspace_tokens by workspace_tokens_token_hash_key", "Index Scan of workspaces by workspaces_pkey"}
-	if got := pgtest.Scans(t, db, sqlAuthenticate, "x", uuid.New()); !slices.Equal(got, want) {
+	if got := pgtest.Scans(t, db, sqlIdentify, "x"); !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

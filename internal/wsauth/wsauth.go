@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/semaphore"
 )
 
 // The errors of this package. They are returned wrapped; test for them with errors.Is.
@@ -62,6 +63,10 @@ const (
 
 	// lookupTimeout includes the wait for a free connection. A client gets a 503 rather than no answer.
 	lookupTimeout = 5 * time.Second
+
+	// maxUnseenLookups bounds the concurrent look-ups of tokens that were not valid recently, and so the connections
+	// that a flood of invented tokens takes.
+	maxUnseenLookups = 4
 )
 
 const (
@@ -69,10 +74,10 @@ const (
 INSERT INTO workspace_tokens (workspace_id, token_hash, prefix) VALUES ($1, $2, $3)
 RETURNING id, created_at`
 
-	sqlAuthenticate = `
-SELECT t.id, t.last_used_at IS NULL OR t.last_used_at < now() - interval '1 minute'
+	sqlIdentify = `
+SELECT t.workspace_id, t.id, t.last_used_at IS NULL OR t.last_used_at < now() - interval '1 minute'
 FROM workspace_tokens t JOIN workspaces w ON w.id = t.workspace_id
-WHERE t.token_hash = $1 AND t.workspace_id = $2 AND t.revoked_at IS NULL AND w.status <> 'removed'`
+WHERE t.token_hash = $1 AND t.revoked_at IS NULL AND w.status <> 'removed'`
 
 	sqlTouch = `
 UPDATE workspace_tokens SET last_used_at = now()
@@ -115,11 +120,16 @@ type Tokens struct {
 	admin   [sha256.Size]byte
 	touches chan uuid.UUID
 	log     *slog.Logger
+	seen    seen
+	unseen  *semaphore.Weighted // look-ups of tokens that are not in seen
 }
 
 // New returns the tokens in db. If adminToken is empty, no caller is the operator.
 func New(db *sql.DB, adminToken string, log *slog.Logger) *Tokens {
-	return &Tokens{db: db, admin: sha256.Sum256([]byte(adminToken)), touches: make(chan uuid.UUID, touchQueueSize), log: log}
+	return &Tokens{
+		db: db, admin: sha256.Sum256([]byte(adminToken)), touches: make(chan uuid.UUID, touchQueueSize), log: log,
+		unseen: semaphore.NewWeighted(maxUnseenLookups),
+	}
 }
 
 // IsAdmin reports whether the bearer token is the operator's, in constant time. The empty token never
@@ -133,38 +143,69 @@ func (t *Tokens) IsAdmin(bearer string) bool {
 // token of the workspace, or with the operator's. ErrUnauthorized for any other token, ErrUnavailable
 // if the lookup fails.
 func (t *Tokens) Authenticate(ctx context.Context, workspace uuid.UUID, bearer string) (Caller, error) {
-	return t.authenticate(ctx, t.db, workspace, bearer)
+	return only(workspace)(t.Identify(ctx, bearer))
 }
 
 // AuthenticateIn is Authenticate within tx, for a caller that holds a transaction and must not wait for
 // a second connection.
 func (t *Tokens) AuthenticateIn(ctx context.Context, tx *sql.Tx, workspace uuid.UUID, bearer string) (Caller, error) {
-	return t.authenticate(ctx, tx, workspace, bearer)
+	return only(workspace)(t.identify(ctx, tx, bearer))
+}
+
+// only returns a function that refuses a caller that may not act on the workspace.
+func only(workspace uuid.UUID) func(Caller, error) (Caller, error) {
+	return func(caller Caller, err error) (Caller, error) {
+		switch {
+		case err != nil:
+			return Caller{}, fmt.Errorf("wsauth: authenticate for workspace %s: %w", workspace, err)
+		case !caller.Admin && caller.Workspace != workspace:
+			return Caller{}, ErrUnauthorized
+		}
+		return caller, nil
+	}
+}
+
+// Identify returns the caller that presents the bearer token, whatever workspace it may act on. ErrUnauthorized if the
+// token is not valid, ErrUnavailable if the lookup fails. Tokens that were not valid recently wait for each other, so
+// that however many are invented, tokens in use are looked up at once.
+func (t *Tokens) Identify(ctx context.Context, bearer string) (Caller, error) {
+	if t.IsAdmin(bearer) || !wellFormed(bearer) || t.seen.has(sha256.Sum256([]byte(bearer))) {
+		return t.identify(ctx, t.db, bearer)
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	if err := t.unseen.Acquire(ctx, 1); err != nil {
+		return Caller{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	defer t.unseen.Release(1)
+	return t.identify(ctx, t.db, bearer)
 }
 
 type querier interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-func (t *Tokens) authenticate(ctx context.Context, q querier, workspace uuid.UUID, bearer string) (Caller, error) {
+func (t *Tokens) identify(ctx context.Context, q querier, bearer string) (Caller, error) {
 	if t.IsAdmin(bearer) {
 		return Caller{Admin: true}, nil
 	}
 	if !wellFormed(bearer) {
 		return Caller{}, ErrUnauthorized
 	}
-	caller := Caller{Workspace: workspace}
+	var caller Caller
 	hash := sha256.Sum256([]byte(bearer))
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	var stale bool
-	err := q.QueryRowContext(ctx, sqlAuthenticate, hash[:], workspace).Scan(&caller.TokenID, &stale)
+	err := q.QueryRowContext(ctx, sqlIdentify, hash[:]).Scan(&caller.Workspace, &caller.TokenID, &stale)
 	if errors.Is(err, sql.ErrNoRows) {
+		t.seen.remove(hash)
 		return Caller{}, ErrUnauthorized
 	}
 	if err != nil {
-		return Caller{}, fmt.Errorf("%w: workspace %s: %w", ErrUnavailable, workspace, err)
+		return Caller{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
+	t.seen.add(hash)
 	if stale {
 		select {
 		case t.touches <- caller.TokenID:
@@ -202,6 +243,7 @@ func (t *Tokens) Issue(ctx context.Context, tx *sql.Tx, workspace uuid.UUID) (st
 	if err := tx.QueryRowContext(ctx, sqlInsert, workspace, hash[:], token.Prefix).Scan(&token.ID, &token.CreatedAt); err != nil {
 		return "", Token{}, fmt.Errorf("wsauth: issue token for workspace %s: %w", workspace, err)
 	}
+	t.seen.add(hash)
 	return bearer, token, nil
 }
 
