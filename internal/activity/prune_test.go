@@ -328,7 +328,7 @@ func TestPrune_ConcurrentRunsShareTheWorkAndFinishIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback() //nolint:errcheck // it is not to last
+	defer tx.Rollback() // it is not to last
 	var first int
 	var more bool
 	if err := tx.QueryRow(prune, retention.Microseconds(), limit.Microseconds(), 50, 20).Scan(&first, &more); err != nil || first != 20 || !more {
@@ -353,7 +353,7 @@ func TestPrune_ReadPositionThatMovesDuringABatchCounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	defer tx.Rollback() // after a commit it does nothing
 	var n int
 	var more bool
 	if err := tx.QueryRow(prune, retention.Microseconds(), limit.Microseconds(), 10, 10).Scan(&n, &more); err != nil || n != 1 || more {
@@ -388,7 +388,7 @@ func TestPrune_ReadsNoMoreThanItDeletes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+		defer tx.Rollback() // after a commit it does nothing
 		count := func(table string) (scans, reads int64) {
 			t.Helper()
 			err := tx.QueryRow(`SELECT seq_scan, coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables WHERE relname = $1`, table).Scan(&scans, &reads)

@@ -31,7 +31,7 @@ func TestPostgres_AWorkspaceWhoseQuotaIsLockedWaitsAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer lock.Rollback() //nolint:errcheck // after the first it does nothing
+	defer lock.Rollback() // after the first it does nothing
 	if _, err := lock.Exec(`SELECT pg_advisory_xact_lock(hashtextextended($1, 20260601))`, locked.String()); err != nil {
 		t.Fatal(err)
 	}

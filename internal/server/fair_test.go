@@ -173,7 +173,7 @@ func TestFair_AWorkspaceWhoseRowIsLockedSlowsItselfOnly(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer tx.Rollback() //nolint:errcheck // after the first it does nothing
+			defer tx.Rollback() // after the first it does nothing
 			if _, err := tx.Exec(lock, w.ID); err != nil {
 				t.Fatal(err)
 			}
@@ -230,7 +230,7 @@ func TestReady_HasAConnectionOfItsOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback() //nolint:errcheck // after the first it does nothing
+	defer tx.Rollback() // after the first it does nothing
 	if _, err := tx.Exec("LOCK TABLE workspace_tokens"); err != nil {
 		t.Fatal(err)
 	}

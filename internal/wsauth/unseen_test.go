@@ -22,7 +22,7 @@ func TestIdentify_InventedTokensWaitForEachOther(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer lock.Rollback() //nolint:errcheck // after the first it does nothing
+	defer lock.Rollback() // after the first it does nothing
 	if _, err := lock.Exec("LOCK TABLE workspace_tokens"); err != nil {
 		t.Fatal(err)
 	}
