@@ -92,7 +92,7 @@ func TestFair_StrangersCostWorkspacesNothing(t *testing.T) {
 				refused++
 			}
 		}
-		if time.Since(begun) > patience {
+		if time.Since(begun) > testTimeout {
 			t.Fatal("strangers were never refused")
 		}
 	}
@@ -243,7 +243,7 @@ func TestReady_HasAConnectionOfItsOwn(t *testing.T) {
 		if strings.Contains(metrics, "\ngo_sql_in_use_connections{db_name=\"main\"} 24\n") {
 			break
 		}
-		if time.Since(begun) > patience {
+		if time.Since(begun) > testTimeout {
 			t.Fatal("the pool is not used up")
 		}
 	}
