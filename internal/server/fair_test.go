@@ -240,7 +240,7 @@ func TestReady_HasAConnectionOfItsOwn(t *testing.T) {
 	}
 	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		metrics := string(call(t, p, "GET", "/metrics", "", "").Body)
-		if strings.Contains(metrics, "\ngo_sql_in_use_connections{db_name=\"main\"} 12\n") {
+		if strings.Contains(metrics, "\ngo_sql_in_use_connections{db_name=\"main\"} 11\n") {
 			break
 		}
 		if time.Since(begun) > testTimeout {
