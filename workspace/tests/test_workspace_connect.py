@@ -216,9 +216,7 @@ def test_it_stops_when_its_output_is_closed(
             assert b'"connected"' in output.readline() + output.readline()
         platform.operator.upload(workspace.id, [Sample("x", b"x")])
         assert process.end() == 1
-        assert process.err == [
-            "molecule-workspace connect: stopped: standard output was closed"
-        ]
+        assert process.err == ["molecule-workspace connect: stopped: standard output was closed"]
     finally:
         process.close()
 
