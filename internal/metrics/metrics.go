@@ -115,7 +115,7 @@ func New(o Options) *Platform {
 		replayed:      counter("molecule_replayed_uploads_total", "Uploads repeated with the same Idempotency-Key and answered without staging anything."),
 		refusedBytes:  counters("molecule_refused_upload_bytes_total", "Bytes received for uploads that were then refused, by error code.", "code"),
 		spooled:       gauge("molecule_spooled_bytes", "Bytes received of uploads in flight, in memory and temporary files."),
-		spoolReserved: gauge("molecule_spool_reserved_bytes", "Bytes reserved by uploads in flight, received or not."),
+		spoolReserved: gauge("molecule_spool_reserved_bytes", "Bytes reserved by uploads in flight for what they have received."),
 
 		sweptFiles:  counters("molecule_swept_files_total", "Files deleted by this replica, by state: acked, or expired without an ack.", "state"),
 		sweptBytes:  counters("molecule_swept_bytes_total", "Bytes of files deleted by this replica, by state.", "state"),
