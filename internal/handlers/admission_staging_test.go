@@ -91,8 +91,10 @@ func TestStaging_BusyPoolDoesNotBlockOtherRequests(t *testing.T) {
 			running.Go(func() { statuses <- post(t, p, other, file("short.txt", "", "hello")).Status })
 		}
 	}
-	isFull := func() bool { waiting, most := staging(t, p); return waiting == most }
-	inTime(t, "every connection for files waiting", isFull)
+	// Between them the workspaces get at least all but the quarter that stays free for others; whether they get that too
+	// depends on who comes first.
+	isFull := func() bool { waiting, most := staging(t, p); return waiting >= most-most/4 }
+	inTime(t, "all connections for files that these workspaces get waiting", isFull)
 
 	for name, r := range map[string]servertest.Request{
 		"content": {Path: pendingPath(w, staged, "/content"), Token: w.Token},
