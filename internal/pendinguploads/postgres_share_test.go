@@ -61,10 +61,12 @@ func TestPostgres_AWorkspaceWhoseQuotaIsLockedWaitsAlone(t *testing.T) {
 			t.Errorf("%d bytes of another workspace: %v", size, err)
 		}
 	}
-	gone, leave := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer leave()
-	if err := stage(gone, locked, 10); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("an upload whose client left: %v", err)
+	for _, size := range []int{10, 2 * mib} {
+		gone, leave := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer leave()
+		if err := stage(gone, locked, size); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("an upload of %d bytes whose client left: %v", size, err)
+		}
 	}
 	if err := lock.Rollback(); err != nil {
 		t.Fatal(err)
