@@ -234,7 +234,7 @@ func TestShutdown_DoesNotWaitForADatabaseThatHangs(t *testing.T) {
 	cancel()
 	select {
 	case err := <-ended:
-		if err != nil || !strings.Contains(logs.String(), "did not end in time") {
+		if err != nil || !strings.Contains(logs.String(), "did not end within 5 s") {
 			t.Errorf("%v\n%s", err, logs)
 		}
 	case <-time.After(testTimeout):
