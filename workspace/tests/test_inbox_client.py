@@ -116,8 +116,8 @@ async def test_a_lost_cursor_and_a_missing_file_are_different_errors(
 
 async def test_an_invalid_parameter_is_reported_with_its_status(client: PlatformClient) -> None:
     """Planted: the status of an answer is not kept."""
-    with pytest.raises(UnavailableError, match=r"limit.*\(400\)") as error:
-        await client.activity({"limit": "none"})
+    with pytest.raises(UnavailableError, match=r"since_secs.*\(400\)") as error:
+        await client.activity({"since_secs": "none"})
     assert (error.value.status, error.value.retry_after) == (400, None)
 
 
