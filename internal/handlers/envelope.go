@@ -90,7 +90,7 @@ func normaliseInner(m object) bool {
 }
 
 // renameTypeKeys returns the list of parts with their legacy key "type" as "kind", and whether any had it.
-// What has another shape stays as it is.
+// A value of another shape stays as it is.
 func renameTypeKeys(raw json.RawMessage) (json.RawMessage, bool) {
 	var parts []json.RawMessage
 	if json.Unmarshal(raw, &parts) != nil {

@@ -27,8 +27,8 @@ const (
 	// maxParts is below the 10,000 parts that S3 allows.
 	maxParts = 9000
 
-	// abortTimeout bounds aborting an upload that failed. What is not aborted, the reconciler or the
-	// bucket's own lifecycle rule clears away.
+	// abortTimeout bounds aborting an upload that failed. The reconciler, or the bucket's own
+	// lifecycle rule, deletes what it leaves.
 	abortTimeout = 10 * time.Second
 )
 

@@ -85,7 +85,7 @@ func (s *stores) register(ctx context.Context, url string) (int, error) {
 }
 
 // probe returns ErrWrongStore if the store contains none of the objects that files have in it, such as a
-// folder that is not mounted. What is written to such a folder is hidden once it is mounted.
+// folder that is not mounted. A file that is written to such a folder is hidden once it is mounted.
 func (s *stores) probe(ctx context.Context, id int, store ObjectStore) error {
 	for range 2 { // a sweep may delete the objects that the first attempt looks for
 		var keys []string

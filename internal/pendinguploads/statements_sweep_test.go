@@ -91,7 +91,7 @@ func TestSweep_Statements(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %+v", name, swept, err, want)
 		}
 	}
-	// What was deleted before the failure is reported.
+	// The files deleted before the failure are reported.
 	for failing := range 4 {
 		m := newMocked(t)
 		s := steps(m)

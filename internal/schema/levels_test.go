@@ -133,8 +133,8 @@ func records(t *testing.T, db *sql.DB) (all string) {
 	return all
 }
 
-// What is served by this platform, the older one, is what a newer one's migrations allow. Planted: the mark not written,
-// written by every migration, not taken away on the way down, lost with an interrupted step; the older one's own
+// A platform serves on a schema that a newer platform has migrated, unless a migration forbids it. Planted: the mark not
+// written, written by every migration, not taken away on the way down, lost with an interrupted step; the older one's own
 // latest not compared.
 func TestOlderPlatform_ServesUnlessANewerMigrationBreaksIt(t *testing.T) {
 	t.Parallel()

@@ -147,7 +147,7 @@ func TestA2A_RefusesWhatIsNoMessage(t *testing.T) {
 	}
 }
 
-// What is odd, but can be read by every client, is stored.
+// Odd JSON that every client can read is stored.
 func TestA2A_StoresOddBytes(t *testing.T) {
 	t.Parallel()
 	p := servertest.Start(t)

@@ -41,7 +41,7 @@ func contentPath(w servertest.Workspace, f upload) string {
 	return "/workspaces/" + w.ID + "/pending-uploads/" + f.URI[strings.LastIndexByte(f.URI, '/')+1:] + "/content"
 }
 
-// Who asks for it, where it is allowed, is sent to the store for the bytes of a large file, and gets them
+// A client that asks for it, where it is allowed, is redirected to the store for the bytes of a large file, and gets them
 // there without a token. All others are answered as always. Planted: the setting ignored; a range
 // redirected; the client's word not asked for; the page of HTML that gin adds.
 func TestContent_IsRedirectedIfAskedForAndAllowed(t *testing.T) {

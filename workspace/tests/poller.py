@@ -20,7 +20,8 @@ from local_platform import Operator, Workspace
 from molecule_workspace.inbox.client import PlatformClient
 from molecule_workspace.inbox.events import FileAcked
 from molecule_workspace.inbox.messages import Message
-from molecule_workspace.inbox.poller import Inbox, Options
+from molecule_workspace.inbox.options import Options
+from molecule_workspace.inbox.poller import Inbox
 from polling import Poller
 
 

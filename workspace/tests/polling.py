@@ -15,7 +15,8 @@ from local_platform import Operator, Sample, Workspace
 from molecule_workspace.inbox.client import PlatformClient
 from molecule_workspace.inbox.events import Event
 from molecule_workspace.inbox.messages import Message
-from molecule_workspace.inbox.poller import Inbox, Options, Outcome, state_folder
+from molecule_workspace.inbox.options import Options, Outcome
+from molecule_workspace.inbox.poller import Inbox, state_folder
 
 E = TypeVar("E")
 

@@ -22,7 +22,7 @@ from molecule_workspace.inbox.events import (
     Trouble,
 )
 from molecule_workspace.inbox.messages import Message
-from molecule_workspace.inbox.poller import Options
+from molecule_workspace.inbox.options import Options
 from polling import Poller, attach, cursor_of, digests, file_id_of, rows_of, say, text_of
 
 pytestmark = pytest.mark.anyio

@@ -14,7 +14,7 @@ from local_platform import LocalPlatform, Sample, Workspace
 from molecule_workspace.inbox import client as platform_client
 from molecule_workspace.inbox.client import PlatformClient, RefusedError
 from molecule_workspace.inbox.events import FileAcked, Recovered, Stopped, Trouble
-from molecule_workspace.inbox.poller import Options
+from molecule_workspace.inbox.options import Options
 from polling import QUICK, Poller, say
 
 pytestmark = pytest.mark.anyio

@@ -14,7 +14,7 @@ from command import Command, identity, run, running, until_acked
 from local_platform import LocalPlatform, Sample, Workspace
 from molecule_workspace.cli.connect import FAILED, Connection, FailedError, at_signal, connect
 from molecule_workspace.cli.display import Display
-from molecule_workspace.inbox.poller import Options
+from molecule_workspace.inbox.options import Options
 
 MIB = 1 << 20
 

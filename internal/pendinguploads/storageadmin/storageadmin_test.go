@@ -84,7 +84,7 @@ func (f files) reconcile(t *testing.T, fix bool) (storageadmin.Found, string, er
 	return found, report.String(), err
 }
 
-// Orphans are found and reported, and deleted with fix only. What is younger than an hour, belongs to a
+// Orphans are found and reported, and deleted with fix only. An object that is younger than an hour, belongs to a
 // file or is not the platform's is never deleted. Planted: no minimum age; the namespace ignored; deleted
 // without fix.
 func TestReconcile_FindsOrphansAndNothingElse(t *testing.T) {

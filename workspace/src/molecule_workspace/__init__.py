@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     )
     from molecule_workspace.inbox.journal import DiskFullError
     from molecule_workspace.inbox.messages import Handler, Message
-    from molecule_workspace.inbox.poller import Inbox, Options, Outcome
+    from molecule_workspace.inbox.options import Options, Outcome
+    from molecule_workspace.inbox.poller import Inbox
 
 __all__ = [
     "CorruptError",
@@ -72,7 +73,8 @@ _MODULES = {
     ),
     "journal": ("DiskFullError",),
     "messages": ("Handler", "Message"),
-    "poller": ("Inbox", "Options", "Outcome"),
+    "options": ("Options", "Outcome"),
+    "poller": ("Inbox",),
 }
 
 

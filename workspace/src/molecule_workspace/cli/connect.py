@@ -18,7 +18,8 @@ from molecule_workspace.inbox import events
 from molecule_workspace.inbox.client import PlatformClient, PlatformError
 from molecule_workspace.inbox.journal import DiskFullError
 from molecule_workspace.inbox.messages import Message
-from molecule_workspace.inbox.poller import Inbox, Options, Outcome
+from molecule_workspace.inbox.options import Options, Outcome
+from molecule_workspace.inbox.poller import Inbox
 from molecule_workspace.inbox.uploads import DEFAULT_FOLDER
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)

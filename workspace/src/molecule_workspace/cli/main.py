@@ -18,7 +18,7 @@ from molecule_workspace.cli import arguments
 from molecule_workspace.cli.arguments import ArgumentError
 from molecule_workspace.cli.connect import FAILED, INTERRUPTED, Connection, FailedError, connect
 from molecule_workspace.cli.display import Display, discard_output, open_display
-from molecule_workspace.inbox.poller import Options
+from molecule_workspace.inbox.options import Options
 from molecule_workspace.inbox.uploads import DEFAULT_FOLDER, DEFAULT_MAX_FILE_BYTES
 
 PROGRAM: Final = "molecule-workspace"

@@ -11,4 +11,5 @@ Each module imports only modules below it::
       journal        the state that survives a crash
       client         the HTTP API, and errors for its answers
     events           the events of a run
+    options          the settings, and what a run returns
 """
